@@ -1,0 +1,100 @@
+"""What goes into a request and what comes back."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+from sarguard.errors import ConfigurationError
+from sarguard.outcome import Outcome
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+Role = Literal["system", "user", "assistant"]
+FinishReason = Literal["stop", "length", "error"]
+GuardMode = Literal["faithful"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Turn:
+    """Hold one turn of a conversation.
+
+    `audio` holds decoded clips: mono float32 arrays of shape (samples,) at the
+    model's sampling rate. Clips come before the text in the prompt.
+    """
+
+    role: Role
+    text: str = ""
+    audio: tuple[NDArray[np.float32], ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.role not in get_args(Role):
+            raise ConfigurationError(
+                f"unknown role {self.role!r}: use one of {', '.join(get_args(Role))}"
+            )
+        if self.audio and self.role != "user":
+            raise ConfigurationError(
+                f"a {self.role} turn holds {len(self.audio)} clip(s): "
+                "only user turns can carry audio"
+            )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Usage:
+    """Count the tokens of a request; audio tokens are part of the prompt's."""
+
+    prompt_tokens: int
+    audio_tokens: int
+    output_tokens: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Timings:
+    """Give a request's durations in seconds.
+
+    `prefill_s` runs from the start of decoding to the first answer token,
+    `first_token_s` from the call to the first answer token (audio decoding and
+    feature extraction included), `total_s` from the call to the reply.
+    """
+
+    prefill_s: float
+    first_token_s: float
+    total_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GuardReport:
+    """Say what the guard did for one request."""
+
+    mode: GuardMode = "faithful"
+    alpha: float
+    bundle_digest: str
+    steered_positions: int
+    """Positions steered on every one of the layers."""
+    layers: int
+    fault: str | None = None
+    """Why the answer was thrown away; None unless the outcome is error_closed."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reply:
+    """Hold one guarded answer."""
+
+    text: str
+    outcome: Outcome
+    finish_reason: FinishReason
+    usage: Usage
+    timings: Timings
+    guard: GuardReport
+
+    def as_turn(self) -> Turn:
+        """Return the reply as a turn for the next request's history."""
+        return Turn(role="assistant", text=self.text)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the reply as plain values, ready for JSON."""
+        from dataclasses import asdict
+
+        return {**asdict(self), "outcome": self.outcome.value}

@@ -1,0 +1,1 @@
+"""How a family of audio-language models is loaded, spoken to and looked into."""

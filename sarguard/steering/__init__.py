@@ -1,0 +1,1 @@
+"""Refusal vectors: how they are computed, kept on disk and put to work."""
