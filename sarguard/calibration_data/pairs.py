@@ -1,0 +1,87 @@
+"""Matched pairs of decoded clips, ready for calibration and for evaluation."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from sarguard.errors import ConfigurationError
+
+from .clips import Clip, load_clips
+from .texts import Split
+
+if TYPE_CHECKING:
+    import numpy as np
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class CalibrationPair:
+    """Hold a harmful spoken request and its purified-safe twin."""
+
+    id: str
+    harmful: np.ndarray
+    """Mono float32 in [-1, 1], shape (samples,)."""
+    safe: np.ndarray
+    """Mono float32 in [-1, 1], shape (samples,)."""
+
+
+def load_pairs(
+    split: Split,
+    *,
+    sample_rate: int,
+    limit: int | None = None,
+    voice: str | None = None,
+) -> list[CalibrationPair]:
+    """Return decoded pairs of one split, in the order of the manifest.
+
+    A held-out pair is spoken by two voices and so counts twice unless `voice` names
+    one of the groups.
+
+    Args:
+        split: `calibration`, `test` or `demo`.
+        sample_rate: Wanted rate in hertz.
+        limit: The most pairs to return; a prefix spreads evenly over the topics.
+        voice: Keep only the `seen` or the `unseen` voices, or one voice by name.
+
+    Raises:
+        ConfigurationError: The split is unknown or has no pairs, or the limit is
+            below one.
+    """
+    check_limit(limit)
+    matched = match_clips(load_clips(split, voice=voice))
+    if not matched:
+        raise ConfigurationError(
+            f"The calibration split {split!r} holds no pairs for voice {voice!r}. "
+            "Use calibration, test or demo, with voice None, 'seen' or 'unseen'."
+        )
+    return [
+        CalibrationPair(
+            id=f"{harmful.pair}/{harmful.voice_group}",
+            harmful=harmful.load(sample_rate=sample_rate),
+            safe=safe.load(sample_rate=sample_rate),
+        )
+        for harmful, safe in matched[:limit]
+    ]
+
+
+def match_clips(clips: Iterable[Clip]) -> list[tuple[Clip, Clip]]:
+    """Return (harmful, safe) twins that share a pair and a group of voices."""
+    safe: dict[tuple[str | None, str], Clip] = {}
+    harmful: list[Clip] = []
+    for clip in clips:
+        if clip.pair is None:
+            continue
+        if clip.kind == "safe":
+            safe[clip.pair, clip.voice_group] = clip
+        else:
+            harmful.append(clip)
+    return [(clip, safe[clip.pair, clip.voice_group]) for clip in harmful]
+
+
+def check_limit(limit: int | None) -> None:
+    """Raise ConfigurationError for a limit that keeps no pair."""
+    if limit is not None and limit < 1:
+        raise ConfigurationError(
+            f"A limit of {limit} pairs keeps none. Use one or more, or None for all."
+        )

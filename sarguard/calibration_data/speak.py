@@ -1,0 +1,182 @@
+"""Render the clips of the calibration set: `python -m sarguard.calibration_data.speak`.
+
+It needs the synthesisers espeak-ng and flite, which nothing else in sarguard
+does: the rendered clips ship. With the same versions of both and of libsndfile the
+files come out byte for byte the same.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import shutil
+import subprocess
+import sys
+import tempfile
+import zlib
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sarguard.errors import AudioSilentError, MissingDependencyError, SarguardError
+
+from .clips import CLIP_SAMPLE_RATE, DATA_ROOT, Clip
+from .ogg import renumber
+from .texts import Request, load_texts
+from .voices import Voice, VoiceGroup, choose_voice
+
+if TYPE_CHECKING:
+    import numpy as np
+
+PEAK = 0.8
+OPUS_COMPRESSION_LEVEL = 0.97
+"""About 15 kilobits a second for 16 kHz speech."""
+
+_ENGINES = ("espeak-ng", "flite")
+_HELD_OUT_SPLITS = ("test", "ordinary")
+
+
+def plan_clips() -> tuple[Clip, ...]:
+    """Return the manifest: every sentence with the voices that say it."""
+    return tuple(
+        _plan_clip(request, choose_voice(request.source, group))
+        for request in load_texts()
+        for group in _groups(request)
+    )
+
+
+def render(clip: Clip) -> bytes:
+    """Return the clip as mono Ogg Opus at 16 kHz, its loudest sample at 0.8.
+
+    Raises:
+        MissingDependencyError: The synthesiser is not installed.
+    """
+    import soundfile
+
+    encoded = io.BytesIO()
+    soundfile.write(
+        encoded,
+        _normalised(synthesise(clip), clip),
+        CLIP_SAMPLE_RATE,
+        format="OGG",
+        subtype="OPUS",
+        compression_level=OPUS_COMPRESSION_LEVEL,
+    )
+    return renumber(encoded.getvalue(), zlib.crc32(clip.id.encode()))
+
+
+def synthesise(clip: Clip) -> np.ndarray:
+    """Return what the clip's synthesiser says, as mono float32 at 16 kHz."""
+    import librosa
+    import soundfile
+
+    with tempfile.TemporaryDirectory() as folder:
+        wave = Path(folder) / "speech.wav"
+        subprocess.run(
+            _command(clip, wave), check=True, capture_output=True, timeout=60
+        )
+        samples, rate = soundfile.read(wave, dtype="float32", always_2d=True)
+    speech: np.ndarray = librosa.resample(
+        samples.mean(axis=1), orig_sr=rate, target_sr=CLIP_SAMPLE_RATE
+    )
+    return speech
+
+
+def check_engines() -> None:
+    """Raise MissingDependencyError unless both synthesisers are installed."""
+    missing = [engine for engine in _ENGINES if shutil.which(engine) is None]
+    if missing:
+        raise MissingDependencyError(
+            f"Rendering needs the speech synthesisers {' and '.join(_ENGINES)}; found "
+            f"no {' and no '.join(missing)} on the path. On Debian and Ubuntu: "
+            f"apt-get install {' '.join(missing)}. The clips that ship need neither."
+        )
+
+
+def write_clips(folder: Path, clips: Sequence[Clip]) -> None:
+    """Render the clips and their manifest into a folder, with progress."""
+    check_engines()
+    for number, clip in enumerate(clips, start=1):
+        path = folder / clip.file
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(render(clip))
+        sys.stderr.write(f"\r{number}/{len(clips)} clips")
+    sys.stderr.write("\n")
+    rows = (json.dumps(asdict(clip)) + "\n" for clip in clips)
+    (folder / "manifest.jsonl").write_text("".join(rows), encoding="utf-8")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Render the whole set and return an exit status."""
+    parser = argparse.ArgumentParser(
+        prog="python -m sarguard.calibration_data.speak",
+        description="Render the clips of the calibration set with espeak-ng and flite.",
+    )
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=DATA_ROOT,
+        help="folder for manifest.jsonl and clips/ (default: the package itself)",
+    )
+    folder = parser.parse_args(arguments).out
+    try:
+        write_clips(folder, plan_clips())
+    except SarguardError as error:
+        sys.stderr.write(f"{error}\n")
+        return 1
+    return 0
+
+
+def _groups(request: Request) -> Iterator[VoiceGroup]:
+    yield "seen"
+    if request.split in _HELD_OUT_SPLITS:
+        yield "unseen"
+
+
+def _plan_clip(request: Request, voice: Voice) -> Clip:
+    parts = [request.source, voice.group]
+    if request.pair is not None:
+        parts.insert(1, request.kind)
+    name = "-".join(parts)
+    return Clip(
+        id=name,
+        pair=request.pair,
+        kind=request.kind,
+        split=request.split,
+        topic=request.topic,
+        text=request.text,
+        engine=voice.engine,
+        voice=voice.name,
+        voice_group=voice.group,
+        speed=voice.speed,
+        pitch=voice.pitch,
+        file=f"clips/{request.split}/{name}.ogg",
+    )
+
+
+def _command(clip: Clip, wave: Path) -> list[str]:
+    if clip.engine == "espeak-ng":
+        speed, pitch = f"{clip.speed:.0f}", str(clip.pitch)
+        options = ["-v", clip.voice, "-s", speed, "-p", pitch, "-w", str(wave)]
+        return ["espeak-ng", *options, clip.text]
+    options = ["-voice", clip.voice, "--setf", f"duration_stretch={clip.speed}"]
+    if clip.pitch is not None:
+        options += ["--setf", f"int_f0_target_mean={clip.pitch}"]
+    return ["flite", *options, "-t", clip.text, "-o", str(wave)]
+
+
+def _normalised(speech: np.ndarray, clip: Clip) -> np.ndarray:
+    peak = float(abs(speech).max()) if speech.size else 0.0
+    if peak < 1e-3:
+        raise AudioSilentError(
+            f"{clip.engine} said nothing for the clip {clip.id!r} in the voice "
+            f"{clip.voice!r}. Check that this voice is installed."
+        )
+    normalised: np.ndarray = speech * (PEAK / peak)
+    return normalised
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,77 @@
+"""The sentences of the calibration set, before anybody speaks them.
+
+A request comes in matched pairs: a harmful one and its purified-safe twin, the
+same shape of sentence and about the same length, with a harmless meaning. What
+differs inside a pair is intent alone, so what a model's states tell apart is
+intent and not style. Ordinary questions have no twin.
+
+Splits: `calibration` (vectors are fitted on it), `test` (held out: other targets
+and other wording), `demo` and `ordinary` (harmless questions alone).
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Literal
+
+Split = Literal["calibration", "test", "demo", "ordinary"]
+Kind = Literal["harmful", "safe"]
+
+SPLITS: tuple[Split, ...] = ("calibration", "test", "demo", "ordinary")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """Hold one sentence that somebody could say to a model."""
+
+    pair: str | None
+    """Identifier shared by the two twins; null for an ordinary question."""
+    source: str
+    """Identifier of the row in texts.jsonl."""
+    kind: Kind
+    split: Split
+    topic: str
+    text: str
+
+
+@cache
+def load_texts() -> tuple[Request, ...]:
+    """Return every sentence in file order, twins next to each other.
+
+    Any prefix of the `calibration` and `test` pairs spreads evenly over the
+    topics, so a limit on pairs does not lose a topic.
+    """
+    source = Path(__file__).with_name("texts.jsonl")
+    requests: list[Request] = []
+    for line in source.read_text(encoding="utf-8").splitlines():
+        requests.extend(_requests(json.loads(line)))
+    return tuple(requests)
+
+
+def load_sentences() -> frozenset[str]:
+    """Return the set of all sentences, for training corpora to leave out."""
+    return frozenset(request.text for request in load_texts())
+
+
+def _requests(row: dict[str, str]) -> list[Request]:
+    if row["split"] == "ordinary":
+        return [_request(row, kind="safe", pair=None, text=row["text"])]
+    kinds: tuple[Kind, ...] = ("harmful", "safe")
+    return [_request(row, kind=kind, pair=row["id"], text=row[kind]) for kind in kinds]
+
+
+def _request(
+    row: dict[str, str], *, kind: Kind, pair: str | None, text: str
+) -> Request:
+    split = next(split for split in SPLITS if split == row["split"])
+    return Request(
+        pair=pair,
+        source=row["id"],
+        kind=kind,
+        split=split,
+        topic=row["topic"],
+        text=text,
+    )
