@@ -1,0 +1,118 @@
+"""Recognise what an encoded clip is from its first bytes.
+
+Only containers named here reach a decoder: a guess by the decoder would open its
+rarest and least tested formats to whoever can send a clip.
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import Literal, TypeAlias
+
+Container: TypeAlias = Literal[
+    "wav", "flac", "ogg", "mp3", "aiff", "au", "caf", "m4a", "aac", "webm"
+]
+
+_MAGICS: tuple[tuple[int, bytes, Container], ...] = (
+    (8, b"WAVE", "wav"),
+    (0, b"fLaC", "flac"),
+    (0, b"OggS", "ogg"),
+    (8, b"AIFF", "aiff"),
+    (8, b"AIFC", "aiff"),
+    (0, b".snd", "au"),
+    (0, b"caff", "caf"),
+    (4, b"ftyp", "m4a"),
+    (0, b"\x1a\x45\xdf\xa3", "webm"),
+)
+LEAST_SHARE = 0.9
+"""How much of its announced sound a clip must hold; encoders pad the last frame."""
+
+_RIFF_KINDS: dict[bytes, tuple[str, bytes]] = {
+    b"RIFF": ("<I", b"data"),
+    b"RIFX": (">I", b"data"),
+    b"FORM": (">I", b"SSND"),
+}
+# Recorders that write to a pipe cannot go back to fill in the size.
+_UNFILLED_SIZE = 0x7FFF0000
+_OGG_HEADER_BYTES = 27
+
+
+def recognise(data: bytes) -> Container | None:
+    """Name the container of an encoded clip, or None if it is none we decode."""
+    if data[:3] == b"ID3":
+        return recognise(_after_id3(data)) or "mp3"
+    for offset, magic, container in _MAGICS:
+        if data[offset : offset + len(magic)] == magic:
+            return container
+    return _recognise_mpeg(data[:2])
+
+
+def find_cut(data: bytes) -> str | None:
+    """Say how much is missing of a WAV, AIFF or Ogg file that was cut short.
+
+    A decoder takes such a file's end for the end of the sound and hides that an
+    upload broke off. The other containers show it when they are decoded.
+
+    Returns:
+        What was found, or None where nothing announced is missing.
+    """
+    if data[:4] == b"OggS":
+        return None if _last_page_is_whole(data) else "its last Ogg page is incomplete"
+    share = _present_share(data)
+    if share >= LEAST_SHARE:
+        return None
+    return f"found {share:.0%} of the sound that its header announces"
+
+
+def looks_like_text(data: bytes) -> bool:
+    """Tell whether a file's first bytes are plain text."""
+    head = data[:512]
+    return all(byte >= 0x20 or byte in b"\t\n\r\f" for byte in head) and (
+        sum(byte < 0x7F for byte in head) >= 0.7 * len(head)
+    )
+
+
+def _last_page_is_whole(data: bytes) -> bool:
+    """Tell whether an Ogg file's last page is as long as its header announces."""
+    page = data[data.rfind(b"OggS") :]
+    if len(page) < _OGG_HEADER_BYTES:
+        return False
+    segments = page[_OGG_HEADER_BYTES - 1]
+    sizes = page[_OGG_HEADER_BYTES : _OGG_HEADER_BYTES + segments]
+    announced = _OGG_HEADER_BYTES + segments + sum(sizes)
+    return len(sizes) == segments and len(page) >= announced
+
+
+def _present_share(data: bytes) -> float:
+    """Return the share of its announced sound that a WAV or AIFF file holds."""
+    kind = _RIFF_KINDS.get(data[:4])
+    if kind is None:
+        return 1.0
+    size_format, sound_id = kind
+    at = 12
+    while at + 8 <= len(data):
+        (size,) = struct.unpack_from(size_format, data, at + 4)
+        if data[at : at + 4] == sound_id:
+            unknown = size == 0 or size >= _UNFILLED_SIZE
+            return 1.0 if unknown else (len(data) - at - 8) / size
+        at += 8 + size + size % 2
+    return 1.0
+
+
+def _after_id3(data: bytes) -> bytes:
+    """Return the first bytes after an ID3v2 tag, whose size has 7 bits a byte."""
+    size = 0
+    for byte in data[6:10]:
+        size = size << 7 | byte & 0x7F
+    # Two bytes tell MP3 from AAC; a tag before another tag is not followed.
+    head = data[10 + size : 10 + size + 16]
+    return b"" if head[:3] == b"ID3" else head
+
+
+def _recognise_mpeg(head: bytes) -> Container | None:
+    """Tell an MPEG audio frame from an ADTS one by its layer bits."""
+    if len(head) < 2 or head[0] != 0xFF or head[1] & 0xE0 != 0xE0:
+        return None
+    if head[1] & 0x06:
+        return "mp3"
+    return "aac" if head[1] & 0xF0 == 0xF0 else None

@@ -1,0 +1,144 @@
+"""Fetch a clip's bytes from wherever the caller keeps them, within a limit."""
+
+from __future__ import annotations
+
+import io
+import os
+import re
+import stat
+from typing import Any, BinaryIO, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from sarguard.audio.limits import AudioLimits
+from sarguard.errors import (
+    AudioDecodeError,
+    AudioError,
+    AudioFormatError,
+    AudioNotFoundError,
+)
+
+AudioSource: TypeAlias = (
+    str | os.PathLike[str] | bytes | BinaryIO | tuple[npt.NDArray[Any], int]
+)
+"""A path, the bytes of a file, an open binary file, or (samples, rate in Hz)."""
+
+# pathlib folds the two slashes of a URL into one.
+_URL = re.compile(r"(?i)(?:[a-z][a-z0-9+.-]+://|(?:https?|ftp|s3|gs|file):/|data:\w)")
+_SHOWN = 120
+
+
+def read_source(source: object, *, limits: AudioLimits) -> tuple[bytes, str]:
+    """Return a source's bytes and what to call it in an error.
+
+    At most `limits.max_bytes` + 1 bytes are read from anything.
+
+    Raises:
+        AudioError: if the source is missing, unreadable, empty, too large or of no
+            known kind.
+    """
+    if isinstance(source, (bytes, bytearray, memoryview)):
+        name = f"The clip of {memoryview(source).nbytes:,} bytes"
+        limits.check_bytes(memoryview(source).nbytes, name=name)
+        return bytes(source), name
+    if isinstance(source, (str, os.PathLike)):
+        return _read_path(source, limits=limits)
+    if callable(getattr(source, "read", None)):
+        return _read_file(source, limits=limits)
+    raise AudioFormatError(_explain_unknown(source))
+
+
+def _explain_unknown(source: object) -> str:
+    """Say what to pass in place of something that is no source."""
+    if isinstance(source, np.ndarray):
+        return (
+            f"An array of shape {source.shape} came without its sample rate: pass "
+            "the tuple (array, rate)."
+        )
+    return (
+        f"A {type(source).__name__} is no clip: pass a path, bytes, a binary file or "
+        "(numpy array, rate)."
+    )
+
+
+def _read_path(
+    source: str | os.PathLike[str], *, limits: AudioLimits
+) -> tuple[bytes, str]:
+    """Read a regular file, having looked at its size first."""
+    path = os.fsdecode(source)
+    name = _shorten(path)
+    if _URL.match(path):
+        raise AudioNotFoundError(
+            f"{name} is a URL, and URLs are not fetched here. Fetch it first, then "
+            "pass the bytes or a local path."
+        )
+    try:
+        found = os.stat(path)
+        if not stat.S_ISREG(found.st_mode):
+            raise AudioNotFoundError(_explain_special(name, found.st_mode))
+        limits.check_bytes(found.st_size, name=name)
+        with open(path, "rb") as file:
+            return _read_at_most(file, limits=limits, name=name), name
+    except AudioError:
+        raise
+    except FileNotFoundError as error:
+        raise AudioNotFoundError(
+            f"{name} does not exist. Check the path; a relative one starts at the "
+            "working directory."
+        ) from error
+    except OSError as error:
+        raise AudioNotFoundError(
+            f"{name} cannot be read: {error.strerror}. Check the path and its "
+            "permissions."
+        ) from error
+    except ValueError as error:
+        raise AudioNotFoundError(
+            f"{name} is no path: {error}. Pass a path, or the clip as bytes."
+        ) from error
+
+
+def _explain_special(name: str, mode: int) -> str:
+    """Say what stands at a path in place of a file."""
+    if stat.S_ISDIR(mode):
+        return f"{name} is a directory. Pass the path of one audio file."
+    return (
+        f"{name} is no regular file, so its size is unknown. Open it yourself and "
+        "pass the file object."
+    )
+
+
+def _read_file(source: Any, *, limits: AudioLimits) -> tuple[bytes, str]:  # noqa: ANN401
+    """Read an open binary file from where it stands."""
+    label = getattr(source, "name", None)
+    name = _shorten(label) if isinstance(label, str) else "The file object"
+    try:
+        return _read_at_most(source, limits=limits, name=name), name
+    except AudioError:
+        raise
+    except Exception as error:
+        raise AudioDecodeError(
+            f"{name} cannot be read: {type(error).__name__}: {error}. Pass a file "
+            "opened for reading in binary mode."
+        ) from error
+
+
+def _read_at_most(file: Any, *, limits: AudioLimits, name: str) -> bytes:  # noqa: ANN401
+    """Read a file to its end, or to one byte more than the limit."""
+    buffer = io.BytesIO()
+    while buffer.tell() <= limits.max_bytes:
+        chunk = file.read(limits.max_bytes + 1 - buffer.tell())
+        if not chunk:
+            break
+        if isinstance(chunk, str):
+            raise AudioFormatError(
+                f"{name} was opened in text mode. Open it with open(path, 'rb')."
+            )
+        buffer.write(chunk)
+    limits.check_bytes(buffer.tell(), name=name)
+    return buffer.getvalue()
+
+
+def _shorten(path: str) -> str:
+    """Quote a path for an error, cut where it is absurdly long."""
+    return repr(path if len(path) <= _SHOWN else path[:_SHOWN] + "...")
