@@ -53,7 +53,7 @@ def render(clip: Clip) -> bytes:
     Raises:
         MissingDependencyError: The synthesiser is not installed.
     """
-    import soundfile
+    import soundfile  # type: ignore[import-untyped]
 
     encoded = io.BytesIO()
     soundfile.write(
