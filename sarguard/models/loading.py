@@ -2,21 +2,50 @@
 
 from __future__ import annotations
 
+import inspect
+import os
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, TypeAlias
 
 import torch
+from safetensors import SafetensorError
 from torch import nn
 
-from sarguard.models.layers import DecoderLayers
+from sarguard.errors import MissingDependencyError, UnsupportedModelError
+from sarguard.models.families import THINKERS, audio_window_seconds, family_of
+from sarguard.models.layers import DecoderLayers, find_decoder_layers
+from sarguard.models.untyped import (
+    Config,
+    PretrainedModel,
+    Processor,
+    Tokenizer,
+)
+
+_AUDIO_INPUTS = frozenset(
+    [
+        "input_features",
+        "input_values",
+        "audio_input_features",
+        "audio_input_ids",
+        "audio_values",
+        "input_audio_embeds",
+    ]
+)
+
+
+_Loader: TypeAlias = Any
+Pretrained: TypeAlias = Any
+DeviceMap: TypeAlias = "str | dict[str, int | str] | None"
+DType: TypeAlias = "str | torch.dtype | None"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class LoadedModel:
     """Hold a model that can be guarded."""
 
-    model: nn.Module
-    processor: Any
+    model: PretrainedModel
+    processor: Processor
     decoder: DecoderLayers
     sampling_rate: int
     """Samples a second that the feature extractor expects."""
@@ -30,9 +59,174 @@ class LoadedModel:
     @property
     def device(self) -> torch.device:
         """Return the device that inputs are put on."""
-        return next(self.model.parameters()).device
+        device: torch.device = next(self.model.parameters()).device
+        return device
 
     @property
     def dtype(self) -> torch.dtype:
         """Return the dtype of the model's floating-point weights."""
-        return next(p.dtype for p in self.model.parameters() if p.is_floating_point())
+        weights: list[torch.Tensor] = list(self.model.parameters())
+        return next(w.dtype for w in weights if w.is_floating_point())
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """Return the processor's tokenizer."""
+        return self.processor.tokenizer
+
+
+def load_model(
+    id_or_path: str | os.PathLike[str],
+    *,
+    device_map: DeviceMap = None,
+    dtype: DType = None,
+    revision: str | None = None,
+    decoder_layers: str | None = None,
+) -> LoadedModel:
+    """Load an audio-language model and its processor.
+
+    Args:
+        id_or_path: A checkpoint directory, or a model id on a hub.
+        device_map: Passed to transformers; the default is the CPU.
+        dtype: A torch dtype or "auto"; the default is the checkpoint's own.
+        revision: Branch, tag or commit on the hub.
+        decoder_layers: Dotted path of the text decoder's layer list, for models
+            whose structure does not tell.
+
+    Raises:
+        UnsupportedModelError: There is no such model, or it cannot be guarded.
+        MissingDependencyError: The family's processor needs a missing package.
+    """
+    import transformers
+
+    name = os.fspath(id_or_path)
+    config = _open(transformers.AutoConfig, name, revision)
+    model_class = _resolve_class(config, name)
+    processor = _open(transformers.AutoProcessor, name, revision)
+    _check_hears(processor, name)
+    options = {} if device_map is None else {"device_map": device_map}
+    model = _open(
+        model_class, name, revision, dtype="auto" if dtype is None else dtype, **options
+    )
+    commit = getattr(config, "_commit_hash", None) or revision
+    return wrap_model(
+        model, processor, name=name, revision=commit, decoder_layers=decoder_layers
+    )
+
+
+def wrap_model(
+    model: PretrainedModel,
+    processor: Processor,
+    *,
+    name: str,
+    revision: str | None = None,
+    decoder_layers: str | None = None,
+) -> LoadedModel:
+    """Describe a model and processor that are already in memory.
+
+    Raises:
+        UnsupportedModelError: The model cannot be guarded.
+    """
+    thinker = getattr(model, "thinker", None)
+    if isinstance(thinker, nn.Module):
+        model = thinker
+    unwrapped = model.get_base_model() if hasattr(model, "get_base_model") else model
+    _check_listens(type(unwrapped), name)
+    _check_hears(processor, name)
+    if not hasattr(model, "generate"):
+        raise UnsupportedModelError(
+            f"{name}: {type(model).__name__} has no generate(): pass the class that "
+            "ends in ForConditionalGeneration, not its inner model"
+        )
+    family = family_of(model.config)
+    return LoadedModel(
+        model=model.eval(),
+        processor=processor,
+        decoder=find_decoder_layers(model, decoder_layers=decoder_layers),
+        sampling_rate=int(processor.feature_extractor.sampling_rate),
+        max_audio_seconds=audio_window_seconds(processor),
+        single_audio=family.single_audio,
+        name=name,
+        revision=revision,
+    )
+
+
+def _open(
+    loader: _Loader, name: str, revision: str | None, **options: object
+) -> Pretrained:
+    try:
+        return loader.from_pretrained(name, revision=revision, **options)
+    except ImportError as error:
+        raise MissingDependencyError(
+            f"{name} needs a package that is not installed: {error}"
+        ) from error
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
+        raise UnsupportedModelError(_explain(name, error)) from error
+
+
+def _explain(name: str, error: Exception) -> str:
+    path = Path(name)
+    if path.is_dir():
+        what = f"{name} is a directory that transformers cannot load"
+        advice = "it needs config.json, the weights and the processor's files"
+    elif path.exists():
+        what = f"{name} is a file"
+        advice = "give the checkpoint's directory"
+    else:
+        what = f"{name} is neither a directory here nor a model that can be fetched"
+        advice = (
+            "check the spelling, the network and HF_HUB_OFFLINE, or download the "
+            'checkpoint and give its directory; "reference" needs no hub'
+        )
+    reason = str(error).strip().splitlines()
+    return f"{what}: {advice} ({type(error).__name__}: {reason[0] if reason else ''})"
+
+
+def _resolve_class(config: Config, name: str) -> type[nn.Module]:
+    import transformers
+
+    named = (getattr(config, "architectures", None) or [None])[0]
+    if named is None:
+        raise UnsupportedModelError(
+            f"{name}: its config names no architecture (found model_type="
+            f"{getattr(config, 'model_type', None)!r}); add `architectures` to "
+            "config.json"
+        )
+    found: type[nn.Module] | None = getattr(
+        transformers, THINKERS.get(named, named), None
+    )
+    if found is None:
+        raise UnsupportedModelError(
+            f"{name}: transformers {transformers.__version__} has no {named}; models "
+            "with code of their own are loaded by you and given to "
+            "SafeAudioLLM.from_model"
+        )
+    if getattr(config, "is_encoder_decoder", False):
+        raise UnsupportedModelError(
+            f"{name}: {named} is an encoder-decoder: it transcribes, it does not "
+            "answer. Use an audio-language model such as Qwen2-Audio"
+        )
+    _check_listens(found, name)
+    return found
+
+
+def _check_listens(model_class: type[nn.Module], name: str) -> None:
+    accepted = set(inspect.signature(model_class.forward).parameters)
+    if not accepted & _AUDIO_INPUTS:
+        raise UnsupportedModelError(
+            f"{name}: {model_class.__name__} takes no audio: it looks like a text-only "
+            "model. Use an audio-language model such as Qwen2-Audio"
+        )
+
+
+def _check_hears(processor: Processor, name: str) -> None:
+    extractor = getattr(processor, "feature_extractor", None)
+    if getattr(extractor, "sampling_rate", None) is None:
+        raise UnsupportedModelError(
+            f"{name}: {type(processor).__name__} has no audio feature extractor: it "
+            "looks like a text-only model. Use an audio-language model such as "
+            "Qwen2-Audio, with its AutoProcessor"
+        )
+    if getattr(processor, "tokenizer", None) is None:
+        raise UnsupportedModelError(
+            f"{name}: {type(processor).__name__} has no tokenizer: it cannot take text"
+        )

@@ -1,0 +1,73 @@
+"""Where the bundle of a model comes from."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from sarguard.errors import ArtifactNotFoundError
+from sarguard.models.loading import LoadedModel
+from sarguard.steering.bundle import SteeringBundle
+from sarguard.steering.calibration import Progress
+from sarguard.steering.making import make_bundle
+
+REFERENCE = "reference"
+
+
+def choose_bundle(
+    name: str,
+    bundle: str | os.PathLike[str] | SteeringBundle | None,
+    *,
+    calibrate: bool,
+) -> SteeringBundle | None:
+    """Return the bundle to use, or None where it is still to be calibrated.
+
+    It is opened before the model is: a wrong path should not cost a load.
+
+    Raises:
+        ArtifactNotFoundError: There is none, and `calibrate` is not set.
+    """
+    if bundle is not None:
+        return open_bundle(bundle)
+    if calibrate:
+        return None
+    if name == REFERENCE:
+        return open_bundle(Path(__file__).parent / "reference" / "bundle")
+    raise ArtifactNotFoundError(
+        f"no steering bundle for {name}. Make one with: sarguard calibrate {name} -o "
+        'bundle/ and pass bundle="bundle/"; or pass calibrate=True to calibrate now, '
+        "which takes minutes"
+    )
+
+
+def open_bundle(bundle: str | os.PathLike[str] | SteeringBundle) -> SteeringBundle:
+    """Return a bundle that was given as itself or by its directory."""
+    return bundle if isinstance(bundle, SteeringBundle) else SteeringBundle.load(bundle)
+
+
+def reference_path(*, progress: bool) -> Path:
+    """Return the embedded model's checkpoint, putting it together if needed."""
+    from sarguard.reference.assemble import ensure_reference
+
+    return ensure_reference(progress=progress)
+
+
+def calibrate_now(loaded: LoadedModel, *, progress: bool) -> SteeringBundle:
+    """Return a bundle made from the calibration clips that ship with sarguard."""
+    from sarguard.calibration_data import load_pairs
+
+    pairs = load_pairs("calibration", sample_rate=loaded.sampling_rate)
+    with _calibration_progress(progress) as advance:
+        return make_bundle(loaded, pairs, progress=advance)
+
+
+@contextmanager
+def _calibration_progress(shown: bool) -> Iterator[Progress]:
+    from rich.console import Console
+    from rich.progress import Progress as Bar
+
+    with Bar(console=Console(stderr=True), disable=not shown) as bar:
+        task = bar.add_task("Calibrating", total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)

@@ -1,0 +1,112 @@
+"""From turns to the tensors a model takes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from sarguard.conversation import Turn
+from sarguard.errors import (
+    AudioTooLongError,
+    ConfigurationError,
+    UnsupportedModelError,
+)
+from sarguard.models.loading import LoadedModel
+
+
+def build_inputs(
+    loaded: LoadedModel, conversations: Sequence[Sequence[Turn]]
+) -> dict[str, torch.Tensor]:
+    """Turn conversations into model inputs, left padded, on the model's device.
+
+    Text that callers write is encoded as text: control tokens in it open no turn
+    and stand for no clip.
+
+    Args:
+        loaded: The model to speak to.
+        conversations: One sequence of turns a row; the generation prompt is added
+            after the last turn.
+
+    Returns:
+        Keyword arguments of the model's forward; `input_ids` and `attention_mask`
+        have shape (rows, tokens), and the last column holds no padding.
+
+    Raises:
+        ConfigurationError: A conversation is empty or does not end with the user,
+            or holds more clips than the family takes.
+        AudioTooLongError: A clip is longer than the model hears.
+    """
+    if not conversations:
+        raise ConfigurationError("no conversation to answer: give at least one")
+    for turns in conversations:
+        _check(loaded, turns)
+    batch = loaded.processor.apply_chat_template(
+        [[_message(turn) for turn in turns] for turns in conversations],
+        tokenize=True,
+        return_dict=True,
+        add_generation_prompt=True,
+        sanitize_control_tokens=True,
+        processor_kwargs={
+            "text_kwargs": {"padding": True, "padding_side": "left"},
+            "return_tensors": "pt",
+        },
+    )
+    inputs = dict(batch.to(loaded.device, loaded.dtype))
+    if not bool(inputs["attention_mask"][:, -1].all()):
+        raise UnsupportedModelError(
+            f"{type(loaded.processor).__name__} pads on the right: the last prompt "
+            "token would be padding. Only processors that pad on the left are guarded"
+        )
+    return inputs
+
+
+def audio_token_counts(
+    loaded: LoadedModel, inputs: dict[str, torch.Tensor]
+) -> list[int]:
+    """Return how many prompt tokens of each row stand for audio."""
+    token = audio_token_id(loaded)
+    ids = inputs["input_ids"]
+    if token is None:
+        return [0] * ids.shape[0]
+    return [int(count) for count in (ids == token).sum(dim=1)]
+
+
+def audio_token_id(loaded: LoadedModel) -> int | None:
+    """Return the id of the token that stands for a piece of audio."""
+    for holder in (loaded.model.config, loaded.processor):
+        for name in ("audio_token_id", "audio_token_index"):
+            found = getattr(holder, name, None)
+            if isinstance(found, int):
+                return found
+    return None
+
+
+def _check(loaded: LoadedModel, turns: Sequence[Turn]) -> None:
+    if not turns or turns[-1].role != "user":
+        last = turns[-1].role if turns else "nothing"
+        raise ConfigurationError(
+            f"a conversation ends with {last!r}: it has to end with a user turn"
+        )
+    clips = [clip for turn in turns for clip in turn.audio]
+    if loaded.single_audio and len(clips) > 1:
+        raise ConfigurationError(
+            f"{loaded.name} takes one clip a conversation, found {len(clips)}: "
+            "join the clips, or leave earlier ones out of the history"
+        )
+    for clip in clips:
+        seconds = clip.shape[-1] / loaded.sampling_rate
+        if seconds > loaded.max_audio_seconds:
+            raise AudioTooLongError(
+                f"a clip of {seconds:.1f} s: {loaded.name} hears no more than "
+                f"{loaded.max_audio_seconds:g} s; split it"
+            )
+
+
+def _message(turn: Turn) -> dict[str, Any]:
+    clips: list[dict[str, Any]] = [
+        {"type": "audio", "audio": clip} for clip in turn.audio
+    ]
+    text = [{"type": "text", "text": turn.text}] if turn.text else []
+    return {"role": turn.role, "content": clips + text}

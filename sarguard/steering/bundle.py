@@ -1,0 +1,278 @@
+"""Refusal vectors on disk: safetensors beside a card that says what they are.
+
+    bundle/
+      vectors.safetensors    raw, ablated, explained_variance, state_norms
+      card.json              provenance, and a digest over both files
+
+The digest catches damage and half-done edits. It is no signature: somebody who can
+write the directory can make another bundle.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from dataclasses import dataclass
+from datetime import datetime
+from functools import cached_property
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import safetensors.torch
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from safetensors import SafetensorError
+
+from sarguard.errors import (
+    ArtifactFormatError,
+    ArtifactIntegrityError,
+    ArtifactMismatchError,
+    ArtifactNotFoundError,
+    ConfigurationError,
+)
+from sarguard.models.identity import template_digest, weights_digest
+from sarguard.models.loading import LoadedModel
+from sarguard.steering.vectors import RefusalVectors, vectors_digest
+
+FORMAT_VERSION = 1
+VECTORS_FILE = "vectors.safetensors"
+CARD_FILE = "card.json"
+
+_TENSORS = ("raw", "ablated", "explained_variance", "state_norms")
+
+Digest = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+
+class BundleCard(BaseModel):
+    """Say what a bundle's vectors are, and what they were made from."""
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", strict=True, protected_namespaces=()
+    )
+
+    format_version: Literal[1] = 1
+    mode: Literal["faithful"] = "faithful"
+    model_name: str
+    model_revision: str | None
+    architecture: str
+    layers: Annotated[int, Field(ge=1)]
+    hidden_size: Annotated[int, Field(ge=1)]
+    weights_digest: Digest
+    template_digest: Digest
+    vectors_digest: Digest
+    """Digest of the ablated vectors, which the resident ones are held to."""
+    instruction: str
+    refusal: str
+    pairs: Annotated[int, Field(ge=2)]
+    rank: Annotated[int, Field(ge=1)]
+    lam: Annotated[float, Field(ge=0, le=1)]
+    alpha: Positive
+    """Default dose."""
+    calibration_digest: Digest
+    raw_norms: list[float]
+    norms: list[float]
+    state_norms: list[float]
+    cosine: list[float]
+    """Cosine of raw and ablated vector in each layer."""
+    explained_variance: list[list[float]]
+    sarguard_version: str
+    transformers_version: str
+    torch_version: str
+    created: str
+    """UTC, ISO 8601."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class SteeringBundle:
+    """Hold refusal vectors with their provenance."""
+
+    card: BundleCard
+    vectors: RefusalVectors
+
+    def __post_init__(self) -> None:
+        shape = (self.card.layers, self.card.hidden_size)
+        if tuple(self.vectors.ablated.shape) != shape:
+            raise ArtifactFormatError(
+                f"vectors have shape {tuple(self.vectors.ablated.shape)}, the card "
+                f"says {shape}"
+            )
+        if vectors_digest(self.vectors.ablated) != self.card.vectors_digest:
+            raise ArtifactIntegrityError(
+                "the vectors are not those that the card describes: calibrate again, "
+                "or copy the bundle anew"
+            )
+
+    @cached_property
+    def digest(self) -> str:
+        """Return the SHA-256 of the vectors file and the canonical card."""
+        return _digest(self._vectors_bytes(), self.card)
+
+    def save(self, directory: str | os.PathLike[str]) -> Path:
+        """Write the bundle, all of it or nothing.
+
+        Returns:
+            The directory; a bundle that was there before is replaced.
+
+        Raises:
+            ConfigurationError: Something other than a bundle is at that path.
+        """
+        target = Path(directory)
+        _check_replaceable(target)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        scratch = Path(
+            tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent.resolve())
+        )
+        try:
+            staged = scratch / "new"
+            staged.mkdir()
+            _write(staged / VECTORS_FILE, self._vectors_bytes())
+            _write(staged / CARD_FILE, self._card_bytes())
+            if target.exists():
+                target.rename(scratch / "old")
+            staged.rename(target)
+        finally:
+            shutil.rmtree(scratch, ignore_errors=True)
+        return target
+
+    @classmethod
+    def load(cls, directory: str | os.PathLike[str]) -> SteeringBundle:
+        """Read a bundle and check that it is whole.
+
+        Raises:
+            ArtifactNotFoundError: There is no bundle at that path.
+            ArtifactFormatError: The files are not those of this format version.
+            ArtifactIntegrityError: The content differs from the recorded digest.
+        """
+        home = Path(directory)
+        vectors_bytes = _read(home / VECTORS_FILE)
+        card, recorded = _parse_card(home / CARD_FILE, _read(home / CARD_FILE))
+        if _digest(vectors_bytes, card) != recorded:
+            raise ArtifactIntegrityError(
+                f"{home} differs from its recorded digest {recorded[:12]}: it was "
+                "changed or damaged; copy it anew, or calibrate again"
+            )
+        return cls(
+            card=card, vectors=_parse_vectors(home / VECTORS_FILE, vectors_bytes)
+        )
+
+    def check(self, loaded: LoadedModel) -> None:
+        """Check that the bundle was made for a model.
+
+        Raises:
+            ArtifactMismatchError: It was made for other weights, another prompt
+                format or another architecture.
+        """
+        found = describe_model(loaded)
+        different = [
+            f"{name}: bundle {_short(getattr(self.card, name))}, model {_short(value)}"
+            for name, value in found.items()
+            if getattr(self.card, name) != value
+        ]
+        if different:
+            raise ArtifactMismatchError(
+                f"the bundle was made for {self.card.model_name} (revision "
+                f"{self.card.model_revision}), not for {loaded.name} (revision "
+                f"{loaded.revision}); {'; '.join(different)}. Use the bundle of this "
+                f"model, or make one: sarguard calibrate {loaded.name} -o bundle/"
+            )
+
+    def _vectors_bytes(self) -> bytes:
+        tensors = {n: getattr(self.vectors, n).contiguous() for n in _TENSORS}
+        return safetensors.torch.save(tensors)
+
+    def _card_bytes(self) -> bytes:
+        content = {**self.card.model_dump(), "digest": self.digest}
+        return (json.dumps(content, indent=2) + "\n").encode()
+
+
+def describe_model(loaded: LoadedModel) -> dict[str, Any]:
+    """Return what ties a bundle to a model, under the card's names."""
+    return {
+        "architecture": type(loaded.model).__name__,
+        "layers": len(loaded.decoder),
+        "hidden_size": loaded.decoder.hidden_size,
+        "weights_digest": weights_digest(loaded.model),
+        "template_digest": template_digest(loaded.processor),
+    }
+
+
+def _digest(vectors: bytes, card: BundleCard) -> str:
+    canonical = json.dumps(card.model_dump(), sort_keys=True, separators=(",", ":"))
+    content = hashlib.sha256(vectors).digest() + canonical.encode()
+    return hashlib.sha256(content).hexdigest()
+
+
+def _check_replaceable(target: Path) -> None:
+    if not target.exists():
+        return
+    strangers = (
+        sorted({p.name for p in target.iterdir()} - {VECTORS_FILE, CARD_FILE})
+        if target.is_dir()
+        else [target.name]
+    )
+    if strangers:
+        raise ConfigurationError(
+            f"{target} is not a bundle (found {', '.join(strangers[:3])}): choose a "
+            "path that does not exist, or that holds a bundle to replace"
+        )
+
+
+def _write(path: Path, content: bytes) -> None:
+    with path.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise ArtifactNotFoundError(
+            f"no {path.name} in {path.parent}: give a bundle's directory, or make one "
+            "with: sarguard calibrate MODEL -o bundle/"
+        ) from error
+
+
+def _parse_card(path: Path, content: bytes) -> tuple[BundleCard, str]:
+    try:
+        fields = json.loads(content)
+    except ValueError as error:
+        raise ArtifactFormatError(f"{path} is not JSON: {error}") from error
+    if not isinstance(fields, dict):
+        raise ArtifactFormatError(f"{path} holds a {type(fields).__name__}, not a card")
+    version = fields.get("format_version")
+    if version != FORMAT_VERSION:
+        raise ArtifactFormatError(
+            f"{path} has format version {version!r}, this sarguard reads "
+            f"{FORMAT_VERSION}: calibrate again, or install the version that wrote it"
+        )
+    recorded = fields.pop("digest", None)
+    try:
+        card = BundleCard.model_validate(fields)
+        datetime.fromisoformat(card.created)
+    except (ValidationError, ValueError) as error:
+        raise ArtifactFormatError(f"{path} is not a bundle's card: {error}") from error
+    if not isinstance(recorded, str):
+        raise ArtifactFormatError(f"{path} records no digest")
+    return card, recorded
+
+
+def _parse_vectors(path: Path, content: bytes) -> RefusalVectors:
+    try:
+        tensors = safetensors.torch.load(content)
+    except SafetensorError as error:
+        raise ArtifactFormatError(f"{path} is not safetensors: {error}") from error
+    if set(tensors) != set(_TENSORS):
+        raise ArtifactFormatError(
+            f"{path} holds {sorted(tensors)}, expected {sorted(_TENSORS)}"
+        )
+    return RefusalVectors(**tensors)
+
+
+def _short(value: object) -> str:
+    text = str(value)
+    return text[:12] if len(text) == 64 else text

@@ -1,0 +1,357 @@
+"""Adding refusal vectors while a model answers (SARSteer, arXiv 2510.17633).
+
+A token at absolute position p of its row is steered if and only if p >= T - 1,
+with T the prompt's length, on every decoder layer:
+
+    h_l[p] <- h_l[p] + alpha * r_l
+
+With a cache this is the paper's "last position of every forward"; unlike that
+rule it also holds when a forward carries several new positions or none. Rows are
+left padded, so T is the same column for all of them.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from sarguard.errors import (
+    ConfigurationError,
+    NonFiniteActivationError,
+    SteeringError,
+    SteeringNotAppliedError,
+    SteeringRemovedError,
+)
+from sarguard.models.layers import DecoderLayers
+from sarguard.models.untyped import LayerOutput
+from sarguard.steering.compiled import refuse_compiled
+from sarguard.steering.receipt import Receipt
+from sarguard.steering.stream import read_stream, write_stream
+from sarguard.steering.vectors import vectors_digest
+
+_MARK = "_sarguard_steerer"
+
+
+class Steerer:
+    """Steer a model's text decoder, and let nobody run it unsteered.
+
+    While attached, a forward pass is possible only inside `guard`, which steers
+    and counts, or inside `reading`, which is for measuring the bare model.
+    """
+
+    def __init__(
+        self, decoder: DecoderLayers, vectors: Tensor, *, digest: str | None = None
+    ) -> None:
+        """Prepare vectors for a decoder.
+
+        Args:
+            decoder: The layers to steer.
+            vectors: One vector a layer, shape (L, D).
+            digest: What `vectors_digest` has to give for them, now and after every
+                request; the default is what it gives now.
+
+        Raises:
+            ConfigurationError: The shape does not fit, or a value is not finite.
+            SteeringError: The vectors differ from the digest.
+        """
+        expected = (len(decoder), decoder.hidden_size)
+        if tuple(vectors.shape) != expected:
+            raise ConfigurationError(
+                f"vectors have shape {tuple(vectors.shape)}, the decoder's layers "
+                f"need {expected}: were they computed for another model?"
+            )
+        if not bool(torch.isfinite(vectors).all()):
+            raise ConfigurationError("vectors hold NaN or infinity: calibrate again")
+        self._decoder = decoder
+        self._vectors = _place(vectors, decoder.layers)
+        self._digest = vectors_digest(vectors) if digest is None else digest
+        self._handles: list[RemovableHandle] = []
+        self._strengths: dict[torch.device, Tensor] = {}
+        self._receipt: Receipt | None = None
+        self._thread: int | None = None
+        self._may_read = False
+        self._past = 0
+        self._width = 0
+        self._check_digest()
+
+    @property
+    def attached(self) -> bool:
+        """Return whether the hooks were put on and not taken off by `detach`."""
+        return bool(self._handles)
+
+    @property
+    def digest(self) -> str:
+        """Return the digest that the resident vectors have to have."""
+        return self._digest
+
+    def attach(self) -> None:
+        """Put the hooks on.
+
+        Raises:
+            SteeringError: This or another steerer is attached already.
+            ConfigurationError: The model is compiled.
+        """
+        if getattr(self._decoder.owner, _MARK, None) is not None:
+            raise SteeringError(
+                "the model is guarded already: close the client that guards it first"
+            )
+        refuse_compiled(self._decoder.root)
+        owner = self._decoder.owner
+        self._handles = [
+            owner.register_forward_pre_hook(self._begin_forward, with_kwargs=True)
+        ]
+        for index, layer in enumerate(self._decoder.layers):
+            hook = _LayerHook(self, index)
+            # First in line, so whatever else reads the layer sees it steered.
+            self._handles.append(layer.register_forward_hook(hook, prepend=True))
+        setattr(owner, _MARK, self)
+
+    def detach(self) -> None:
+        """Take the hooks off; the model is bare again."""
+        for handle in self._handles:
+            handle.remove()
+        if self._handles:
+            delattr(self._decoder.owner, _MARK)
+        self._handles = []
+
+    def __enter__(self) -> Steerer:
+        self.attach()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.detach()
+
+    @contextmanager
+    def guard(
+        self, *, prompt_length: int, alpha: float | Sequence[float] | Tensor, rows: int
+    ) -> Iterator[Receipt]:
+        """Steer every forward pass inside the block.
+
+        Args:
+            prompt_length: T, columns of the left-padded prompt.
+            alpha: Strength, one for all rows or one a row; above 0 and finite.
+            rows: Rows of the batch.
+
+        Yields:
+            The receipt that the hooks fill in; pass it to `verify`.
+
+        Raises:
+            ConfigurationError: A strength is out of range, or their number is wrong.
+            SteeringError: The steerer is busy.
+            SteeringRemovedError: The hooks are not on the model.
+        """
+        strengths = _strengths(alpha, rows)
+        if prompt_length < 1:
+            raise ConfigurationError(
+                f"prompt_length is {prompt_length}: need 1 or more"
+            )
+        self._check_idle()
+        self._check_hooks()
+        self._set_strengths(strengths)
+        self._width = 0
+        receipt = Receipt(
+            prompt_length=prompt_length,
+            alpha=tuple(float(a) for a in strengths),
+            layers=len(self._decoder),
+        )
+        self._receipt, self._thread = receipt, threading.get_ident()
+        try:
+            yield receipt
+        finally:
+            self._receipt, self._thread = None, None
+            receipt.closed = True
+
+    @contextmanager
+    def reading(self) -> Iterator[None]:
+        """Let the bare model run inside the block, to measure or calibrate it.
+
+        Raises:
+            SteeringError: The steerer is busy.
+        """
+        self._check_idle()
+        self._may_read, self._thread = True, threading.get_ident()
+        try:
+            yield
+        finally:
+            self._may_read, self._thread = False, None
+
+    def verify(self, receipt: Receipt, *, output_tokens: int) -> None:
+        """Check that every answer token was decided by steered states.
+
+        Args:
+            receipt: What `guard` gave, after its block.
+            output_tokens: Tokens that the model chose for each row.
+
+        Raises:
+            SteeringRemovedError: Hooks are gone, or the vectors were changed.
+            SteeringNotAppliedError: A layer steered more or fewer positions than the
+                last prompt token and each answer token that was fed back.
+            NonFiniteActivationError: A steered state was not finite.
+        """
+        self._check_hooks()
+        # The last token that is chosen is never fed back.
+        expected = 1 + (output_tokens - 1)
+        wrong = [i for i, count in enumerate(receipt.steered) if count != expected]
+        if wrong or output_tokens < 1 or not receipt.closed:
+            raise SteeringNotAppliedError(
+                f"{output_tokens} output token(s) need {expected} steered position(s) "
+                f"on each of {receipt.layers} layers, found {receipt.steered}"
+            )
+        if receipt.healthy is None or not bool(receipt.healthy):
+            raise NonFiniteActivationError(
+                "a steered state holds NaN or infinity: lower alpha, or load the model "
+                "in bfloat16 or float32"
+            )
+        self._check_digest()
+
+    def _check_idle(self) -> None:
+        if self._thread is not None:
+            raise SteeringError(
+                "the steerer is busy with another request: serialise requests"
+            )
+
+    def _check_digest(self) -> None:
+        resident = torch.stack([v.to("cpu") for v in self._vectors])
+        found = vectors_digest(resident)
+        if found != self._digest:
+            raise SteeringRemovedError(
+                f"the resident vectors have digest {found[:12]}, expected "
+                f"{self._digest[:12]}: they were changed; load the model again"
+            )
+
+    def _check_hooks(self) -> None:
+        homes: list[Any] = [self._decoder.owner._forward_pre_hooks]
+        homes += [layer._forward_hooks for layer in self._decoder.layers]
+        missing = len(homes) - sum(
+            handle.id in home
+            for handle, home in zip(self._handles, homes, strict=False)
+        )
+        if missing:
+            raise SteeringRemovedError(
+                f"{missing} of {len(homes)} steering hooks are not on the model: "
+                "attach the steerer, and leave the model's hooks alone"
+            )
+
+    def _set_strengths(self, strengths: Tensor) -> None:
+        for device in {vector.device for vector in self._vectors}:
+            resident = self._strengths.get(device)
+            if resident is not None and resident.shape[0] == strengths.shape[0]:
+                resident.copy_(strengths[:, None])
+            else:
+                self._strengths[device] = strengths[:, None].to(device)
+
+    def _begin_forward(
+        self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> None:
+        """Note where this forward pass starts, before any layer adds to the cache."""
+        self._require_permission()
+        cache = kwargs.get("past_key_values")
+        tokens = kwargs.get("inputs_embeds")
+        if tokens is None:
+            tokens = kwargs.get("input_ids", args[0] if args else None)
+        if tokens is None:
+            raise SteeringNotAppliedError(
+                f"{type(module).__name__} was called with neither input_ids nor "
+                "inputs_embeds: the positions to steer are unknown"
+            )
+        self._past = 0 if cache is None else int(cache.get_seq_length())
+        self._width = int(tokens.shape[1])
+
+    def _require_permission(self) -> None:
+        mine = self._thread == threading.get_ident()
+        if not mine or (self._receipt is None and not self._may_read):
+            raise SteeringNotAppliedError(
+                "the model is guarded and was called directly: ask through "
+                "SafeAudioLLM.generate, or close the client to have the model back"
+            )
+
+    def _steer(self, index: int, output: LayerOutput) -> LayerOutput:
+        self._require_permission()
+        receipt = self._receipt
+        if receipt is None:
+            return None
+        hidden = read_stream(output)
+        strengths = self._strengths[self._vectors[index].device]
+        if hidden.shape[0] != strengths.shape[0]:
+            raise SteeringNotAppliedError(
+                f"{hidden.shape[0]} rows reached layer {index}, strengths are set for "
+                f"{strengths.shape[0]}: beams and several answers a prompt cannot be "
+                "guarded"
+            )
+        if self._width == 0:
+            raise SteeringNotAppliedError(
+                f"layer {index} ran without a forward pass of "
+                f"{type(self._decoder.owner).__name__}: its positions are unknown"
+            )
+        # Some families hand their last layers only the end of the sequence, so
+        # positions are counted from the right.
+        end = self._past + self._width
+        count = min(end - (receipt.prompt_length - 1), hidden.shape[1])
+        if index == receipt.layers - 1:
+            self._width = 0
+        if count <= 0:
+            return None
+        steered = self._add(index, hidden, strengths, count)
+        receipt.steered[index] += count
+        if index == receipt.layers - 1:
+            healthy = torch.isfinite(steered[:, -count:]).all()
+            receipt.healthy = (
+                healthy if receipt.healthy is None else receipt.healthy & healthy
+            )
+        return write_stream(output, steered)
+
+    def _add(self, index: int, hidden: Tensor, strengths: Tensor, count: int) -> Tensor:
+        # Small doses vanish in bfloat16, so only the product is rounded to it.
+        push = (strengths * self._vectors[index]).to(hidden.dtype)[:, None, :]
+        if count == hidden.shape[1]:
+            return hidden + push
+        # The layer may still hold its output elsewhere, so a copy is changed.
+        steered = hidden.clone()
+        steered[:, -count:] += push
+        return steered
+
+
+class _LayerHook:
+    """Steer one layer; a class, so that it names its steerer when inspected."""
+
+    __slots__ = ("_index", "_steerer")
+
+    def __init__(self, steerer: Steerer, index: int) -> None:
+        self._steerer = steerer
+        self._index = index
+
+    def __call__(
+        self, _module: nn.Module, _args: object, output: LayerOutput
+    ) -> LayerOutput:
+        return self._steerer._steer(self._index, output)
+
+
+def _place(vectors: Tensor, layers: Sequence[nn.Module]) -> tuple[Tensor, ...]:
+    exact = vectors.detach().to(torch.float32)
+    return tuple(
+        row.to(next(layer.parameters()).device, copy=True).contiguous()
+        for row, layer in zip(exact, layers, strict=True)
+    )
+
+
+def _strengths(alpha: float | Sequence[float] | Tensor, rows: int) -> Tensor:
+    given = torch.as_tensor(alpha, dtype=torch.float32).detach().cpu().reshape(-1)
+    values = given.expand(rows).clone() if given.numel() == 1 else given
+    if values.shape[0] != rows:
+        raise ConfigurationError(
+            f"{values.shape[0]} strengths for {rows} rows: give one, or one a row"
+        )
+    for value in values.tolist():
+        if not (math.isfinite(value) and value > 0):
+            raise ConfigurationError(
+                f"alpha is {value}: it has to be finite and above 0, because nothing "
+                "answers unsteered"
+            )
+    return values

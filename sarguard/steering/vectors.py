@@ -1,0 +1,63 @@
+"""Refusal vectors: one direction a layer, with and without its safe part."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from sarguard.errors import ArtifactFormatError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class RefusalVectors:
+    """Hold what calibration found; all tensors are float32 on the CPU."""
+
+    raw: Tensor
+    """v, the text-derived refusal vectors, shape (L, D)."""
+    ablated: Tensor
+    """r, the vectors that steer, shape (L, D)."""
+    explained_variance: Tensor
+    """Share of the safe states' variance in each removed direction, (L, k)."""
+    state_norms: Tensor
+    """Mean norm of the last-token state on harmful requests, (L,)."""
+
+    def __post_init__(self) -> None:
+        layers, width = self.ablated.shape
+        shapes = {
+            "raw": (layers, width),
+            "ablated": (layers, width),
+            "state_norms": (layers,),
+            "explained_variance": (layers, self.explained_variance.shape[-1]),
+        }
+        for name, shape in shapes.items():
+            found: Tensor = getattr(self, name)
+            if found.dtype != torch.float32 or tuple(found.shape) != shape:
+                raise ArtifactFormatError(
+                    f"{name} is {found.dtype} of shape {tuple(found.shape)}: "
+                    f"it has to be float32 of shape {shape}"
+                )
+            if not bool(torch.isfinite(found).all()):
+                raise ArtifactFormatError(f"{name} holds NaN or infinity")
+
+    @property
+    def cosine(self) -> Tensor:
+        """Return the cosine of raw and ablated vector in each layer, (L,)."""
+        cosine: Tensor = torch.cosine_similarity(self.raw, self.ablated, dim=-1)
+        return cosine
+
+    @property
+    def norms(self) -> Tensor:
+        """Return the norm of the ablated vector in each layer, (L,)."""
+        norms: Tensor = self.ablated.norm(dim=-1)
+        return norms
+
+
+def vectors_digest(vectors: Tensor) -> str:
+    """Return the SHA-256 of steering vectors: their shape and float32 bytes."""
+    values = vectors.detach().to("cpu", torch.float32).contiguous()
+    digest = hashlib.sha256(f"{tuple(values.shape)}\n".encode())
+    digest.update(values.numpy().astype("<f4", copy=False).tobytes())
+    return digest.hexdigest()

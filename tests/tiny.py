@@ -1,0 +1,175 @@
+"""Tiny random models of real architectures, built from configs without a download."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any, TypeAlias
+
+import numpy as np
+import torch
+import transformers
+from numpy.typing import NDArray
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+
+from sarguard.models.loading import LoadedModel, wrap_model
+
+Model: TypeAlias = Any
+Processor: TypeAlias = Any
+
+RATE = 16_000
+_CONTROL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
+_CHATML = (
+    "{% for message in messages %}<|im_start|>{{ message['role'] }}\n"
+    "{% for part in message['content'] %}"
+    "{% if part['type'] == 'audio' %}AUDIO_TOKEN"
+    "{% else %}{{ part['text'] }}{% endif %}{% endfor %}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+_TEXT = {
+    "hidden_size": 64,
+    "intermediate_size": 96,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 1,
+    "max_position_embeddings": 4096,
+    "initializer_range": 0.2,
+}
+
+
+def clip(
+    seconds: float = 1.0, *, pitch: float = 220.0, seed: int = 0
+) -> NDArray[np.float32]:
+    """Return a tone with harmonics and a little noise, in float32."""
+    time = np.arange(int(seconds * RATE)) / RATE
+    tone = sum(np.sin(2 * np.pi * pitch * n * time) / n for n in (1, 2, 3))
+    noise = np.random.default_rng(seed).normal(size=time.shape)
+    return (0.2 * tone + 0.02 * noise).astype(np.float32)
+
+
+def tokenizer(*audio_tokens: str) -> transformers.PreTrainedTokenizerFast:
+    """Return a byte-level tokenizer with ChatML control tokens."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    vocabulary = {character: i for i, character in enumerate(alphabet)}
+    backend = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
+    made = transformers.PreTrainedTokenizerFast(
+        tokenizer_object=backend,
+        eos_token="<|im_end|>",
+        pad_token="<|endoftext|>",
+        clean_up_tokenization_spaces=False,
+    )
+    made.add_special_tokens({"additional_special_tokens": [*_CONTROL, *audio_tokens]})
+    return made
+
+
+def _extractor(bins: int) -> transformers.WhisperFeatureExtractor:
+    return transformers.WhisperFeatureExtractor(feature_size=bins)
+
+
+def qwen2_audio(*, layers: int = 3, **text: object) -> tuple[Model, Processor]:
+    """Return a tiny Qwen2-Audio and its processor."""
+    words = tokenizer("<|AUDIO|>", "<|audio_bos|>", "<|audio_eos|>")
+    processor = transformers.Qwen2AudioProcessor(_extractor(80), words)
+    config = transformers.Qwen2AudioConfig(
+        text_config={
+            "model_type": "qwen2",
+            "num_hidden_layers": layers,
+            "vocab_size": len(words),
+            "use_sliding_window": False,
+            **_TEXT,
+            **text,
+        },
+        audio_config={
+            "num_mel_bins": 80,
+            "encoder_layers": 1,
+            "encoder_attention_heads": 2,
+            "encoder_ffn_dim": 64,
+            "d_model": 32,
+        },
+        audio_token_index=words.convert_tokens_to_ids("<|AUDIO|>"),
+    )
+    model = transformers.Qwen2AudioForConditionalGeneration(config)
+    return _finish(model, words), processor
+
+
+def audio_flamingo(*, layers: int = 3) -> tuple[Model, Processor]:
+    """Return a tiny Audio Flamingo 3 and its processor."""
+    words = tokenizer("<sound>")
+    processor = transformers.AudioFlamingo3Processor(
+        _extractor(80), words, chat_template=_CHATML.replace("AUDIO_TOKEN", "<sound>")
+    )
+    config = transformers.AudioFlamingo3Config(
+        text_config={
+            "model_type": "qwen2",
+            "num_hidden_layers": layers,
+            "vocab_size": len(words),
+            **_TEXT,
+        },
+        audio_config={
+            "num_mel_bins": 80,
+            "num_hidden_layers": 1,
+            "num_attention_heads": 2,
+            "intermediate_size": 64,
+            "hidden_size": 32,
+        },
+        audio_token_id=words.convert_tokens_to_ids("<sound>"),
+    )
+    model = transformers.AudioFlamingo3ForConditionalGeneration(config)
+    return _finish(model, words), processor
+
+
+def glm_asr(*, layers: int = 3) -> tuple[Model, Processor]:
+    """Return a tiny GLM-ASR, whose text model is a Llama, and its processor."""
+    words = tokenizer("<|pad|>")
+    processor = transformers.GlmAsrProcessor(
+        _extractor(80), words, chat_template=_CHATML.replace("AUDIO_TOKEN", "<|pad|>")
+    )
+    config = transformers.GlmAsrConfig(
+        text_config={
+            "model_type": "llama",
+            "num_hidden_layers": layers,
+            "vocab_size": len(words),
+            "eos_token_id": words.eos_token_id,
+            **_TEXT,
+        },
+        audio_config={
+            "num_mel_bins": 80,
+            "num_hidden_layers": 1,
+            "num_attention_heads": 2,
+            "num_key_value_heads": 2,
+            "intermediate_size": 128,
+            "hidden_size": 32,
+        },
+        audio_token_id=words.convert_tokens_to_ids("<|pad|>"),
+    )
+    model = transformers.GlmAsrForConditionalGeneration(config)
+    return _finish(model, words), processor
+
+
+FAMILIES: dict[str, Callable[..., tuple[Model, Processor]]] = {
+    "qwen2_audio": qwen2_audio,
+    "audioflamingo3": audio_flamingo,
+    "glmasr": glm_asr,
+}
+
+
+def build(
+    family: str = "qwen2_audio", *, seed: int = 0, **options: object
+) -> LoadedModel:
+    """Return a fresh tiny model of a family; equal seeds give equal weights."""
+    torch.manual_seed(seed)
+    model, processor = FAMILIES[family](**options)
+    return wrap_model(model, processor, name=f"tiny-{family}")
+
+
+@functools.cache
+def shared(family: str = "qwen2_audio") -> LoadedModel:
+    """Return a tiny model for tests that leave it as they found it."""
+    return build(family)
+
+
+def _finish(model: Model, words: transformers.PreTrainedTokenizerFast) -> Model:
+    model.generation_config.eos_token_id = words.eos_token_id
+    model.generation_config.pad_token_id = words.pad_token_id
+    return model.float().eval()
