@@ -32,8 +32,18 @@ MAY_IMPORT: dict[str, set[str]] = {
     "steering": {"conversation", "errors", "models"},
     "generation": {"conversation", "errors", "models", "outcome", "steering"},
     "reference": {"audio", "calibration_data", "conversation", "errors", "models"},
+    "bundles": {
+        *("audio", "calibration_data", "errors", "models", "reference", "steering"),
+    },
     "client": {
-        *("audio", "calibration_data", "conversation", "errors", "generation"),
+        *(
+            "audio",
+            "bundles",
+            "calibration_data",
+            "conversation",
+            "errors",
+            "generation",
+        ),
         *("models", "outcome", "reference", "refusal", "steering"),
     },
     "evaluation": {
@@ -41,7 +51,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         *("outcome", "refusal"),
     },
     "cli": {
-        *("audio", "calibration_data", "client", "conversation", "errors"),
+        *("audio", "bundles", "calibration_data", "client", "conversation", "errors"),
         *("evaluation", "generation", "models", "outcome", "reference", "refusal"),
         *("steering",),
     },
