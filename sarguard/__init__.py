@@ -1,0 +1,53 @@
+"""Guard large audio-language models with SARSteer, always on."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from sarguard.audio import AudioLimits
+    from sarguard.client import SafeAudioLLM
+    from sarguard.conversation import GuardReport, Reply, Timings, Turn, Usage
+    from sarguard.errors import SarguardError
+    from sarguard.outcome import Outcome
+    from sarguard.steering.bundle import SteeringBundle
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "AudioLimits",
+    "GuardReport",
+    "Outcome",
+    "Reply",
+    "SafeAudioLLM",
+    "SarguardError",
+    "SteeringBundle",
+    "Timings",
+    "Turn",
+    "Usage",
+]
+
+_HOMES = {
+    "AudioLimits": "sarguard.audio",
+    "GuardReport": "sarguard.conversation",
+    "Outcome": "sarguard.outcome",
+    "Reply": "sarguard.conversation",
+    "SafeAudioLLM": "sarguard.client",
+    "SarguardError": "sarguard.errors",
+    "SteeringBundle": "sarguard.steering.bundle",
+    "Timings": "sarguard.conversation",
+    "Turn": "sarguard.conversation",
+    "Usage": "sarguard.conversation",
+}
+
+
+def __getattr__(name: str) -> object:
+    """Import a public name when it is first used; torch loads no earlier."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'sarguard' has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])
