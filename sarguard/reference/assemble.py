@@ -6,8 +6,10 @@ import hashlib
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 from sarguard.errors import ReferenceCorruptError
 from sarguard.reference import cache
@@ -18,6 +20,16 @@ from sarguard.reference.progress import Reporter
 
 _CHECKPOINT_BYTES = 700_000_000
 _KEY_LENGTH = 16
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReferenceState:
+    """Say where the reference model lies or will lie, and how it is."""
+
+    path: Path
+    cached: bool
+    fault: str | None
+    """What is damaged, where it is cached and not whole."""
 
 
 def ensure_reference(
@@ -44,7 +56,7 @@ def ensure_reference(
     """
     difference = shipped_difference()
     root = cache.cache_root(cache_dir)
-    entry = root / f"reference-{_key(difference)}"
+    entry = _entry(root, difference)
     if entry.exists() and cache.find_fault(entry) is None:
         return entry
     with Reporter(show=progress) as reporter, cache.locked(root, reporter):
@@ -53,7 +65,7 @@ def ensure_reference(
             if fault is None:
                 return entry
             reporter.note(
-                f"The cached reference model is damaged: {fault}. Rebuilding."
+                f"The cached reference model is damaged ({fault}); rebuilding."
             )
         bases = _bases(root, reporter, offline, wheels)
         cache.require_space(root, _CHECKPOINT_BYTES)
@@ -77,6 +89,25 @@ def ensure_bases(
         return _bases(root, reporter, offline, wheels)
 
 
+def inspect_reference(
+    cache_dir: Path | None = None, *, deep: bool = False
+) -> ReferenceState:
+    """Say whether the reference model is cached and whole, changing nothing.
+
+    Args:
+        cache_dir: cache to look into; else SARGUARD_CACHE, else the platform's.
+        deep: hash every file, about half a second; else only where a size or a
+            modification time is not the recorded one.
+
+    Raises:
+        ReferenceCorruptError: this installation has no trained difference.
+    """
+    entry = _entry(cache.cache_root(cache_dir), shipped_difference())
+    cached = entry.exists()
+    fault = cache.find_fault(entry, deep=deep) if cached else None
+    return ReferenceState(path=entry, cached=cached, fault=fault)
+
+
 def shipped_difference() -> Path:
     """Return the trained difference that ships with the package.
 
@@ -93,9 +124,10 @@ def shipped_difference() -> Path:
     return path
 
 
-def _key(difference: Path) -> str:
+def _entry(root: Path, difference: Path) -> Path:
     parts = (BUILDER_VERSION, bases_digest(), cache.file_sha256(difference))
-    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:_KEY_LENGTH]
+    key = hashlib.sha256("\n".join(parts).encode()).hexdigest()
+    return root / f"reference-{key[:_KEY_LENGTH]}"
 
 
 def _bases(
@@ -145,8 +177,9 @@ def _write(folder: Path, bases: Path, difference: Path, reporter: Reporter) -> N
 
 @contextmanager
 def _no_library_bars() -> Iterator[None]:
-    from transformers.utils import logging
+    from transformers import utils
 
+    logging: Any = utils.logging
     enabled = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()
     try:

@@ -33,6 +33,7 @@ BUILDER_VERSION = "1"
 
 _WHISPER_HEAD_WIDTH = 64
 _PROJECTOR_STD = 0.02
+_BIASED = ("q_proj.weight", "k_proj.weight", "v_proj.weight")
 
 
 def build_untrained(
@@ -54,7 +55,8 @@ def build_untrained(
     state = _language_state(text) | {
         f"model.audio_tower.{name}": value for name, value in encoder.items()
     }
-    state |= _projector_state(config.audio_config.d_model, text.geometry.hidden_size)
+    width = encoder["embed_positions.weight"].shape[1]
+    state |= _projector_state(width, text.geometry.hidden_size)
     return _model(config, state, tokenizer), build_processor(tokenizer)
 
 
@@ -76,15 +78,19 @@ def _model(
     from transformers.initialization import no_init_weights
 
     with no_init_weights():
-        model = Qwen2AudioForConditionalGeneration(config)
+        model: Any = Qwen2AudioForConditionalGeneration(config)
     model.load_state_dict(state, strict=True, assign=True)
-    model.generation_config = GenerationConfig(
-        do_sample=False,
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
+    generation_class: Any = GenerationConfig
+    model.generation_config = generation_class(
+        do_sample=False, **_special_ids(tokenizer)
     )
-    return model.eval()
+    built: Qwen2AudioForConditionalGeneration = model.eval()
+    return built
+
+
+def _special_ids(tokenizer: PreTrainedTokenizerFast) -> dict[str, Any]:
+    names = ("bos_token_id", "eos_token_id", "pad_token_id")
+    return {name: getattr(tokenizer, name) for name in names}
 
 
 def _config(
@@ -96,13 +102,10 @@ def _config(
     from transformers import Qwen2AudioConfig
 
     geometry = text.geometry
-    special: dict[str, Any] = {
-        "bos_token_id": tokenizer.bos_token_id,
-        "eos_token_id": tokenizer.eos_token_id,
-        "pad_token_id": tokenizer.pad_token_id,
-    }
+    special = _special_ids(tokenizer)
+    config_class: Any = Qwen2AudioConfig
     width = encoder["embed_positions.weight"].shape[1]
-    return Qwen2AudioConfig(
+    config: Qwen2AudioConfig = config_class(
         text_config={
             "model_type": "qwen2",
             "hidden_size": geometry.hidden_size,
@@ -136,6 +139,7 @@ def _config(
         architectures=["Qwen2AudioForConditionalGeneration"],
         **special,
     )
+    return config
 
 
 def _language_state(text: TextBase) -> dict[str, torch.Tensor]:
@@ -147,11 +151,8 @@ def _language_state(text: TextBase) -> dict[str, torch.Tensor]:
         f"model.language_model.{name}": torch.from_numpy(value)
         for name, value in weights.items()
     }
-    for name in [
-        name
-        for name in state
-        if name.endswith(("q_proj.weight", "k_proj.weight", "v_proj.weight"))
-    ]:
+    # SmolLM2 has none: with zeros, a Qwen2 attention computes what Llama's does.
+    for name in [name for name in state if name.endswith(_BIASED)]:
         bias = torch.zeros(state[name].shape[0])
         state[name.removesuffix("weight") + "bias"] = bias
     state["model.language_model.embed_tokens.weight"] = torch.from_numpy(embedding)

@@ -127,6 +127,7 @@ def publish(entry: Path, fill: Callable[[Path], None]) -> None:
         fresh, stale = folder / "fresh", folder / "stale"
         fresh.mkdir()
         fill(fresh)
+        _share(fresh)
         _write_manifest(fresh, {name: _record(fresh / name) for name in _files(fresh)})
         if entry.exists():
             entry.rename(stale)
@@ -174,6 +175,13 @@ def _file_fault(path: Path, record: Mapping[str, Any], deep: bool) -> str | None
     if hashed and file_sha256(path) != record["sha256"]:
         return f"{path.name} does not have its SHA-256"
     return None
+
+
+def _share(folder: Path) -> None:
+    """Give files the rights of their folder: safetensors keeps its own to its user."""
+    rights = folder.stat().st_mode & 0o666
+    for name in _files(folder):
+        (folder / name).chmod(rights)
 
 
 def _files(folder: Path) -> list[str]:

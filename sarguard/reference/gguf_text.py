@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from gguf import GGUFReader
 
 Array = NDArray[np.float32]
+T = TypeVar("T")
 
 _TOP = {"token_embd": "embed_tokens", "output_norm": "norm"}
 _BLOCK = {
@@ -75,7 +76,7 @@ def read_gguf(path: Path) -> TextBase:
 
     try:
         reader = GGUFReader(path)
-        architecture = _field(reader, "general.architecture")
+        architecture = _field(reader, "general.architecture", str)
     except (ValueError, IndexError, UnicodeDecodeError) as error:
         raise ReferenceCorruptError(
             f"{path} cannot be read as GGUF: {error}. "
@@ -93,36 +94,41 @@ def read_gguf(path: Path) -> TextBase:
     )
 
 
-def _field(reader: GGUFReader, name: str) -> Any:
+def _field(reader: GGUFReader, name: str, kind: type[T]) -> T:
     field = reader.get_field(name)
-    if field is None:
-        raise ReferenceCorruptError(f"The GGUF file has no field {name!r}.")
-    return field.contents()
+    value = None if field is None else field.contents()
+    if not isinstance(value, kind):
+        raise ReferenceCorruptError(
+            f"The GGUF file's field {name!r} is {type(value).__name__}, "
+            f"expected {kind.__name__}."
+        )
+    return value
 
 
 def _geometry(reader: GGUFReader) -> TextGeometry:
-    def read(name: str) -> Any:
-        return _field(reader, f"llama.{name}")
+    def number(name: str) -> int:
+        return _field(reader, f"llama.{name}", int)
 
+    epsilon = _field(reader, "llama.attention.layer_norm_rms_epsilon", float)
     return TextGeometry(
-        hidden_size=read("embedding_length"),
-        intermediate_size=read("feed_forward_length"),
-        num_hidden_layers=read("block_count"),
-        num_attention_heads=read("attention.head_count"),
-        num_key_value_heads=read("attention.head_count_kv"),
-        max_position_embeddings=read("context_length"),
+        hidden_size=number("embedding_length"),
+        intermediate_size=number("feed_forward_length"),
+        num_hidden_layers=number("block_count"),
+        num_attention_heads=number("attention.head_count"),
+        num_key_value_heads=number("attention.head_count_kv"),
+        max_position_embeddings=number("context_length"),
         # Stored as float32; the shortest decimal is the number that was meant.
-        rms_norm_eps=float(str(np.float32(read("attention.layer_norm_rms_epsilon")))),
-        rope_theta=float(read("rope.freq_base")),
+        rms_norm_eps=float(str(np.float32(epsilon))),
+        rope_theta=_field(reader, "llama.rope.freq_base", float),
     )
 
 
 def _vocabulary(reader: GGUFReader) -> Vocabulary:
-    tokens = _field(reader, "tokenizer.ggml.tokens")
-    types = _field(reader, "tokenizer.ggml.token_type")
+    tokens = _field(reader, "tokenizer.ggml.tokens", list)
+    types = _field(reader, "tokenizer.ggml.token_type", list)
     return Vocabulary(
         tokens=tokens,
-        merges=_field(reader, "tokenizer.ggml.merges"),
+        merges=_field(reader, "tokenizer.ggml.merges", list),
         control=[
             token
             for token, kind in zip(tokens, types, strict=True)

@@ -44,7 +44,9 @@ class Reporter:
     def note(self, text: str) -> None:
         """Say one line."""
         if self._bars is not None:
-            self._bars.console.print(text, soft_wrap=True, markup=False)
+            self._bars.console.print(
+                text, soft_wrap=True, markup=False, highlight=False
+            )
         else:
             import structlog
 

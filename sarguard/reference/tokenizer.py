@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from importlib.resources import files
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from sarguard.errors import ReferenceCorruptError
 from sarguard.reference.gguf_text import Vocabulary
@@ -44,7 +44,8 @@ def build_tokenizer(vocabulary: Vocabulary, context: int) -> PreTrainedTokenizer
             for token in (*vocabulary.control, *AUDIO_TOKENS)
         ]
     )
-    return PreTrainedTokenizerFast(
+    tokenizer_class: Any = PreTrainedTokenizerFast  # its constructor is untyped
+    tokenizer: PreTrainedTokenizerFast = tokenizer_class(
         tokenizer_object=backend,
         bos_token="<|im_start|>",
         eos_token=END_OF_TURN,
@@ -59,6 +60,7 @@ def build_tokenizer(vocabulary: Vocabulary, context: int) -> PreTrainedTokenizer
         model_max_length=context,
         clean_up_tokenization_spaces=False,
     )
+    return tokenizer
 
 
 def build_processor(tokenizer: PreTrainedTokenizerFast) -> Qwen2AudioProcessor:
@@ -67,11 +69,14 @@ def build_processor(tokenizer: PreTrainedTokenizerFast) -> Qwen2AudioProcessor:
 
     template = chat_template()
     tokenizer.chat_template = template
-    return Qwen2AudioProcessor(
-        feature_extractor=WhisperFeatureExtractor(feature_size=MEL_BINS),
+    processor_class: Any = Qwen2AudioProcessor
+    features_class: Any = WhisperFeatureExtractor
+    processor: Qwen2AudioProcessor = processor_class(
+        feature_extractor=features_class(feature_size=MEL_BINS),
         tokenizer=tokenizer,
         chat_template=template,
     )
+    return processor
 
 
 def _pair(merge: str) -> tuple[str, str]:
