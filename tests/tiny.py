@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 from sarguard.models.loading import LoadedModel, wrap_model
+from sarguard.steering.calibration import AudioPair
 
 Model: TypeAlias = Any
 Processor: TypeAlias = Any
@@ -44,6 +45,17 @@ def clip(
     tone = sum(np.sin(2 * np.pi * pitch * n * time) / n for n in (1, 2, 3))
     noise = np.random.default_rng(seed).normal(size=time.shape)
     return (0.2 * tone + 0.02 * noise).astype(np.float32)
+
+
+def pairs(count: int) -> list[AudioPair]:
+    """Return pairs of clips that differ in pitch and length."""
+    return [
+        AudioPair(
+            harmful=clip(0.4 + 0.05 * i, pitch=150 + 31 * i, seed=i),
+            safe=clip(0.5 + 0.03 * i, pitch=170 + 37 * i, seed=100 + i),
+        )
+        for i in range(count)
+    ]
 
 
 def tokenizer(*audio_tokens: str) -> transformers.PreTrainedTokenizerFast:

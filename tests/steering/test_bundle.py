@@ -1,0 +1,246 @@
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import safetensors.torch
+import torch
+
+from sarguard.errors import (
+    ArtifactFormatError,
+    ArtifactIntegrityError,
+    ArtifactMismatchError,
+    ArtifactNotFoundError,
+    ConfigurationError,
+)
+from sarguard.steering.bundle import CARD_FILE, VECTORS_FILE, SteeringBundle
+from sarguard.steering.making import make_bundle, pairs_digest
+from sarguard.steering.vectors import RefusalVectors, vectors_digest
+from tests import tiny
+
+
+@pytest.fixture
+def saved(tiny_bundle: SteeringBundle, tmp_path: Path) -> Path:
+    return tiny_bundle.save(tmp_path / "bundle")
+
+
+def edit_card(home: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    path = home / CARD_FILE
+    card = json.loads(path.read_text())
+    change(card)
+    path.write_text(json.dumps(card))
+
+
+class TestRoundTrip:
+    def test_a_bundle_survives_the_disk(
+        self, tiny_bundle: SteeringBundle, saved: Path
+    ) -> None:
+        found = SteeringBundle.load(saved)
+        assert found.card == tiny_bundle.card
+        assert found.digest == tiny_bundle.digest
+        for name in ("raw", "ablated", "explained_variance", "state_norms"):
+            expected = getattr(tiny_bundle.vectors, name)
+            assert torch.equal(getattr(found.vectors, name), expected)
+
+    def test_the_card_tells_where_the_vectors_come_from(
+        self, tiny_bundle: SteeringBundle
+    ) -> None:
+        card, vectors = tiny_bundle.card, tiny_bundle.vectors
+        assert card.model_name == "tiny-qwen2_audio"
+        assert card.architecture == "Qwen2AudioForConditionalGeneration"
+        assert (card.layers, card.hidden_size) == (3, 64)
+        assert (card.pairs, card.rank, card.lam, card.alpha) == (5, 2, 1.0, 0.1)
+        assert card.instruction.startswith("Please generate detailed steps")
+        assert card.refusal == "I cannot assist with that."
+        assert card.calibration_digest == pairs_digest(tiny.pairs(5))
+        assert card.norms == pytest.approx(vectors.ablated.norm(dim=1).tolist())
+        assert card.raw_norms == pytest.approx(vectors.raw.norm(dim=1).tolist())
+        assert all(0 < cosine <= 1 for cosine in card.cosine)
+        for shares in card.explained_variance:
+            assert len(shares) == 2
+            assert 0 < sum(shares) <= 1 + 1e-6
+
+    def test_only_plain_files_are_written(self, saved: Path) -> None:
+        assert sorted(p.name for p in saved.iterdir()) == [CARD_FILE, VECTORS_FILE]
+        assert [p.name for p in saved.parent.iterdir()] == ["bundle"]
+
+    def test_a_bundle_replaces_a_bundle(
+        self, tiny_bundle: SteeringBundle, saved: Path
+    ) -> None:
+        other = make_bundle(tiny.shared(), tiny.pairs(4), rank=1, alpha=0.2)
+        other.save(saved)
+        assert SteeringBundle.load(saved).digest == other.digest
+        assert other.digest != tiny_bundle.digest
+
+    @pytest.mark.parametrize("kind", ["file", "directory"])
+    def test_nothing_else_is_replaced(
+        self, tiny_bundle: SteeringBundle, tmp_path: Path, kind: str
+    ) -> None:
+        target = tmp_path / "precious"
+        if kind == "file":
+            target.write_text("mine")
+        else:
+            target.mkdir()
+            (target / "thesis.tex").write_text("mine")
+        with pytest.raises(ConfigurationError, match="not a bundle"):
+            tiny_bundle.save(target)
+        assert target.exists()
+
+    def test_a_failed_save_leaves_the_old_bundle(
+        self,
+        tiny_bundle: SteeringBundle,
+        saved: Path,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        def full(_descriptor: int) -> None:
+            raise OSError(28, "No space left on device")
+
+        other = make_bundle(tiny.shared(), tiny.pairs(4), rank=1)
+        monkeypatch.setattr(os, "fsync", full)
+        with pytest.raises(OSError, match="No space"):
+            other.save(saved)
+        assert SteeringBundle.load(saved).digest == tiny_bundle.digest
+        assert [p.name for p in saved.parent.iterdir()] == ["bundle"]
+
+
+class TestDamage:
+    def test_no_bundle(self, tmp_path: Path) -> None:
+        with pytest.raises(ArtifactNotFoundError, match="sarguard calibrate"):
+            SteeringBundle.load(tmp_path / "nowhere")
+
+    @pytest.mark.parametrize("name", [CARD_FILE, VECTORS_FILE])
+    def test_a_file_is_missing(self, saved: Path, name: str) -> None:
+        (saved / name).unlink()
+        with pytest.raises(ArtifactNotFoundError, match=name):
+            SteeringBundle.load(saved)
+
+    def test_every_byte_of_the_vectors_counts(self, saved: Path) -> None:
+        path = saved / VECTORS_FILE
+        content = bytearray(path.read_bytes())
+        content[-5] ^= 1
+        path.write_bytes(content)
+        with pytest.raises(ArtifactIntegrityError, match="recorded digest"):
+            SteeringBundle.load(saved)
+
+    @pytest.mark.parametrize(
+        ("field", "value"),
+        [("alpha", 0.0001), ("weights_digest", "0" * 64), ("model_name", "other")],
+    )
+    def test_every_field_of_the_card_counts(
+        self, saved: Path, field: str, value: object
+    ) -> None:
+        edit_card(saved, lambda card: card.update({field: value}))
+        with pytest.raises(ArtifactIntegrityError):
+            SteeringBundle.load(saved)
+
+    @pytest.mark.parametrize("version", [0, 2, None, "1"])
+    def test_another_format_version(self, saved: Path, version: object) -> None:
+        edit_card(saved, lambda card: card.update(format_version=version))
+        with pytest.raises(ArtifactFormatError, match="format version"):
+            SteeringBundle.load(saved)
+
+    @pytest.mark.parametrize(
+        "change",
+        [
+            lambda card: card.pop("alpha"),
+            lambda card: card.update(alpha=0),
+            lambda card: card.update(alpha=float("inf")),
+            lambda card: card.update(created="yesterday"),
+            lambda card: card.update(surprise=1),
+            lambda card: card.pop("digest"),
+        ],
+    )
+    def test_a_card_has_to_be_a_card(
+        self, saved: Path, change: Callable[[dict[str, Any]], object]
+    ) -> None:
+        edit_card(saved, change)
+        with pytest.raises(ArtifactFormatError):
+            SteeringBundle.load(saved)
+
+    @pytest.mark.parametrize("content", [b"", b"not json", b"[1, 2]", b"\xff\xfe"])
+    def test_a_card_has_to_be_json(self, saved: Path, content: bytes) -> None:
+        (saved / CARD_FILE).write_bytes(content)
+        with pytest.raises(ArtifactFormatError):
+            SteeringBundle.load(saved)
+
+    def test_vectors_of_another_bundle(self, saved: Path) -> None:
+        vectors = safetensors.torch.load_file(saved / VECTORS_FILE)
+        vectors["ablated"] = vectors["ablated"] * 0
+        safetensors.torch.save_file(vectors, saved / VECTORS_FILE)
+        with pytest.raises(ArtifactIntegrityError):
+            SteeringBundle.load(saved)
+
+    def test_vectors_have_to_match_the_card_in_memory(
+        self, tiny_bundle: SteeringBundle
+    ) -> None:
+        found = tiny_bundle.vectors
+        weaker = RefusalVectors(
+            raw=found.raw,
+            ablated=found.ablated * 0.5,
+            explained_variance=found.explained_variance,
+            state_norms=found.state_norms,
+        )
+        with pytest.raises(ArtifactIntegrityError, match="not those"):
+            SteeringBundle(card=tiny_bundle.card, vectors=weaker)
+
+
+class TestCheck:
+    def test_its_own_model_passes(self, tiny_bundle: SteeringBundle) -> None:
+        tiny_bundle.check(tiny.build())
+
+    def test_the_same_weights_in_bfloat16_pass(
+        self, tiny_bundle: SteeringBundle
+    ) -> None:
+        loaded = tiny.build()
+        loaded.model.bfloat16()
+        tiny_bundle.check(loaded)
+
+    def test_other_weights(self, tiny_bundle: SteeringBundle) -> None:
+        with pytest.raises(ArtifactMismatchError, match="weights_digest"):
+            tiny_bundle.check(tiny.build(seed=1))
+
+    def test_another_template(self, tiny_bundle: SteeringBundle) -> None:
+        loaded = tiny.build()
+        loaded.processor.chat_template += "\n"
+        with pytest.raises(ArtifactMismatchError, match="template_digest"):
+            tiny_bundle.check(loaded)
+
+    def test_another_architecture(self, tiny_bundle: SteeringBundle) -> None:
+        with pytest.raises(ArtifactMismatchError, match="architecture"):
+            tiny_bundle.check(tiny.build("glmasr"))
+
+    def test_more_layers(self, tiny_bundle: SteeringBundle) -> None:
+        with pytest.raises(ArtifactMismatchError, match="layers: bundle 3, model 4"):
+            tiny_bundle.check(tiny.build(layers=4))
+
+
+class TestVectors:
+    def test_the_digest_sees_values_and_shape(self) -> None:
+        base = torch.arange(6.0)
+        digests = {
+            vectors_digest(base.reshape(2, 3)),
+            vectors_digest(base.reshape(3, 2)),
+            vectors_digest(base.reshape(2, 3) + 1e-6),
+        }
+        assert len(digests) == 3
+
+    @pytest.mark.parametrize("broken", ["dtype", "shape", "nan"])
+    def test_vectors_are_checked(self, broken: str) -> None:
+        raw = torch.ones(2, 4)
+        if broken == "dtype":
+            raw = raw.double()
+        elif broken == "shape":
+            raw = raw[:, :3]
+        else:
+            raw[0, 0] = float("nan")
+        with pytest.raises(ArtifactFormatError, match="raw"):
+            RefusalVectors(
+                raw=raw,
+                ablated=torch.ones(2, 4),
+                explained_variance=torch.ones(2, 1),
+                state_norms=torch.ones(2),
+            )

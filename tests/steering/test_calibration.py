@@ -1,0 +1,156 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from sarguard.errors import (
+    ConfigurationError,
+    DegenerateDirectionError,
+    InsufficientDataError,
+    SteeringNotAppliedError,
+)
+from sarguard.models import families
+from sarguard.steering.calibration import (
+    INSTRUCTION,
+    REFUSAL,
+    AudioPair,
+    CalibrationStates,
+    calibrate,
+    calibration_states,
+    refusal_vectors,
+)
+from sarguard.steering.states import last_states
+from sarguard.steering.steerer import Steerer
+from tests import tiny
+
+
+def random_states(count: int = 6, layers: int = 2, width: int = 8) -> CalibrationStates:
+    generator = torch.Generator().manual_seed(0)
+    made = [torch.randn(count, layers, width, generator=generator) for _ in range(3)]
+    return CalibrationStates(refusing=made[0], harmful=made[1], safe=made[2])
+
+
+@pytest.mark.parametrize("family", sorted(tiny.FAMILIES))
+def test_a_shared_prefix_changes_nothing(
+    family: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded = tiny.build(family)
+    shared = calibration_states(loaded, tiny.pairs(2))
+    passes: list[int] = []
+    loaded.decoder.owner.register_forward_pre_hook(
+        lambda _m, _a, kwargs: passes.append(kwargs["inputs_embeds"].shape[1]),
+        with_kwargs=True,
+    )
+    calibration_states(loaded, tiny.pairs(1))
+    monkeypatch.setattr(families, "_FAMILIES", {})
+    plain = calibration_states(loaded, tiny.pairs(2))
+    # Prefix, two short endings and the safe clip, then three whole prompts.
+    assert len(passes) == 4 + 2 * 3
+    assert max(passes[1:3]) < min(passes[0], passes[3])
+    for name in ("refusing", "harmful", "safe"):
+        torch.testing.assert_close(
+            getattr(shared, name), getattr(plain, name), atol=1e-4, rtol=1e-4
+        )
+
+
+def test_the_sentence_follows_the_instruction_without_a_space() -> None:
+    loaded = tiny.build()
+    ends: list[list[int]] = []
+    loaded.model.model.register_forward_pre_hook(
+        lambda _m, _a, kwargs: ends.append(kwargs["input_ids"][0].tolist()),
+        with_kwargs=True,
+    )
+    calibration_states(loaded, tiny.pairs(1))
+    prompt = loaded.tokenizer.decode(ends[0] + ends[1])
+    assert prompt.endswith(f"{INSTRUCTION}{REFUSAL}<|im_end|>\n<|im_start|>assistant\n")
+
+
+def test_progress_counts_pairs() -> None:
+    seen: list[tuple[int, int]] = []
+    calibrate(
+        tiny.shared(),
+        tiny.pairs(3),
+        rank=1,
+        progress=lambda done, total: seen.append((done, total)),
+    )
+    assert seen == [(1, 3), (2, 3), (3, 3)]
+
+
+def test_calibration_leaves_no_hooks_and_repeats_itself() -> None:
+    loaded = tiny.shared()
+    first = calibrate(loaded, tiny.pairs(4), rank=2)
+    second = calibrate(loaded, tiny.pairs(4), rank=2)
+    assert torch.equal(first.ablated, second.ablated)
+    assert not any(layer._forward_hooks for layer in loaded.decoder.layers)
+
+
+def test_reading_states_frees_their_prompt() -> None:
+    loaded = tiny.shared()
+    states = last_states(loaded.decoder, {"input_ids": torch.arange(50)[None]})
+    assert states.shape == (3, 1, 64)
+    assert states.untyped_storage().nbytes() == states.numel() * 4
+
+
+def test_a_guarded_model_is_not_calibrated_by_accident() -> None:
+    loaded = tiny.build()
+    vectors = torch.ones(len(loaded.decoder), loaded.decoder.hidden_size)
+    with Steerer(loaded.decoder, vectors), pytest.raises(SteeringNotAppliedError):
+        calibrate(loaded, tiny.pairs(3), rank=1)
+
+
+@pytest.mark.parametrize(("count", "rank"), [(0, 1), (1, 1), (3, 3), (10, 10)])
+def test_too_few_pairs_are_named_before_any_work(count: int, rank: int) -> None:
+    with pytest.raises(InsufficientDataError, match=f"{count} pair.*{rank + 1} pairs"):
+        calibrate(tiny.shared(), tiny.pairs(count), rank=rank)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [({"rank": 0}, "rank is 0"), ({"lam": -0.1}, "lam is"), ({"lam": 1.5}, "lam is")],
+)
+def test_settings_are_checked(settings: dict[str, float], message: str) -> None:
+    with pytest.raises(ConfigurationError, match=message):
+        calibrate(tiny.shared(), tiny.pairs(3), **settings)  # type: ignore[arg-type]
+
+
+def test_an_empty_refusal_has_no_direction() -> None:
+    with pytest.raises(DegenerateDirectionError, match="norm 0"):
+        calibrate(tiny.shared(), tiny.pairs(3), rank=1, refusal="")
+
+
+def test_equal_safe_clips_have_no_directions() -> None:
+    clip = tiny.clip(0.5)
+    pairs = [AudioPair(harmful=pair.harmful, safe=clip) for pair in tiny.pairs(4)]
+    with pytest.raises(DegenerateDirectionError, match="fewer than 2 directions"):
+        calibrate(tiny.shared(), pairs, rank=2)
+
+
+def test_states_that_overflow_are_named() -> None:
+    states = random_states()
+    states.refusing[0, 1, 0] = float("inf")
+    with pytest.raises(DegenerateDirectionError, match="layer 1"):
+        refusal_vectors(states, rank=2)
+
+
+def test_a_direction_inside_the_safe_space_is_degenerate() -> None:
+    states = random_states(layers=1)
+    refusing = states.harmful + (states.safe[:1] - states.safe[1:2])
+    inside = CalibrationStates(
+        refusing=refusing, harmful=states.harmful, safe=states.safe
+    )
+    with pytest.raises(DegenerateDirectionError, match="ablated vector of layer 0"):
+        refusal_vectors(inside, rank=5)
+
+
+def test_means_do_not_drown_in_a_large_offset() -> None:
+    states = random_states(count=40)
+    offset = 1e4
+    shifted = CalibrationStates(
+        refusing=states.refusing + offset,
+        harmful=states.harmful + offset,
+        safe=states.safe + offset,
+    )
+    plain = refusal_vectors(states, rank=3).ablated
+    torch.testing.assert_close(
+        refusal_vectors(shifted, rank=3).ablated, plain, atol=5e-3, rtol=0
+    )

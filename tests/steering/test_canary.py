@@ -1,0 +1,43 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from sarguard.errors import NonFiniteActivationError, SteeringNotAppliedError
+from sarguard.steering.canary import check_steering_bites
+from sarguard.steering.steerer import Steerer
+from tests import tiny
+
+
+def test_steering_that_bites_passes() -> None:
+    loaded = tiny.build()
+    with Steerer(loaded.decoder, torch.ones(3, 64)) as steerer:
+        check_steering_bites(loaded, steerer, alpha=0.1)
+
+
+def test_steering_that_changes_nothing_is_noticed() -> None:
+    loaded = tiny.build()
+    with (
+        Steerer(loaded.decoder, torch.zeros(3, 64)) as steerer,
+        pytest.raises(SteeringNotAppliedError, match="as it was"),
+    ):
+        check_steering_bites(loaded, steerer, alpha=0.1)
+
+
+def test_steering_that_is_undone_later_is_noticed() -> None:
+    loaded = tiny.build()
+    with Steerer(loaded.decoder, torch.ones(3, 64)) as steerer:
+        loaded.decoder.owner.norm.register_forward_hook(
+            lambda _m, _a, out: torch.zeros_like(out)
+        )
+        with pytest.raises(SteeringNotAppliedError, match="as it was"):
+            check_steering_bites(loaded, steerer, alpha=0.1)
+
+
+def test_steering_that_overflows_is_noticed() -> None:
+    loaded = tiny.build()
+    with (
+        Steerer(loaded.decoder, torch.full((3, 64), 1e38)) as steerer,
+        pytest.raises(NonFiniteActivationError),
+    ):
+        check_steering_bites(loaded, steerer, alpha=1e3)
