@@ -68,9 +68,8 @@ def safe_basis(states: Tensor, rank: int) -> SafeBasis:
             f"the last one: {float(values[-1]):.3g} of {float(total):.3g}): are clips "
             "repeated? Use different clips, or lower the rank"
         )
-    # One QR pass removes the rounding that small eigenvalues leave.
-    basis, signs = torch.linalg.qr(centred.T @ left / values.sqrt())
-    basis = basis * signs.diagonal().sign()
+    # One QR pass removes the rounding that small eigenvalues leave; signs are free.
+    basis, _ = torch.linalg.qr(centred.T @ left / values.sqrt())
     return SafeBasis(vectors=basis, explained_variance=values / total)
 
 

@@ -432,6 +432,28 @@ class TestSilentUnsteering:
             run(qwen, inputs)
         assert not torch.allclose(seen[0], bare)
 
+    def test_a_layers_own_output_is_left_alone(
+        self, qwen: LoadedModel, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        # Some families keep a reference to it and read it again later.
+        inputs = ask(qwen, "One.")
+        layer = qwen.decoder.layers[0]
+        original, kept = layer.forward, []
+
+        def keep(*args: object, **kwargs: object) -> Tensor:
+            output = original(*args, **kwargs)
+            kept.append((output, output.clone()))
+            return output
+
+        monkeypatch.setattr(layer, "forward", keep)
+        length = inputs["input_ids"].shape[1]
+        with (
+            Steerer(qwen.decoder, vectors_for(qwen)) as steerer,
+            steerer.guard(prompt_length=length, alpha=ALPHA, rows=1),
+        ):
+            run(qwen, inputs)
+        assert torch.equal(*kept[0])
+
 
 class TestShapes:
     def test_vectors_of_another_model_are_refused(self, qwen: LoadedModel) -> None:
