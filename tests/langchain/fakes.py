@@ -1,0 +1,124 @@
+"""A client that answers without a model, and clips to ask it with."""
+
+from __future__ import annotations
+
+import base64
+import io
+import time
+from typing import Any
+
+import numpy as np
+import soundfile  # type: ignore[import-untyped]
+
+from sarguard import GuardReport, Outcome, Reply, SafeAudioLLM, Timings, Turn, Usage
+from sarguard.audio import load_audio
+
+RATE = 16_000
+DIGEST = "d" * 64
+
+
+class FakeBundle:
+    digest = DIGEST
+
+
+class FakeClient(SafeAudioLLM):
+    """Give one reply to everything, and remember what was asked.
+
+    Clips are decoded for real, so a bad one fails as it does with a model.
+    """
+
+    def __init__(
+        self,
+        text: str = "Paris.",
+        *,
+        outcome: Outcome = Outcome.ANSWERED,
+        finish_reason: str = "stop",
+        fault: str | None = None,
+        seconds: float = 0.0,
+    ) -> None:
+        self.reply = Reply(
+            text=text,
+            outcome=outcome,
+            finish_reason=finish_reason,  # type: ignore[arg-type]
+            usage=Usage(prompt_tokens=40, audio_tokens=25, output_tokens=3),
+            timings=Timings(prefill_s=0.1, first_token_s=0.2, total_s=0.3),
+            guard=GuardReport(
+                alpha=0.1,
+                bundle_digest=DIGEST,
+                steered_positions=3,
+                layers=2,
+                fault=fault,
+            ),
+        )
+        self.seconds = seconds
+        self.requests: list[dict[str, Any]] = []
+
+    @property
+    def alpha(self) -> float:
+        return 0.1
+
+    @property
+    def bundle(self) -> Any:  # noqa: ANN401
+        return FakeBundle()
+
+    @property
+    def model_name(self) -> str:
+        return "fake"
+
+    def generate(
+        self,
+        audio: Any = None,  # noqa: ANN401
+        text: str = "",
+        **options: Any,  # noqa: ANN401
+    ) -> Reply:
+        sources = audio if isinstance(audio, list) else []
+        heard = [load_audio(source, sample_rate=RATE) for source in sources]
+        self.requests.append({"audio": heard, "text": text, **options})
+        time.sleep(self.seconds)
+        return self.reply
+
+    def turn(
+        self,
+        role: Any,  # noqa: ANN401
+        *,
+        text: str = "",
+        audio: Any = None,  # noqa: ANN401
+    ) -> Turn:
+        sources = audio if isinstance(audio, list) else [audio]
+        clips = tuple(load_audio(source, sample_rate=RATE) for source in sources)
+        return Turn(role=role, text=text, audio=clips)
+
+
+def refusing(text: str = "I cannot assist with that.") -> FakeClient:
+    return FakeClient(text, outcome=Outcome.REFUSED)
+
+
+def failing() -> FakeClient:
+    return FakeClient(
+        "Please try again later.",
+        outcome=Outcome.ERROR_CLOSED,
+        finish_reason="error",
+        fault="SteeringNotAppliedError: 0 of 3 positions",
+    )
+
+
+def wav(seconds: float = 0.5, *, pitch: float = 220.0) -> bytes:
+    """Return a tone as the bytes of a WAV file."""
+    time_axis = np.arange(int(seconds * RATE)) / RATE
+    buffer = io.BytesIO()
+    tone = 0.3 * np.sin(2 * np.pi * pitch * time_axis)
+    soundfile.write(buffer, tone, RATE, format="WAV")
+    return buffer.getvalue()
+
+
+def encoded(data: bytes) -> str:
+    return base64.b64encode(data).decode()
+
+
+def audio_block(data: bytes | None = None) -> dict[str, Any]:
+    """Return a clip as langchain-core's standard audio block."""
+    return {
+        "type": "audio",
+        "base64": encoded(data or wav()),
+        "mime_type": "audio/wav",
+    }

@@ -1,0 +1,228 @@
+"""Hold the way from LangChain messages to a request of the client."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from langchain_core.messages import (
+    AIMessage,
+    BaseMessage,
+    ChatMessage,
+    HumanMessage,
+    SystemMessage,
+    ToolMessage,
+)
+from langchain_sarguard import ChatSafeAudio
+
+from sarguard.errors import AudioDecodeError, AudioTooShortError
+from tests.langchain.fakes import RATE, FakeClient, audio_block, encoded, wav
+
+CLIP = encoded(wav())
+SHAPES: dict[str, dict[str, Any]] = {
+    "standard": {"type": "audio", "base64": CLIP, "mime_type": "audio/wav"},
+    "openai": {"type": "input_audio", "input_audio": {"data": CLIP, "format": "wav"}},
+    "legacy": {
+        "type": "audio",
+        "source_type": "base64",
+        "data": CLIP,
+        "mime_type": "audio/wav",
+    },
+    "google": {"type": "media", "data": CLIP, "mime_type": "audio/wav"},
+    "google, bytes": {"type": "media", "data": wav(), "mime_type": "audio/wav"},
+}
+
+
+def ask(*messages: BaseMessage) -> dict[str, Any]:
+    """Send messages through a chat model; return what its client was asked."""
+    client = FakeClient()
+    ChatSafeAudio.from_client(client).invoke(list(messages))
+    (request,) = client.requests
+    return request
+
+
+def human(*blocks: Any) -> HumanMessage:  # noqa: ANN401
+    return HumanMessage(content=list(blocks))
+
+
+class TestAudio:
+    @pytest.mark.parametrize("shape", SHAPES)
+    def test_every_shape_is_heard(self, shape: str) -> None:
+        request = ask(human({"type": "text", "text": "Answer."}, SHAPES[shape]))
+        assert [len(clip) for clip in request["audio"]] == [RATE // 2]
+        assert request["text"] == "Answer."
+
+    @pytest.mark.parametrize("shape", SHAPES)
+    def test_every_shape_is_understood_unnormalised(self, shape: str) -> None:
+        client = FakeClient()
+        ChatSafeAudio(client=client)._generate([human(SHAPES[shape])])
+        assert len(client.requests[0]["audio"]) == 1
+
+    def test_several_clips_keep_their_order(self) -> None:
+        request = ask(human(audio_block(wav(0.2)), "Compare.", audio_block(wav(0.4))))
+        assert [len(clip) for clip in request["audio"]] == [3200, 6400]
+
+    def test_audio_alone_is_enough(self) -> None:
+        assert ask(human(audio_block()))["text"] == ""
+
+    def test_base64_may_be_wrapped_in_lines(self) -> None:
+        wrapped = "\n".join(CLIP[i : i + 76] for i in range(0, len(CLIP), 76))
+        block = {"type": "audio", "base64": wrapped, "mime_type": "audio/wav"}
+        assert len(ask(human(block))["audio"]) == 1
+
+    def test_audio_of_earlier_messages_is_in_the_history(self) -> None:
+        request = ask(
+            human("First.", audio_block(wav(0.2))), AIMessage("Yes."), human("Then?")
+        )
+        first, second = request["history"]
+        assert (first.role, first.text, second.role) == ("user", "First.", "assistant")
+        assert [len(clip) for clip in first.audio] == [3200]
+        assert request["audio"] == []
+
+
+class TestTurns:
+    def test_a_string_is_a_question(self) -> None:
+        client = FakeClient()
+        ChatSafeAudio.from_client(client).invoke("Where is the Louvre?")
+        assert client.requests[0]["text"] == "Where is the Louvre?"
+
+    def test_neighbours_of_one_role_are_one_turn(self) -> None:
+        request = ask(
+            SystemMessage("Be brief."),
+            SystemMessage("Be kind."),
+            HumanMessage("Hello."),
+            HumanMessage("Are you there?"),
+            AIMessage("Yes."),
+            AIMessage("I am."),
+            human("Good.", audio_block()),
+            human(audio_block()),
+        )
+        assert request["system"] == "Be brief.\n\nBe kind."
+        assert [(turn.role, turn.text) for turn in request["history"]] == [
+            ("user", "Hello.\n\nAre you there?"),
+            ("assistant", "Yes.\n\nI am."),
+        ]
+        assert request["text"] == "Good."
+        assert len(request["audio"]) == 2
+
+    def test_there_is_no_system_unless_given(self) -> None:
+        assert ask(HumanMessage("Hello."))["system"] is None
+
+    def test_roles_may_be_spelled_out(self) -> None:
+        request = ask(
+            ChatMessage("Be brief.", role="developer"),
+            ChatMessage("Hello.", role="user"),
+            ChatMessage("Yes?", role="assistant"),
+            ChatMessage("Bye.", role="user"),
+        )
+        assert request["system"] == "Be brief."
+        assert [turn.role for turn in request["history"]] == ["user", "assistant"]
+
+    def test_our_own_refusal_can_be_history(self) -> None:
+        spoken = [
+            {"type": "text", "text": "I cannot."},
+            {"type": "refusal", "refusal": "I cannot."},
+        ]
+        request = ask(human("Do it."), AIMessage(content=spoken), human("Why?"))
+        assert request["history"][1].text == "I cannot."
+
+
+BAD_BLOCKS: dict[str, tuple[Any, str]] = {
+    "image": (
+        {"type": "image", "base64": "aGk=", "mime_type": "image/png"},
+        "type 'image': this model takes text and audio only",
+    ),
+    "no mime type": ({"type": "audio", "base64": CLIP}, "without a 'mime_type'"),
+    "no audio": (
+        {"type": "media", "data": "aGk=", "mime_type": "video/mp4"},
+        "holds video/mp4: this model hears audio only",
+    ),
+    "url": (
+        {"type": "audio", "url": "https://example.org/a.wav", "mime_type": "audio/wav"},
+        "URLs are not fetched: pass the sound itself",
+    ),
+    "legacy url": (
+        {"type": "audio", "source_type": "url", "url": "https://example.org/a.wav"},
+        "URLs are not fetched",
+    ),
+    "google uri": (
+        {"type": "media", "file_uri": "gs://a/b.wav", "mime_type": "audio/wav"},
+        "URIs are not fetched",
+    ),
+    "file id": ({"type": "audio", "file_id": "file-1"}, "no file store"),
+    "no data": (
+        {"type": "audio", "mime_type": "audio/wav"},
+        "needs its audio data, found none",
+    ),
+    "odd data": (
+        {"type": "audio", "base64": 7, "mime_type": "audio/wav"},
+        "needs its audio data, found a int",
+    ),
+    "openai, no data": (
+        {"type": "input_audio", "input_audio": {"format": "wav"}},
+        "without data",
+    ),
+    "openai, empty": ({"type": "input_audio"}, "without data and format"),
+    "data uri": (
+        {
+            "type": "audio",
+            "base64": f"data:audio/wav;base64,{CLIP}",
+            "mime_type": "audio/wav",
+        },
+        "without a data: prefix",
+    ),
+    "odd text": ({"type": "text", "text": 7}, "'text' is a int"),
+    "no type": ({"text": "hello"}, "a block of type None"),
+}
+
+
+class TestBadInput:
+    @pytest.mark.parametrize("bad", BAD_BLOCKS)
+    def test_a_bad_block_is_named_with_the_remedy(self, bad: str) -> None:
+        block, said = BAD_BLOCKS[bad]
+        with pytest.raises(ValueError, match=r"messages\[1\]\.content\[1\]") as caught:
+            ask(SystemMessage("Be brief."), human("Hear:", block))
+        assert said in str(caught.value)
+
+    def test_a_clip_that_cannot_be_used_is_named(self) -> None:
+        with pytest.raises(AudioTooShortError, match=r"messages\[0\]\.content\[1\]: "):
+            ask(human(audio_block(), audio_block(wav(0.01))))
+
+    def test_an_earlier_clip_that_cannot_be_used_is_named(self) -> None:
+        with pytest.raises(AudioDecodeError, match=r"messages\[0\]\.content\[0\]: "):
+            ask(human(audio_block(b"no sound")), AIMessage("?"), human(audio_block()))
+
+    @pytest.mark.parametrize(
+        ("messages", "said"),
+        [
+            ([], "ends with no message at all"),
+            ([SystemMessage("Be brief.")], "ends with a SystemMessage"),
+            ([HumanMessage("Hi."), AIMessage("Yes")], "ends with a AIMessage"),
+            ([HumanMessage(" ")], r"messages\[0\] is empty"),
+            ([HumanMessage("Hi."), SystemMessage("Be brief."), human("Bye.")], "first"),
+            ([human("Hi."), ToolMessage("3", tool_call_id="1"), human("So?")], "tools"),
+            (
+                [
+                    human("Hi."),
+                    AIMessage(
+                        content="",
+                        tool_calls=[{"name": "add", "args": {}, "id": "1"}],
+                    ),
+                    human("So?"),
+                ],
+                r"messages\[1\] calls tools",
+            ),
+            ([ChatMessage("Hi.", role="narrator")], "of kind 'narrator'"),
+            (
+                [AIMessage(content=[audio_block()]), human("What was that?")],
+                "only human messages can carry audio",
+            ),
+        ],
+    )
+    def test_a_conversation_without_sense_is_refused(
+        self, messages: list[BaseMessage], said: str
+    ) -> None:
+        client = FakeClient()
+        with pytest.raises(ValueError, match=said):
+            ChatSafeAudio(client=client)._generate(messages)
+        assert client.requests == []
