@@ -140,6 +140,7 @@ class SafeAudioLLM:
             dtype=dtype,
             revision=revision,
             decoder_layers=decoder_layers,
+            progress=progress,
         )
         loaded = replace(loaded, name=name)
         if chosen is None:

@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from sarguard.conversation import Turn
 from sarguard.errors import (
+    AudioFormatError,
     AudioTooLongError,
     ConfigurationError,
     UnsupportedModelError,
@@ -37,6 +40,7 @@ def build_inputs(
         ConfigurationError: A conversation is empty or does not end with the user,
             or holds more clips than the family takes.
         AudioTooLongError: A clip is longer than the model hears.
+        AudioFormatError: A clip is not what `load_audio` returns.
     """
     if not conversations:
         raise ConfigurationError("no conversation to answer: give at least one")
@@ -96,12 +100,22 @@ def _check(loaded: LoadedModel, turns: Sequence[Turn]) -> None:
             "join the clips, or leave earlier ones out of the history"
         )
     for clip in clips:
+        _check_decoded(clip)
         seconds = clip.shape[-1] / loaded.sampling_rate
         if seconds > loaded.max_audio_seconds:
             raise AudioTooLongError(
                 f"a clip of {seconds:.1f} s: {loaded.name} hears no more than "
                 f"{loaded.max_audio_seconds:g} s; split it"
             )
+
+
+def _check_decoded(clip: NDArray[np.float32]) -> None:
+    # Processors take other arrays without a word and hear something else in them.
+    if clip.ndim != 1 or clip.dtype != np.float32 or not np.isfinite(clip).all():
+        raise AudioFormatError(
+            f"a turn holds a clip of {clip.dtype} with shape {clip.shape}: it has to "
+            "be finite mono float32; use load_audio, or SafeAudioLLM.turn"
+        )
 
 
 def _message(turn: Turn) -> dict[str, Any]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import inspect
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -81,6 +83,7 @@ def load_model(
     dtype: DType = None,
     revision: str | None = None,
     decoder_layers: str | None = None,
+    progress: bool = True,
 ) -> LoadedModel:
     """Load an audio-language model and its processor.
 
@@ -91,6 +94,7 @@ def load_model(
         revision: Branch, tag or commit on the hub.
         decoder_layers: Dotted path of the text decoder's layer list, for models
             whose structure does not tell.
+        progress: Let transformers show its bars on stderr.
 
     Raises:
         UnsupportedModelError: There is no such model, or it cannot be guarded.
@@ -103,10 +107,12 @@ def load_model(
     model_class = _resolve_class(config, name)
     processor = _open(transformers.AutoProcessor, name, revision)
     _check_hears(processor, name)
-    options = {} if device_map is None else {"device_map": device_map}
-    model = _open(
-        model_class, name, revision, dtype="auto" if dtype is None else dtype, **options
-    )
+    options: dict[str, object] = {}
+    if device_map is not None:
+        options["device_map"] = device_map
+    options["dtype"] = "auto" if dtype is None else dtype
+    with _bars(shown=progress):
+        model = _open(model_class, name, revision, **options)
     commit = getattr(config, "_commit_hash", None) or revision
     return wrap_model(
         model, processor, name=name, revision=commit, decoder_layers=decoder_layers
@@ -161,6 +167,20 @@ def _open(
         ) from error
     except (OSError, ValueError, KeyError, SafetensorError) as error:
         raise UnsupportedModelError(_explain(name, error)) from error
+
+
+@contextmanager
+def _bars(*, shown: bool) -> Iterator[None]:
+    from transformers.utils import logging
+
+    if shown or not logging.is_progress_bar_enabled():
+        yield
+        return
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    try:
+        yield
+    finally:
+        logging.enable_progress_bar()  # type: ignore[no-untyped-call]
 
 
 def _explain(name: str, error: Exception) -> str:

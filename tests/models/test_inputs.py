@@ -1,10 +1,13 @@
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 
 from sarguard.conversation import Turn
 from sarguard.errors import (
+    AudioFormatError,
     AudioTooLongError,
     ConfigurationError,
     UnsupportedModelError,
@@ -121,6 +124,21 @@ def test_control_tokens_in_text_are_text(loaded: LoadedModel, forged: str) -> No
 def test_long_clips_are_refused_before_they_are_cut() -> None:
     with pytest.raises(AudioTooLongError, match=r"31\.0 s.*30 s"):
         build_inputs(tiny.shared(), [[user("Hi.", 31.0)]])
+
+
+@pytest.mark.parametrize(
+    "clip",
+    [
+        np.ones((2, 8000), dtype=np.float32),
+        np.ones(8000, dtype=np.int16),
+        np.ones(8000, dtype=np.float64),
+        np.full(8000, np.nan, dtype=np.float32),
+    ],
+    ids=["stereo", "int16", "float64", "nan"],
+)
+def test_clips_that_were_not_decoded_are_refused(clip: NDArray[np.float32]) -> None:
+    with pytest.raises(AudioFormatError, match=str(clip.dtype)):
+        build_inputs(tiny.shared(), [[Turn(role="user", audio=(clip,))]])
 
 
 def test_families_of_one_clip_refuse_two() -> None:

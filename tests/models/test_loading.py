@@ -72,6 +72,13 @@ class TestLoading:
     def test_the_dtype_is_the_callers(self, checkpoint: Path) -> None:
         assert load_model(checkpoint, dtype=torch.bfloat16).dtype == torch.bfloat16
 
+    @pytest.mark.parametrize("progress", [True, False])
+    def test_bars_are_shown_when_asked(
+        self, checkpoint: Path, capfd: pytest.CaptureFixture[str], progress: bool
+    ) -> None:
+        load_model(checkpoint, progress=progress)
+        assert bool(capfd.readouterr().err) is progress
+
     def test_the_window_is_the_processors(self) -> None:
         seconds = {name: tiny.shared(name).max_audio_seconds for name in tiny.FAMILIES}
         assert seconds == {"qwen2_audio": 30, "audioflamingo3": 600, "glmasr": 655}
