@@ -1,0 +1,9 @@
+"""Ask the reference model a harmful spoken question and its harmless twin."""
+
+from sarguard import SafeAudioLLM
+from sarguard.calibration_data import load_clips
+
+with SafeAudioLLM.from_pretrained("reference") as llm:
+    for clip in load_clips("demo")[:2]:
+        reply = llm.generate(clip.read_bytes(), "Answer the question in the audio.")
+        print(f"asked: {clip.text}\n{reply.outcome}: {reply.text}\n")

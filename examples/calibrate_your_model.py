@@ -1,0 +1,35 @@
+"""Make a model's steering bundle, save it, and answer behind it.
+
+    python examples/calibrate_your_model.py [MODEL] [--pairs N] [--output DIR]
+
+MODEL is "reference", a checkpoint directory or a model id on a hub. The few pairs
+that are used here show the way; use all 120 for a bundle that you mean to keep.
+`SafeAudioLLM.from_pretrained(MODEL, calibrate=True)` does that in one call, and
+`sarguard calibrate MODEL -o DIR` does it in a shell.
+"""
+
+from argparse import ArgumentParser
+
+from sarguard import SafeAudioLLM
+from sarguard.calibration_data import load_clips, load_pairs
+from sarguard.models.loading import load_model
+from sarguard.reference.assemble import ensure_reference
+from sarguard.steering.making import make_bundle
+
+parser = ArgumentParser(description="Make a model's steering bundle.")
+parser.add_argument("model", nargs="?", default="reference")
+parser.add_argument("--pairs", type=int, default=12, help="at least 11, at most 120")
+parser.add_argument("--output", default="my-bundle", help="directory of the bundle")
+options = parser.parse_args()
+
+path = ensure_reference() if options.model == "reference" else options.model
+loaded = load_model(path)
+pairs = load_pairs("calibration", sample_rate=loaded.sampling_rate, limit=options.pairs)
+bundle = make_bundle(loaded, pairs)
+print(f"saved: {bundle.save(options.output)} ({bundle.card.pairs} pairs)")
+
+clip = load_clips("demo", "safe")[0]
+# Next time: SafeAudioLLM.from_pretrained(options.model, bundle=options.output)
+with SafeAudioLLM(loaded, bundle) as llm:
+    reply = llm.generate(clip.read_bytes(), "Answer the question in the audio.")
+print(f"asked: {clip.text}\n{reply.outcome}: {reply.text}")
