@@ -47,14 +47,15 @@ MAY_IMPORT: dict[str, set[str]] = {
         *("models", "outcome", "reference", "refusal", "steering"),
     },
     "evaluation": {
-        *("audio", "calibration_data", "client", "conversation", "errors"),
-        *("outcome", "refusal"),
+        *("calibration_data", "client", "conversation", "errors", "generation"),
+        *("models", "outcome", "reference", "refusal", "steering"),
     },
     "cli": {
         *("audio", "bundles", "calibration_data", "client", "conversation", "errors"),
         *("evaluation", "generation", "models", "outcome", "reference", "refusal"),
         *("steering",),
     },
+    "__main__": {"cli"},
 }
 # Rooms that a machine without an accelerator stack must be able to load.
 WITHOUT_TORCH = ("errors", "outcome", "refusal", "conversation", "audio")
