@@ -1,0 +1,1 @@
+"""The command line: `sarguard demo, ask, evaluate, calibrate, doctor`."""

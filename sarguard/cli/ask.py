@@ -1,0 +1,96 @@
+"""`sarguard ask clip.wav`: one guarded answer."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from typing import TYPE_CHECKING
+
+from sarguard.cli.options import (
+    add_alpha_option,
+    add_bundle_option,
+    add_model_options,
+    add_token_option,
+)
+
+if TYPE_CHECKING:
+    from sarguard.cli.options import Commands
+    from sarguard.conversation import Reply
+
+_MAX_NEW_TOKENS = 128
+_WITHHELD = 1
+_TRIAL_RATE = 16_000
+
+
+def add_parser(commands: Commands) -> None:
+    """Add the command."""
+    parser = commands.add_parser(
+        "ask",
+        help="ask a model with a clip, guarded",
+        description="Answer a spoken request behind the guard. The answer goes to "
+        "stdout, what the guard did to stderr.",
+    )
+    parser.add_argument("clip", help="audio file, or - for stdin")
+    parser.add_argument("--text", default="", help="what to say besides, in writing")
+    parser.add_argument("--system", help="system prompt")
+    parser.add_argument(
+        "--model",
+        default="reference",
+        help="checkpoint directory or hub id (default: the reference model)",
+    )
+    add_bundle_option(parser)
+    add_alpha_option(parser)
+    add_token_option(parser, _MAX_NEW_TOKENS)
+    parser.add_argument("--json", action="store_true", help="write the reply as JSON")
+    add_model_options(parser)
+    parser.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Ask, and write the answer.
+
+    Returns:
+        1 where steering could not be proven and the answer was thrown away, else 0.
+    """
+    from sarguard.cli.opening import open_model_and_bundle
+    from sarguard.cli.screen import print_json, remarks
+
+    clip = _read(options.clip)
+    loaded, bundle = open_model_and_bundle(options)
+    from sarguard.client import SafeAudioLLM
+
+    with SafeAudioLLM(loaded, bundle, alpha=options.alpha) as client:
+        reply = client.generate(
+            audio=clip,
+            text=options.text,
+            system=options.system,
+            max_new_tokens=options.max_new_tokens,
+        )
+    if options.json:
+        print_json(reply.to_dict())
+    else:
+        sys.stdout.write(f"{reply.text}\n")
+        remarks().print(describe(reply), markup=False, style="dim")
+    return _WITHHELD if reply.outcome.value == "error_closed" else 0
+
+
+def describe(reply: Reply) -> str:
+    """Say in a line what became of a request."""
+    if reply.guard.fault is not None:
+        return f"withheld: {reply.guard.fault}"
+    return (
+        f"{reply.outcome}, {reply.usage.output_tokens} tokens in "
+        f"{reply.timings.total_s:.1f} s; alpha {reply.guard.alpha:g}, "
+        f"{reply.guard.steered_positions} positions steered on each of "
+        f"{reply.guard.layers} layers"
+    )
+
+
+def _read(clip: str) -> str | bytes:
+    """Return the clip, tried before a model is loaded for it."""
+    from sarguard.audio import AudioLimits, load_audio
+
+    source: str | bytes = sys.stdin.buffer.read() if clip == "-" else clip
+    # How much the model hears is for the model to say.
+    load_audio(source, sample_rate=_TRIAL_RATE, limits=AudioLimits(max_seconds=3600))
+    return source

@@ -1,0 +1,1 @@
+"""What `sarguard doctor` looks at; nothing here needs torch to be installed."""

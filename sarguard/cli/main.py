@@ -1,0 +1,99 @@
+"""The way in: parse, run one command, and turn every failure into one clean line."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+
+from sarguard import __version__
+from sarguard.cli import ask, calibrate, demo, doctor, evaluate
+from sarguard.cli.options import Command
+from sarguard.errors import SarguardError
+
+USAGE_ERROR = 2
+INTERNAL_ERROR = 1
+INTERRUPTED = 130
+
+_COMMANDS = (demo, ask, evaluate, calibrate, doctor)
+_EPILOG = """\
+examples:
+  sarguard demo                           see the guard at work, on this machine
+  sarguard ask question.wav               ask the reference model, guarded
+  sarguard doctor                         what is missing, and how to fix it
+
+A command's own options: sarguard COMMAND --help
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command and return the exit status.
+
+    Returns:
+        0 if it went well, 1 if something is broken, 2 for an error in what was
+        asked, 130 if it was interrupted.
+    """
+    options = build_parser().parse_args(arguments)
+    run: Command = options.run
+    try:
+        status = _run_quietly(run, options)
+        sys.stdout.flush()
+        return status
+    except SarguardError as error:
+        return _complain(str(error), USAGE_ERROR)
+    except BrokenPipeError:
+        # Whoever read the output has left; the interpreter must not try to flush.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return INTERNAL_ERROR
+    except KeyboardInterrupt:
+        sys.stderr.write("\nsarguard: interrupted\n")
+        return INTERRUPTED
+    except ImportError as error:
+        return _complain(
+            f"a package cannot be imported: {error}. `sarguard doctor` says which, "
+            "and how to install it",
+            INTERNAL_ERROR,
+        )
+    except OSError as error:
+        return _complain(str(error), USAGE_ERROR)
+    except Exception as error:
+        if options.traceback:
+            raise
+        return _complain(
+            f"unexpected {type(error).__name__}: {error}. This is a defect: please "
+            "report it with what `sarguard --traceback ...` shows",
+            INTERNAL_ERROR,
+        )
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser of the whole command line."""
+    parser = argparse.ArgumentParser(
+        prog="sarguard",
+        description="Guard large audio-language models with SARSteer, always on.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "--version", action="version", version=f"sarguard {__version__}"
+    )
+    parser.add_argument(
+        "--traceback", action="store_true", help="show where an unexpected error arose"
+    )
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    for command in _COMMANDS:
+        command.add_parser(commands)
+    return parser
+
+
+def _run_quietly(run: Command, options: argparse.Namespace) -> int:
+    from sarguard.cli.quiet import quiet_libraries
+
+    quiet_libraries()
+    return run(options)
+
+
+def _complain(message: str, status: int) -> int:
+    sys.stderr.write(f"sarguard: error: {message}\n")
+    return status
