@@ -114,10 +114,23 @@ def shipped_difference() -> Path:
     Raises:
         ReferenceCorruptError: this installation has none.
     """
-    path = Path(str(files(__package__))) / "weights" / "difference.safetensors"
+    return _shipped("difference.safetensors")
+
+
+def shipped_head() -> Path:
+    """Return the CTC head that measures what the shipped model hears.
+
+    Raises:
+        ReferenceCorruptError: this installation has none.
+    """
+    return _shipped("hearing_head.safetensors")
+
+
+def _shipped(name: str) -> Path:
+    path = Path(str(files(__package__))) / "weights" / name
     if not path.is_file():
         raise ReferenceCorruptError(
-            f"This installation lacks the trained difference {path}, so it can only "
+            f"This installation lacks the trained weights {path}, so it can only "
             "build the untrained model. Reinstall sarguard, or train it with "
             "`python -m sarguard.reference.train`."
         )

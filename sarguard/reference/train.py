@@ -1,0 +1,207 @@
+"""Train the reference model's difference from the public bases.
+
+    python -m sarguard.reference.train --out runs/reference
+
+Speaks the sentences (minutes), trains hearing, then answering, each for a budget
+of minutes, and exports ``difference.safetensors``. Stopped at any point, the same
+command goes on where it was. Runs in bfloat16 on a GPU if there is one, else on
+the CPU's cores.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+from collections import defaultdict
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeRemainingColumn,
+)
+
+from sarguard.reference.difference import save_difference
+from sarguard.reference.training.adapters import SCALE, Adapters
+from sarguard.reference.training.answering import Lesson, Reader
+from sarguard.reference.training.clips import Clip
+from sarguard.reference.training.hearing import Hearing
+from sarguard.reference.training.schedule import Clock
+from sarguard.reference.training.school import School
+from sarguard.reference.training.train_answering import (
+    agreed,
+    train_answering,
+    write_lessons,
+)
+from sarguard.reference.training.train_hearing import heard, train_hearing
+from sarguard.reference.training.voices import require_synthesisers
+
+LESSONS = 6_000
+GROUPS = ("seen", "unseen")
+
+console = Console(stderr=True)
+
+
+def main() -> None:
+    """Run every stage that is not done yet."""
+    options = _options()
+    options.out.mkdir(parents=True, exist_ok=True)
+    torch.set_num_threads(options.threads or torch.get_num_threads())
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    school = School(options.out, device)
+    require_synthesisers()
+    _speak(school)
+    hearing = school.hearing()
+    _hear(school, hearing, options)
+    adapters = _answer(school, hearing, options)
+    _export(options.out, school, hearing, adapters)
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--out", type=Path, required=True, help="training directory")
+    parser.add_argument("--hearing-minutes", type=float, default=60.0)
+    parser.add_argument("--answering-minutes", type=float, default=45.0)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--threads", type=int, default=0, help="0: torch's own choice")
+    return parser.parse_args()
+
+
+def _speak(school: School) -> None:
+    columns = (
+        TextColumn("speaking {task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+    )
+    with Progress(*columns, TimeRemainingColumn(), console=console) as bar:
+        tasks: dict[str, int] = {}
+
+        def report(name: str, done: int, total: int) -> None:
+            task = tasks.setdefault(name, bar.add_task(name, total=total))
+            bar.update(task, completed=done)
+
+        school.render(report)
+
+
+def _hear(school: School, hearing: Hearing, options: argparse.Namespace) -> None:
+    train_hearing(
+        hearing,
+        school.ears,
+        school.training_clips(drilled=True),
+        clock=Clock(options.hearing_minutes * 60),
+        seed=options.seed,
+        checkpoint=options.out / "hearing.pt",
+        evaluate=lambda: _word_errors(school, hearing),
+        report=console.log,
+    )
+
+
+def _answer(school: School, hearing: Hearing, options: argparse.Namespace) -> Adapters:
+    model, tokenizer = school.untrained
+    adapters = Adapters(model.model.language_model)
+    model.model.language_model.to(torch.bfloat16)
+    model.lm_head.to(torch.bfloat16)
+    for parameter in adapters.parameters():
+        parameter.data = parameter.data.float()
+        parameter.requires_grad_(True)
+    reader = Reader(model, tokenizer, adapters)
+    spoken = _by_text(school.training_clips(drilled=False))
+    held_out = {g: {c.text: c for c in school.held_out_clips(g)} for g in GROUPS}
+    lessons, exam = _lessons(school, reader, spoken, held_out["seen"])
+
+    def evaluate() -> str:
+        shares = [
+            f"{group} {agreed(hearing, reader, school.ears, kept, clips):.3f}"
+            for group, clips in held_out.items()
+            if (kept := [x for x in exam if x.text in clips])
+        ]
+        return f"agreement {' '.join(shares)}; {_word_errors(school, hearing)}"
+
+    train_answering(
+        hearing,
+        reader,
+        adapters,
+        school.ears,
+        lessons,
+        spoken,
+        clock=Clock(options.answering_minutes * 60),
+        seed=options.seed,
+        checkpoint=options.out / "answering.pt",
+        evaluate=evaluate,
+        report=console.log,
+    )
+    return adapters
+
+
+def _lessons(
+    school: School,
+    reader: Reader,
+    spoken: dict[str, list[Clip]],
+    held_out: dict[str, Clip],
+) -> tuple[list[Lesson], list[Lesson]]:
+    """Return the training lessons and the held-out exam, written once to disk."""
+    path = school.directory / "lessons.pt"
+    if not path.exists():
+        rng = random.Random(0)
+        texts = rng.sample(sorted(spoken), min(LESSONS, len(spoken)))
+        with torch.autocast(school.device.type, torch.bfloat16):
+            lessons = write_lessons(
+                reader, texts, seed=0, greedy=False, report=console.log
+            )
+            exam = write_lessons(
+                reader, sorted(held_out)[:96], seed=1, greedy=True, report=console.log
+            )
+        rows = [
+            [(x.text, x.instruction, x.answer) for x in part]
+            for part in (lessons, exam)
+        ]
+        torch.save(rows, path)
+    return tuple(
+        [Lesson(text=t, instruction=i, answer=tuple(a)) for t, i, a in part]
+        for part in torch.load(path, weights_only=True)
+    )  # type: ignore[return-value]
+
+
+def _word_errors(school: School, hearing: Hearing) -> str:
+    hearing.eval()
+    shares = []
+    for group in GROUPS:
+        clips = random.Random(0).sample(school.held_out_clips(group), 100)
+        rate, texts = heard(hearing, school.ears, clips)
+        example = f"{clips[0].text!r} heard as {texts[0]!r}"
+        shares.append(f"{group} {rate:.3f} ({example})")
+    hearing.train()
+    return f"word error {'; '.join(shares)}"
+
+
+def _by_text(clips: list[Clip]) -> dict[str, list[Clip]]:
+    found: dict[str, list[Clip]] = defaultdict(list)
+    for clip in clips:
+        found[clip.text].append(clip)
+    return dict(found)
+
+
+def _export(out: Path, school: School, hearing: Hearing, adapters: Adapters) -> None:
+    """Write what training changed, and the CTC head that measures word errors."""
+    tensors = {
+        f"audio_tower.{name}": value
+        for name, value in hearing.tower.state_dict().items()
+        if name.startswith(("layers.", "layer_norm."))
+    }
+    tensors |= {
+        f"multi_modal_projector.linear.{name}": value
+        for name, value in hearing.projector.state_dict().items()
+    }
+    tensors |= adapters.tensors()
+    cpu = {name: value.detach().cpu() for name, value in tensors.items()}
+    save_difference(out / "difference.safetensors", cpu, {"lora_scale": str(SCALE)})
+    hearing.save_head(out / "hearing_head.safetensors", school.ears.vocabulary)
+    console.log(f"wrote {out / 'difference.safetensors'}")
+
+
+if __name__ == "__main__":
+    main()

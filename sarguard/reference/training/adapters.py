@@ -1,0 +1,88 @@
+"""Low-rank adapters on the text model's linear layers (LoRA, arXiv 2106.09685)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+RANK = 16
+SCALE = 2.0
+TARGETS = (
+    "self_attn.q_proj",
+    "self_attn.k_proj",
+    "self_attn.v_proj",
+    "self_attn.o_proj",
+    "mlp.gate_proj",
+    "mlp.up_proj",
+    "mlp.down_proj",
+)
+
+
+class Adapted(nn.Module):
+    """A frozen linear layer plus a low-rank difference that can be switched off."""
+
+    def __init__(self, base: nn.Linear) -> None:
+        super().__init__()
+        self.base = base
+        self.lora_A = nn.Parameter(
+            torch.randn(RANK, base.in_features) / base.in_features**0.5
+        )
+        self.lora_B = nn.Parameter(torch.zeros(base.out_features, RANK))
+        self.active = True
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the layer's output, with the difference when it is active."""
+        y = self.base(x)
+        if not self.active:
+            return y
+        return y + SCALE * F.linear(F.linear(x, self.lora_A), self.lora_B)
+
+
+class Adapters:
+    """Every adapter of a text model, by the path of the layer it adapts."""
+
+    def __init__(self, language_model: nn.Module) -> None:
+        self.by_path: dict[str, Adapted] = {}
+        for number, layer in enumerate(language_model.layers):
+            for target in TARGETS:
+                parent = layer.get_submodule(target.rpartition(".")[0])
+                name = target.rpartition(".")[2]
+                adapted = Adapted(getattr(parent, name))
+                setattr(parent, name, adapted)
+                self.by_path[f"layers.{number}.{target}"] = adapted
+
+    def parameters(self) -> Iterator[nn.Parameter]:
+        """Yield the trainable matrices."""
+        for adapted in self.by_path.values():
+            yield adapted.lora_A
+            yield adapted.lora_B
+
+    @contextmanager
+    def off(self) -> Iterator[None]:
+        """Run the untouched text model inside the block."""
+        for adapted in self.by_path.values():
+            adapted.active = False
+        try:
+            yield
+        finally:
+            for adapted in self.by_path.values():
+                adapted.active = True
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return the matrices under the names of the shipped difference."""
+        found: dict[str, Tensor] = {}
+        for path, adapted in self.by_path.items():
+            found[f"language_model.{path}.lora_A"] = adapted.lora_A.detach()
+            found[f"language_model.{path}.lora_B"] = adapted.lora_B.detach()
+        return found
+
+    def load(self, tensors: dict[str, Tensor]) -> None:
+        """Set the matrices from a dictionary made by `tensors`."""
+        with torch.no_grad():
+            for path, adapted in self.by_path.items():
+                adapted.lora_A.copy_(tensors[f"language_model.{path}.lora_A"])
+                adapted.lora_B.copy_(tensors[f"language_model.{path}.lora_B"])

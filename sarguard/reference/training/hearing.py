@@ -1,0 +1,129 @@
+"""Stage 1, hearing: the audio tower learns to speak in the text model's embeddings.
+
+Connectionist temporal classification over the text model's own token
+embeddings: a projected frame ``p`` scores token ``v`` by minus its squared
+distance to that token's embedding, ``(2 p.e_v - |e_v|^2) / tau``. What the
+projector then emits *is* (close to) the embedding of the token that was said,
+so that an untouched text model already half understands it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+RIVALS = 3000
+
+
+class Hearing(nn.Module):
+    """The audio tower and projector of a Qwen2-Audio model, with a CTC head."""
+
+    def __init__(self, model: PreTrainedModel, vocabulary: Sequence[int]) -> None:
+        super().__init__()
+        embeddings = model.get_input_embeddings().weight.detach()
+        self.tower = model.model.audio_tower
+        self.projector = model.model.multi_modal_projector.linear
+        self.blank = nn.Parameter(embeddings.mean(0))
+        spread = float(embeddings.norm(dim=1).mean()) ** 2
+        self.log_tau = nn.Parameter(torch.tensor(math.log(0.05 * spread)))
+        self.register_buffer("targets", embeddings[list(vocabulary)], persistent=False)
+
+    def save_head(self, path: Path, vocabulary: Sequence[int]) -> None:
+        """Write the blank, the temperature and the classes of the CTC head."""
+        save_file(
+            {
+                "blank": self.blank.detach().cpu(),
+                "log_tau": self.log_tau.detach().cpu(),
+                "vocabulary": torch.tensor(vocabulary, dtype=torch.int32),
+            },
+            path,
+        )
+
+    @classmethod
+    def from_head(
+        cls, model: PreTrainedModel, path: Path
+    ) -> tuple[Hearing, tuple[int, ...]]:
+        """Return a trained model's hearing, and the token ids of its classes."""
+        head = load_file(path)
+        vocabulary = tuple(int(token) for token in head["vocabulary"])
+        hearing = cls(model, vocabulary)
+        with torch.no_grad():
+            hearing.blank.copy_(head["blank"])
+            hearing.log_tau.copy_(head["log_tau"])
+        return hearing.eval(), vocabulary
+
+    def encode(self, features: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """Return projected frames (batch, n, width) and how many are real (batch,).
+
+        The same arithmetic as the model's own forward on a clip padded to 30 s.
+        """
+        tower = self.tower
+        hidden = F.gelu(tower.conv1(features))
+        hidden = F.gelu(tower.conv2(hidden)).transpose(1, 2)
+        steps = hidden.shape[1]
+        hidden = hidden + tower.embed_positions.weight[:steps]
+        heard = (lengths.to(features.device) - 1) // 2 + 1
+        blocked = torch.arange(steps, device=features.device)[None] >= heard[:, None]
+        bias = torch.zeros_like(blocked, dtype=hidden.dtype).masked_fill(blocked, -1e4)
+        bias = bias[:, None, None].expand(-1, 1, steps, -1)
+        for layer in tower.layers:
+            output = layer(hidden, bias)
+            hidden = output[0] if isinstance(output, tuple) else output
+        pooled = F.avg_pool1d(hidden.transpose(1, 2), 2, 2).transpose(1, 2)
+        return self.projector(tower.layer_norm(pooled)), (heard - 2) // 2 + 1
+
+    def scores(self, frames: Tensor) -> Tensor:
+        """Return log-probabilities (batch, n, 1 + vocabulary); class 0 is the blank."""
+        return F.log_softmax(self._distances(frames, self.targets), dim=-1)
+
+    def loss(self, frames: Tensor, counts: Tensor, targets: Sequence[Tensor]) -> Tensor:
+        """Return the mean CTC loss a token of the batch, over sampled rival classes.
+
+        The batch's own tokens compete with `RIVALS` random others, whose scores
+        are raised by the log of how many classes each of them stands for.
+        """
+        device = frames.device
+        spoken = torch.cat(list(targets)).to(device) - 1
+        said = torch.unique(spoken)
+        others = torch.ones(len(self.targets), dtype=torch.bool, device=device)
+        others[said] = False
+        pool = others.nonzero().flatten()
+        rivals = pool[torch.randperm(len(pool), device=device)[:RIVALS]]
+        scores = self._distances(frames, self.targets[torch.cat([said, rivals])])
+        weight = math.log(max(1.0, len(pool) / max(1, len(rivals))))
+        scores[..., 1 + len(said) :] += weight
+        place = torch.zeros(len(self.targets), dtype=torch.long, device=device)
+        place[said] = torch.arange(len(said), device=device) + 1
+        return F.ctc_loss(
+            F.log_softmax(scores, dim=-1).transpose(0, 1),
+            place[spoken],
+            counts,
+            torch.tensor([len(t) for t in targets], device=device),
+            zero_infinity=True,
+        )
+
+    def _distances(self, frames: Tensor, tokens: Tensor) -> Tensor:
+        classes = torch.cat([self.blank[None], tokens])
+        scores = 2 * frames @ classes.T - (classes * classes).sum(1)
+        return scores.float() / self.log_tau.exp()
+
+
+def transcribe(
+    scores: Tensor,
+    counts: Tensor,
+    vocabulary: Sequence[int],
+    tokenizer: PreTrainedTokenizerBase,
+) -> list[str]:
+    """Return the greedy CTC transcript of each row."""
+    texts = []
+    for row, count in zip(scores.argmax(-1), counts, strict=True):
+        path = torch.unique_consecutive(row[: int(count)])
+        texts.append(tokenizer.decode([vocabulary[int(t) - 1] for t in path if t > 0]))
+    return texts

@@ -1,0 +1,155 @@
+"""Train stage 1: word errors down, with the text model untouched."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase, WhisperFeatureExtractor
+
+from sarguard.reference.training.clips import Clip
+from sarguard.reference.training.features import collate, disturb, log_mel, mask
+from sarguard.reference.training.hearing import Hearing, transcribe
+from sarguard.reference.training.prefetch import prefetch
+from sarguard.reference.training.schedule import Clock, set_rates
+from sarguard.reference.training.words import word_error_rate
+
+BATCH_SECONDS = 64.0
+TOWER_RATE = 3e-4
+HEAD_RATE = 1e-3
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ears:
+    """What turns a clip into training tensors."""
+
+    extractor: WhisperFeatureExtractor
+    tokenizer: PreTrainedTokenizerBase
+    vocabulary: tuple[int, ...]
+    """Token ids that the CTC head knows; class 0 is the blank."""
+
+    def tokens(self, text: str) -> Tensor:
+        """Return the sentence as classes of the CTC head."""
+        ids = self.tokenizer(text, add_special_tokens=False)["input_ids"]
+        return torch.tensor([self._classes[i] for i in ids])
+
+    @cached_property
+    def _classes(self) -> dict[int, int]:
+        return {token: place + 1 for place, token in enumerate(self.vocabulary)}
+
+    def features(self, clip: Clip, rng: random.Random | None) -> Tensor:
+        """Return log-mel features, varied when ``rng`` is given."""
+        if rng is None:
+            return log_mel(clip.samples.astype("float32") / 32768, self.extractor)
+        return mask(log_mel(disturb(clip.samples, rng), self.extractor), rng)
+
+
+def batches(clips: Sequence[Clip], rng: random.Random) -> Iterator[list[Clip]]:
+    """Yield one shuffled pass of batches of similar length, about 80 s of speech each."""
+    order = sorted(clips, key=lambda clip: clip.seconds + rng.random() * 0.5)
+    groups: list[list[Clip]] = [[]]
+    for clip in order:
+        if groups[-1] and (len(groups[-1]) + 1) * clip.seconds > BATCH_SECONDS:
+            groups.append([])
+        groups[-1].append(clip)
+    rng.shuffle(groups)
+    yield from groups
+
+
+def train_hearing(
+    hearing: Hearing,
+    ears: Ears,
+    clips: Sequence[Clip],
+    *,
+    clock: Clock,
+    seed: int,
+    checkpoint: Path,
+    evaluate: Callable[[], str],
+    report: Callable[[str], None],
+) -> None:
+    """Train the whole tower and the projector until the clock runs out."""
+    rng = random.Random(seed)
+    tower = [p for p in hearing.tower.parameters() if p.requires_grad]
+    head = [*hearing.projector.parameters(), hearing.blank, hearing.log_tau]
+    optimizer = torch.optim.AdamW(
+        [{"params": tower, "lr": TOWER_RATE}, {"params": head, "lr": HEAD_RATE}],
+        betas=(0.9, 0.98),
+        weight_decay=0.01,
+    )
+    device = hearing.blank.device.type
+    step, smooth = 0, 0.0
+
+    def prepare(batch: list[Clip]) -> tuple[Tensor, Tensor, list[Tensor]]:
+        found = collate([ears.features(clip, rng) for clip in batch])
+        return (*found, [ears.tokens(clip.text) for clip in batch])
+
+    if checkpoint.exists():
+        state = torch.load(checkpoint, weights_only=True)
+        hearing.load_state_dict(state["hearing"])
+        optimizer.load_state_dict(state["optimizer"])
+        step, clock.spent = state["step"], state["spent"]
+    saved = time.monotonic()
+    while not clock.over():
+        for features, lengths, said in prefetch(prepare, batches(clips, rng)):
+            if clock.over():
+                break
+            set_rates(optimizer, (TOWER_RATE, HEAD_RATE), step=step, part=clock.part())
+            with torch.autocast(device, torch.bfloat16):
+                frames, counts = hearing.encode(features.to(device), lengths)
+                loss = hearing.loss(frames, counts, said)
+            optimizer.zero_grad()
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_([*tower, *head], 1.0)
+            optimizer.step()
+            step += 1
+            smooth = (
+                0.97 * smooth + 0.03 * float(loss.detach()) if step > 1 else float(loss)
+            )
+            if step % 20 == 0:
+                report(f"step {step} {clock.seconds():.0f} s loss {smooth:.3f}")
+            if time.monotonic() - saved > 300:
+                _save(checkpoint, hearing, optimizer, step, clock)
+                report(evaluate())
+                saved = time.monotonic()
+    _save(checkpoint, hearing, optimizer, step, clock)
+    report(evaluate())
+
+
+def _save(
+    path: Path,
+    hearing: Hearing,
+    optimizer: torch.optim.Optimizer,
+    step: int,
+    clock: Clock,
+) -> None:
+    state = {
+        "hearing": hearing.state_dict(),
+        "optimizer": optimizer.state_dict(),
+        "step": step,
+        "spent": clock.seconds(),
+    }
+    partial = path.with_suffix(".partial")
+    torch.save(state, partial)
+    partial.replace(path)
+
+
+@torch.no_grad()
+def heard(
+    hearing: Hearing, ears: Ears, clips: Sequence[Clip]
+) -> tuple[float, list[str]]:
+    """Return the word error rate over the clips and what was heard in each."""
+    texts: list[str] = []
+    for start in range(0, len(clips), 16):
+        batch = clips[start : start + 16]
+        features, lengths = collate([ears.features(clip, None) for clip in batch])
+        frames, counts = hearing.encode(features.to(hearing.blank.device), lengths)
+        texts += transcribe(
+            hearing.scores(frames), counts, ears.vocabulary, ears.tokenizer
+        )
+    return word_error_rate([clip.text for clip in clips], texts), texts
