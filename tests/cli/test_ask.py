@@ -1,0 +1,185 @@
+from __future__ import annotations
+
+import io
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from sarguard import client
+from sarguard.client import FALLBACK
+from sarguard.errors import SteeringNotAppliedError
+from tests import tiny
+from tests.cli.conftest import Run
+
+
+@pytest.fixture
+def options(checkpoint: str, bundle: str) -> list[str]:
+    return ["--model", checkpoint, "--bundle", bundle, "--max-new-tokens", "5"]
+
+
+def test_the_answer_goes_to_stdout_and_the_rest_to_stderr(
+    run: Run, options: list[str], clip: str
+) -> None:
+    status, out, err = run("ask", clip, *options)
+    assert status == 0
+    assert out.count("\n") >= 1
+    assert "5 positions steered on each of 3 layers" in " ".join(err.split())
+
+
+def test_json_is_the_reply(
+    run: Run, options: list[str], clip: str, tiny_bundle: client.SteeringBundle
+) -> None:
+    status, out, _ = run("ask", clip, *options, "--alpha", "0.2", "--json")
+    reply = json.loads(out)
+    assert status == 0
+    assert reply["outcome"] in {"answered", "refused"}
+    assert reply["guard"]["alpha"] == 0.2
+    assert reply["guard"]["bundle_digest"] == tiny_bundle.digest
+    assert reply["guard"]["steered_positions"] == 5
+
+
+def test_text_and_system_prompt_reach_the_model(
+    run: Run, options: list[str], clip: str
+) -> None:
+    def prompt(*more: str) -> int:
+        out = run("ask", clip, *options, "--json", *more)[1]
+        return int(json.loads(out)["usage"]["prompt_tokens"])
+
+    assert prompt() < prompt("--text", "Why?") < prompt("--text", "Why is it so?")
+    assert prompt("--system", "Be very brief, and kind to everybody.") > prompt()
+
+
+def test_a_clip_can_come_through_stdin(
+    run: Run, options: list[str], clip: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    content = io.TextIOWrapper(io.BytesIO(Path(clip).read_bytes()))
+    monkeypatch.setattr(sys, "stdin", content)
+    piped = json.loads(run("ask", "-", *options, "--json")[1])
+    read = json.loads(run("ask", clip, *options, "--json")[1])
+    assert piped["text"] == read["text"]
+
+
+def test_an_answer_that_is_not_proven_is_withheld(
+    run: Run, options: list[str], clip: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise SteeringNotAppliedError("a layer was not steered")
+
+    monkeypatch.setattr(client, "guarded_decode", fail)
+    status, out, err = run("ask", clip, *options)
+    assert (status, out) == (1, f"{FALLBACK}\n")
+    assert "withheld: SteeringNotAppliedError: a layer was not steered" in err
+    status, out, err = run("ask", clip, *options, "--json")
+    assert status == 1
+    assert json.loads(out)["outcome"] == "error_closed"
+
+
+def write(path: Path, samples: np.ndarray, rate: int = tiny.RATE) -> str:
+    soundfile.write(path, samples, rate, subtype="FLOAT")
+    return str(path)
+
+
+def bad_clip(name: str, folder: Path) -> str:
+    second = tiny.clip(1.0)
+    path = folder / "clip.wav"
+    if name == "missing":
+        return str(folder / "nowhere.wav")
+    if name == "directory":
+        return str(folder)
+    if name == "empty":
+        path.write_bytes(b"")
+        return str(path)
+    if name == "text":
+        path.write_text("This is not a recording.\n" * 20)
+        return str(path)
+    samples = {
+        "silent": np.zeros_like(second),
+        "nan": np.where(np.arange(len(second)) == 99, np.nan, second),
+        "short": second[:100],
+        "crowded": np.repeat(second[:, None], 64, axis=1),
+        "long": np.tile(second, 40),
+    }[name]
+    return write(path, samples)
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("missing", "does not exist"),
+        ("directory", "is a directory"),
+        ("empty", "is empty"),
+        ("text", "holds text"),
+        ("silent", "silent|quiet"),
+        ("nan", "NaN"),
+        ("short", "too short"),
+        ("crowded", "64 channels"),
+        ("long", "too long"),
+    ],
+)
+def test_a_bad_clip_gets_one_line_that_says_why(
+    name: str, said: str, run: Run, options: list[str], tmp_path: Path
+) -> None:
+    import re
+
+    status, out, err = run("ask", bad_clip(name, tmp_path), *options)
+    last = err.strip().splitlines()[-1]
+    assert (status, out) == (2, "")
+    assert last.startswith("sarguard: error: ")
+    assert re.search(said, last), last
+
+
+def test_a_bad_clip_is_found_before_a_model_is_loaded(run: Run, tmp_path: Path) -> None:
+    _, _, err = run("ask", bad_clip("empty", tmp_path), "--model", "no/such-model")
+    assert "is empty" in err
+
+
+def test_eight_kilohertz_will_do(run: Run, options: list[str], tmp_path: Path) -> None:
+    path = write(tmp_path / "phone.wav", tiny.clip(1.0)[::2], 8000)
+    assert run("ask", path, *options)[0] == 0
+
+
+def test_a_model_without_a_bundle_says_how_to_make_one(
+    run: Run, checkpoint: str, clip: str
+) -> None:
+    status, _, err = run("ask", clip, "--model", checkpoint)
+    assert status == 2
+    assert f"sarguard calibrate {checkpoint} -o bundle/" in err
+
+
+def test_a_bundle_of_another_model_is_refused(
+    run: Run, other_checkpoint: str, bundle: str, clip: str
+) -> None:
+    status, _, err = run("ask", clip, "--model", other_checkpoint, "--bundle", bundle)
+    assert status == 2
+    assert "the bundle was made for" in err
+
+
+def test_a_directory_that_is_no_bundle_is_refused(
+    run: Run, checkpoint: str, clip: str, tmp_path: Path
+) -> None:
+    status, _, err = run("ask", clip, "--model", checkpoint, "--bundle", str(tmp_path))
+    assert status == 2
+    assert "no vectors.safetensors" in err
+
+
+def test_a_text_only_model_is_refused(
+    run: Run, bundle: str, clip: str, tmp_path: Path
+) -> None:
+    config = {"model_type": "llama", "architectures": ["LlamaForCausalLM"]}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    status, _, err = run("ask", clip, "--model", str(tmp_path), "--bundle", bundle)
+    assert status == 2
+    assert "text-only" in err
+
+
+def test_an_unknown_model_is_refused(
+    run: Run, bundle: str, clip: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    status, out, err = run("ask", clip, "--model", "no/such-model", "--bundle", bundle)
+    assert (status, out) == (2, "")
+    assert "no/such-model is neither a directory here" in err
