@@ -1,0 +1,114 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import soundfile
+
+from sarguard.steering.bundle import SteeringBundle
+from tests import tiny
+from tests.cli.conftest import Run
+
+QUICK = ("--limit", "4", "--rank", "2")
+
+
+def write_manifest(folder: Path, pairs: int) -> str:
+    rows: list[str] = []
+    for number, pair in enumerate(tiny.pairs(pairs)):
+        names = {"harmful": f"h{number}.wav", "safe": f"s{number}.wav"}
+        soundfile.write(folder / names["harmful"], pair.harmful, tiny.RATE)
+        soundfile.write(folder / names["safe"], pair.safe, tiny.RATE)
+        rows.append(json.dumps(names))
+    manifest = folder / "pairs.jsonl"
+    manifest.write_text("\n".join(rows))
+    return str(manifest)
+
+
+def test_a_bundle_is_made_and_can_be_used(
+    run: Run, checkpoint: str, clip: str, tmp_path: Path
+) -> None:
+    made = tmp_path / "bundle"
+    status, out, err = run("calibrate", checkpoint, "-o", str(made), *QUICK)
+    assert status == 0
+    assert "4 pairs, rank 2" in out
+    assert "Calibrating on 4 pairs" in err
+    card = SteeringBundle.load(made).card
+    assert (card.pairs, card.rank, card.lam, card.alpha) == (4, 2, 1.0, 0.1)
+    for layer in range(card.layers):
+        assert f"{card.norms[layer]:.2f}" in out
+        assert f"{card.cosine[layer]:.3f}" in out
+    command = f"sarguard ask clip.wav --model {checkpoint} --bundle {made}"
+    assert command in out
+    asked = ["--model", checkpoint, "--bundle", str(made), "--max-new-tokens", "3"]
+    assert run("ask", clip, *asked)[0] == 0
+
+
+def test_every_setting_reaches_the_card(
+    run: Run, checkpoint: str, tmp_path: Path
+) -> None:
+    status, out, _ = run(
+        *("calibrate", checkpoint, "-o", str(tmp_path / "b"), "--json"),
+        *("--pairs", write_manifest(tmp_path, 5), "--limit", "4"),
+        *("--rank", "3", "--lambda", "0.5", "--alpha", "0.07"),
+        *("--instruction", "Answer it.", "--refusal", "No, I will not."),
+    )
+    card = json.loads(out)["card"]
+    assert status == 0
+    assert (card["pairs"], card["rank"]) == (4, 3)
+    assert (card["lam"], card["alpha"]) == (0.5, 0.07)
+    assert card["instruction"] == "Answer it."
+    assert card["refusal"] == "No, I will not."
+    assert card["model_name"] == checkpoint
+
+
+def test_a_bundle_is_replaced(run: Run, checkpoint: str, tmp_path: Path) -> None:
+    made = str(tmp_path / "bundle")
+    run("calibrate", checkpoint, "-o", made, *QUICK)
+    assert run("calibrate", checkpoint, "-o", made, *QUICK, "--alpha", "0.3")[0] == 0
+    assert SteeringBundle.load(made).card.alpha == 0.3
+
+
+def test_something_else_is_not_overwritten(
+    run: Run, checkpoint: str, tmp_path: Path
+) -> None:
+    precious = tmp_path / "thesis.txt"
+    precious.write_text("precious")
+    for output in (tmp_path, precious):
+        status, _, err = run("calibrate", checkpoint, "-o", str(output), *QUICK)
+        assert status == 2
+        assert str(output) in err
+        assert "Loading" not in err
+    assert precious.read_text() == "precious"
+
+
+def test_too_few_pairs_are_refused(run: Run, checkpoint: str, tmp_path: Path) -> None:
+    status, _, err = run(
+        "calibrate", checkpoint, "-o", str(tmp_path / "b"), "--limit", "4"
+    )
+    assert status == 2
+    assert "4 pair(s) for rank 10" in err
+    assert not (tmp_path / "b").exists()
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (None, "no manifest file"),
+        ("", "names no pairs"),
+        ("not json", "line 1"),
+        ('{"harmful": "a.wav", "safe": "b.wav"}', "no harmful audio file"),
+    ],
+)
+def test_a_bad_manifest_is_found_before_the_model_is_loaded(
+    content: str | None, said: str, run: Run, tmp_path: Path
+) -> None:
+    manifest = tmp_path / "pairs.jsonl"
+    if content is not None:
+        manifest.write_text(content)
+    status, _, err = run(
+        *("calibrate", "no/such-model", "-o", str(tmp_path / "b")),
+        *("--pairs", str(manifest)),
+    )
+    assert status == 2
+    assert said in err
