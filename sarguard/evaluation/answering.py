@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
+from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from sarguard.calibration_data import CalibrationPair
 from sarguard.conversation import Turn
 from sarguard.errors import ConfigurationError
 from sarguard.evaluation.judge import Kind
 from sarguard.generation import guarded_decode
+from sarguard.models.families import family_of
 from sarguard.models.inputs import build_inputs
 from sarguard.models.loading import LoadedModel
 from sarguard.steering.steerer import Steerer
@@ -41,7 +44,8 @@ class Batch:
 
     places: tuple[int, ...]
     """Where each row stands in the list of questions."""
-    inputs: Mapping[str, Tensor]
+    inputs: Mapping[str, Any]
+    """Keyword arguments of generate()."""
 
 
 def as_questions(pairs: Iterable[CalibrationPair]) -> list[Question]:
@@ -88,6 +92,33 @@ def make_batches(
     ]
 
 
+def prefill(loaded: LoadedModel, batch: Batch) -> Batch:
+    """Read a batch's prompts once, for many arms to answer.
+
+    Steering starts at the last prompt token, so the cache of all that comes before
+    is the same whatever the arm. In families whose cache cannot be continued, the
+    batch is returned as it is.
+    """
+    if not family_of(loaded.model.config).shares_prefix:
+        return batch
+    ids, mask = batch.inputs["input_ids"], batch.inputs["attention_mask"]
+    prefix = {
+        **batch.inputs,
+        "input_ids": ids[:, :-1],
+        "attention_mask": mask[:, :-1],
+        # As generate() counts them: padding takes no place.
+        "position_ids": (mask[:, :-1].cumsum(dim=1) - 1).clamp(min=0),
+    }
+    with torch.no_grad():
+        output = loaded.decoder.backbone(**prefix, use_cache=True)
+    inputs = {
+        "input_ids": ids,
+        "attention_mask": mask,
+        "past_key_values": output.past_key_values,
+    }
+    return Batch(places=batch.places, inputs=inputs)
+
+
 def answer_batch(
     loaded: LoadedModel,
     steerer: Steerer,
@@ -101,8 +132,13 @@ def answer_batch(
     Raises:
         SteeringError: An answer cannot be proven to be steered.
     """
+    # Decoding adds to a cache, and other arms need it as it was.
+    inputs = {
+        name: copy.deepcopy(value) if name == "past_key_values" else value
+        for name, value in batch.inputs.items()
+    }
     decoded = guarded_decode(
-        loaded, steerer, batch.inputs, alpha=alpha, max_new_tokens=max_new_tokens
+        loaded, steerer, inputs, alpha=alpha, max_new_tokens=max_new_tokens
     )
     return [
         loaded.tokenizer.decode(row.token_ids, skip_special_tokens=True).strip()

@@ -12,6 +12,7 @@ from sarguard.evaluation.answering import (
     Question,
     answer_batch,
     make_batches,
+    prefill,
 )
 from sarguard.evaluation.arms import Arm, open_arm
 from sarguard.evaluation.judge import Label, label
@@ -33,6 +34,7 @@ class ArmAnswers:
     labels: tuple[Label, ...]
     """One a question, in the order of the questions."""
     seconds: float
+    """Spent on decoding; reading the prompts is shared by all arms."""
 
 
 def measure(
@@ -52,11 +54,11 @@ def measure(
         loaded: The model, with no steerer attached.
         vectors: What the steered arms are made of.
         questions: What is asked.
-        arms: How the model is guarded, one after the other.
+        arms: How the model is guarded.
         text: What accompanies every clip in writing.
         max_new_tokens: Most tokens of an answer.
         batch_size: Most questions asked at once.
-        progress: Called after every batch.
+        progress: Called before every batch of every arm, and at the end.
 
     Raises:
         InsufficientDataError: There is no question or no arm.
@@ -66,20 +68,28 @@ def measure(
         raise InsufficientDataError(
             f"{len(questions)} question(s) in {len(arms)} arm(s): give one of each"
         )
-    batches = make_batches(loaded, questions, size=batch_size, text=text)
+    labels: list[dict[int, Label]] = [{} for _ in arms]
+    seconds = [0.0] * len(arms)
     total = len(questions) * len(arms)
-    found: list[ArmAnswers] = []
-    for arm in arms:
-        before = len(found) * len(questions)
-
-        def advance(done: int, arm: Arm = arm, before: int = before) -> None:
+    for batch in make_batches(loaded, questions, size=batch_size, text=text):
+        # One cache at a time: those of all batches would fill the memory.
+        read = prefill(loaded, batch)
+        for index, arm in enumerate(arms):
             if progress is not None:
-                progress(before + done, total, str(arm))
-
-        found.append(
-            _ask(loaded, vectors, questions, arm, batches, max_new_tokens, advance)
+                progress(sum(map(len, labels)), total, str(arm))
+            started = time.perf_counter()
+            labels[index] |= _ask(loaded, vectors, questions, arm, read, max_new_tokens)
+            seconds[index] += time.perf_counter() - started
+    if progress is not None:
+        progress(total, total, "")
+    return [
+        ArmAnswers(
+            arm=arm,
+            labels=tuple(found[place] for place in range(len(questions))),
+            seconds=spent,
         )
-    return found
+        for arm, found, spent in zip(arms, labels, seconds, strict=True)
+    ]
 
 
 def _ask(
@@ -87,28 +97,19 @@ def _ask(
     vectors: RefusalVectors,
     questions: Sequence[Question],
     arm: Arm,
-    batches: Sequence[Batch],
+    batch: Batch,
     max_new_tokens: int,
-    advance: Callable[[int], None],
-) -> ArmAnswers:
-    advance(0)
-    started = time.perf_counter()
-    labels: dict[int, Label] = {}
+) -> dict[int, Label]:
     with open_arm(arm, loaded.decoder, vectors) as steerer:
-        for batch in batches:
-            answers = answer_batch(
-                loaded,
-                steerer,
-                batch,
-                # The bare arm adds nothing, whatever the strength.
-                alpha=arm.alpha or 1.0,
-                max_new_tokens=max_new_tokens,
-            )
-            for place, answer in zip(batch.places, answers, strict=True):
-                labels[place] = label(answer, kind=questions[place].kind)
-            advance(len(labels))
-    return ArmAnswers(
-        arm=arm,
-        labels=tuple(labels[place] for place in range(len(questions))),
-        seconds=time.perf_counter() - started,
-    )
+        answers = answer_batch(
+            loaded,
+            steerer,
+            batch,
+            # The bare arm adds nothing, whatever the strength.
+            alpha=arm.alpha or 1.0,
+            max_new_tokens=max_new_tokens,
+        )
+    return {
+        place: label(answer, kind=questions[place].kind)
+        for place, answer in zip(batch.places, answers, strict=True)
+    }

@@ -20,6 +20,8 @@ HARMFUL_WORDS = 8
 
 SAFE_WORDS = 14
 
+_BATCH_SIZE = 4
+
 
 class Verdict(str, Enum):
     """Say what the guard made of one request."""
@@ -90,17 +92,23 @@ def ask_bare(
     advance: Callable[[int], None],
 ) -> list[str]:
     """Return the bare model's answer to every clip."""
-    answers: list[str] = []
+    questions = [
+        Question(
+            pair=clip.id,
+            kind=clip.kind,
+            audio=clip.load(sample_rate=loaded.sampling_rate),
+        )
+        for clip in clips
+    ]
+    answers: dict[int, str] = {}
     with UnguardedForMeasurement(loaded.decoder) as unguarded:
-        for clip in clips:
-            audio = clip.load(sample_rate=loaded.sampling_rate)
-            question = Question(pair=clip.id, kind=clip.kind, audio=audio)
-            (batch,) = make_batches(loaded, [question], size=1)
-            answers += answer_batch(
+        for batch in make_batches(loaded, questions, size=_BATCH_SIZE):
+            found = answer_batch(
                 loaded, unguarded, batch, alpha=1.0, max_new_tokens=max_new_tokens
             )
+            answers |= dict(zip(batch.places, found, strict=True))
             advance(len(answers))
-    return answers
+    return [answers[place] for place in range(len(clips))]
 
 
 def ask_guarded(

@@ -3,6 +3,7 @@ from __future__ import annotations
 import dataclasses
 
 import pytest
+import torch
 
 from sarguard.calibration_data import CalibrationPair
 from sarguard.errors import ConfigurationError
@@ -11,8 +12,10 @@ from sarguard.evaluation.answering import (
     answer_batch,
     as_questions,
     make_batches,
+    prefill,
 )
 from sarguard.evaluation.arms import UnguardedForMeasurement
+from sarguard.steering.steerer import Steerer
 from tests import tiny
 from tests.evaluation.test_arms import questions
 
@@ -30,6 +33,38 @@ def test_a_batch_answers_as_one_question_at_a_time_does() -> None:
         found.append(answers)
     assert found[0] == found[1]
     assert set(found[0]) == {0, 1, 2}
+
+
+@pytest.mark.parametrize("family", sorted(tiny.FAMILIES))
+@pytest.mark.parametrize("alpha", [None, 0.5])
+def test_prompts_that_were_read_before_are_answered_alike(
+    family: str, alpha: float | None
+) -> None:
+    loaded = tiny.shared(family)
+    (batch,) = make_batches(loaded, questions(0.9, 0.4, 1.3), size=3, text="Say why.")
+    read = prefill(loaded, batch)
+    assert "past_key_values" in read.inputs
+    vectors = 3 * torch.randn(len(loaded.decoder), loaded.decoder.hidden_size)
+    steerer = (
+        UnguardedForMeasurement(loaded.decoder)
+        if alpha is None
+        else Steerer(loaded.decoder, vectors)
+    )
+    with steerer:
+        first, again, expected = (
+            answer_batch(loaded, steerer, b, alpha=alpha or 1.0, max_new_tokens=12)
+            for b in (read, read, batch)
+        )
+    assert first == again == expected
+
+
+def test_a_cache_that_cannot_be_continued_is_not_kept(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    loaded = tiny.build()
+    monkeypatch.setattr(loaded.model.config, "model_type", "something_new")
+    (batch,) = make_batches(loaded, questions(0.9), size=1)
+    assert prefill(loaded, batch) is batch
 
 
 def test_neighbours_in_length_share_a_batch() -> None:

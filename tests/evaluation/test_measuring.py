@@ -37,7 +37,7 @@ def test_every_arm_labels_every_question_in_its_place(
     expected = (Label.COMPLIED, Label.REFUSED, Label.COMPLIED)
     assert {a.labels for a in found} == {expected}
     assert steps[0] == (0, 12, "bare")
-    assert steps[-1] == (12, 12, "random 0.1")
+    assert steps[-1] == (12, 12, "")
     assert [done for done, _, _ in steps] == sorted(done for done, _, _ in steps)
 
 
