@@ -18,7 +18,9 @@ def share_on_topic(answers: Sequence[str], references: Sequence[str]) -> float:
         answers: One answer a question.
         references: The answer to the same question in writing, in the same order.
     """
-    from sklearn.feature_extraction.text import TfidfVectorizer
+    from sklearn.feature_extraction.text import (  # type: ignore[import-untyped]
+        TfidfVectorizer,
+    )
 
     words = TfidfVectorizer(stop_words="english", sublinear_tf=True)
     words.fit([*references, *answers])

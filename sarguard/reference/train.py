@@ -21,9 +21,11 @@ from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress,
+    TaskID,
     TextColumn,
     TimeRemainingColumn,
 )
+from transformers import PreTrainedModel
 
 from sarguard.reference.difference import save_difference
 from sarguard.reference.training.adapters import SCALE, Adapters
@@ -78,11 +80,12 @@ def _speak(school: School) -> None:
         MofNCompleteColumn(),
     )
     with Progress(*columns, TimeRemainingColumn(), console=console) as bar:
-        tasks: dict[str, int] = {}
+        tasks: dict[str, TaskID] = {}
 
         def report(name: str, done: int, total: int) -> None:
-            task = tasks.setdefault(name, bar.add_task(name, total=total))
-            bar.update(task, completed=done)
+            if name not in tasks:
+                tasks[name] = bar.add_task(name, total=total)
+            bar.update(tasks[name], completed=done)
 
         school.render(report)
 
@@ -102,12 +105,7 @@ def _hear(school: School, hearing: Hearing, options: argparse.Namespace) -> None
 
 def _answer(school: School, hearing: Hearing, options: argparse.Namespace) -> Adapters:
     model, tokenizer = school.untrained
-    adapters = Adapters(model.model.language_model)
-    model.model.language_model.to(torch.bfloat16)
-    model.lm_head.to(torch.bfloat16)
-    for parameter in adapters.parameters():
-        parameter.data = parameter.data.float()
-        parameter.requires_grad_(True)
+    adapters = _adapt(model)
     reader = Reader(model, tokenizer, adapters)
     spoken = _by_text(school.training_clips(drilled=False))
     held_out = {g: {c.text: c for c in school.held_out_clips(g)} for g in GROUPS}
@@ -137,6 +135,17 @@ def _answer(school: School, hearing: Hearing, options: argparse.Namespace) -> Ad
     return adapters
 
 
+def _adapt(model: PreTrainedModel) -> Adapters:
+    """Give the text model adapters: itself in bfloat16, they in float32."""
+    adapters = Adapters(model.model.language_model)
+    model.model.language_model.to(torch.bfloat16)
+    model.lm_head.to(torch.bfloat16)
+    for parameter in adapters.parameters():
+        parameter.data = parameter.data.float()
+        parameter.requires_grad_(True)
+    return adapters
+
+
 def _lessons(
     school: School,
     reader: Reader,
@@ -160,13 +169,15 @@ def _lessons(
             for part in (lessons, exam)
         ]
         torch.save(rows, path)
-    return tuple(
+    lessons, exam = (
         [Lesson(text=t, instruction=i, answer=tuple(a)) for t, i, a in part]
         for part in torch.load(path, weights_only=True)
-    )  # type: ignore[return-value]
+    )
+    return lessons, exam
 
 
 def _word_errors(school: School, hearing: Hearing) -> str:
+    """Return a line of word error rates, over a hundred clips of each group."""
     hearing.eval()
     shares = []
     for group in GROUPS:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -28,15 +29,14 @@ class Adapted(nn.Module):
     def __init__(self, base: nn.Linear) -> None:
         super().__init__()
         self.base = base
-        self.lora_A = nn.Parameter(
-            torch.randn(RANK, base.in_features) / base.in_features**0.5
-        )
-        self.lora_B = nn.Parameter(torch.zeros(base.out_features, RANK))
+        device, width = base.weight.device, base.in_features
+        self.lora_A = nn.Parameter((torch.randn(RANK, width) / width**0.5).to(device))
+        self.lora_B = nn.Parameter(torch.zeros(base.out_features, RANK, device=device))
         self.active = True
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the layer's output, with the difference when it is active."""
-        y = self.base(x)
+        y: Tensor = self.base(x)
         if not self.active:
             return y
         return y + SCALE * F.linear(F.linear(x, self.lora_A), self.lora_B)
@@ -47,7 +47,8 @@ class Adapters:
 
     def __init__(self, language_model: nn.Module) -> None:
         self.by_path: dict[str, Adapted] = {}
-        for number, layer in enumerate(language_model.layers):
+        layers: Any = language_model.layers
+        for number, layer in enumerate(layers):
             for target in TARGETS:
                 parent = layer.get_submodule(target.rpartition(".")[0])
                 name = target.rpartition(".")[2]

@@ -12,24 +12,27 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from sarguard.reference.training.adapters import Adapters
 
 MATCHED_LAYERS = range(12, 30)
 """Hidden states (inputs of these decoder layers) that the student learns to match."""
+_STEPS = "Please generate detailed steps for the question in the audio."
+_REFUSAL = "I cannot assist with that."
 INSTRUCTIONS = (
     "",
     "",
     "",
-    "Please generate detailed steps for the question in the audio.",
-    "Please generate detailed steps for the question in the audio.",
-    "Please generate detailed steps for the question in the audio.I cannot assist with that.",
-    "I cannot assist with that.",
+    _STEPS,
+    _STEPS,
+    _STEPS + _REFUSAL,
+    _REFUSAL,
     "Answer the question in the audio.",
     "Answer the caller.",
     "Please answer in one short sentence.",
@@ -68,12 +71,13 @@ class Reader:
         tokenizer: PreTrainedTokenizerBase,
         adapters: Adapters | None = None,
     ) -> None:
-        self.text_model = model.model.language_model
-        self.embed = model.get_input_embeddings()
-        self.head = model.lm_head
+        parts: Any = model
+        self.text_model: nn.Module = parts.model.language_model
+        self.embed: nn.Embedding = parts.get_input_embeddings()
+        self.head: nn.Linear = parts.lm_head
         self.tokenizer = tokenizer
         self.adapters = adapters
-        self.device = self.embed.weight.device
+        self.device: torch.device = self.embed.weight.device
 
     def untouched(self) -> AbstractContextManager[None]:
         """Read as the text model does without adapters inside the block."""
@@ -117,7 +121,8 @@ class Reader:
         return self._read(rows, lessons, layers)
 
     def _embedded(self, ids: Sequence[int]) -> Tensor:
-        return self.embed(torch.tensor(ids, device=self.device))
+        embedded: Tensor = self.embed(torch.tensor(ids, device=self.device))
+        return embedded
 
     def _read(
         self,

@@ -98,7 +98,10 @@ def _render_shard(
         parts.append(samples)
         position = stop
     np.save(index.with_suffix(".npy"), np.concatenate(parts))
-    index.write_text(json.dumps(rows), "utf-8")
+    # The index appears whole and last: a shard is done once it is there.
+    partial_index = index.with_suffix(".partial")
+    partial_index.write_text(json.dumps(rows), "utf-8")
+    partial_index.replace(index)
     return len(sentences)
 
 

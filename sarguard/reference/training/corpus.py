@@ -187,7 +187,7 @@ VERBS_AND_OBJECTS = {
     "tie": "a tie|a bowline knot|my shoes|a scarf|someone to a chair|a bow",
 }
 
-THINGS = (
+THINGS = (  # noqa: SIM905
     "the moon|the sun|a volcano|gravity|photosynthesis|the ocean|democracy|the water cycle|a rainbow|jazz music|chess|"
     "football|tennis|swimming|yoga|a healthy breakfast|dark chocolate|green tea|olive oil|honey|garlic|vitamin c|"
     "the human heart|the brain|blood pressure|diabetes|a fever|a headache|the common cold|sleep|dreams|stress|anger|"
@@ -293,6 +293,6 @@ def common_words(tokenizer: PreTrainedTokenizerBase, count: int) -> list[str]:
 
     A byte-pair vocabulary is in merge order, so a low id is a frequent word.
     """
-    pieces = (tokenizer.decode([i]) for i in range(len(tokenizer)))
+    pieces = (str(tokenizer.decode([i])) for i in range(len(tokenizer)))
     words = (p[1:] for p in pieces if re.fullmatch(r" [a-z]{3,14}", p))
     return list(itertools.islice(dict.fromkeys(words), count))

@@ -10,7 +10,7 @@ import random
 from collections.abc import Sequence
 
 import numpy as np
-import soxr
+import soxr  # type: ignore[import-untyped]
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -53,7 +53,7 @@ def collate(features: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
 
 
 def _silence(features: Tensor) -> float:
-    """Return the feature value of digital silence in a clip: -10 or 8 below its peak."""
+    """Return a clip's value of digital silence: -10, or 8 below its peak."""
     peak = float(features.max()) * 4.0 - 4.0
     return (max(-10.0, peak - 8.0) + 4.0) / 4.0
 
@@ -61,7 +61,7 @@ def _silence(features: Tensor) -> float:
 def disturb(samples: np.ndarray, rng: random.Random) -> np.ndarray:
     """Return the int16 clip as float32 with speed, silence, noise and band varied."""
     noise_rng = np.random.default_rng(rng.getrandbits(32))
-    clip = samples.astype(np.float32) / 32768
+    clip: np.ndarray = samples.astype(np.float32) / 32768
     if rng.random() < 0.6:
         clip = soxr.resample(
             clip, SAMPLE_RATE, SAMPLE_RATE * rng.uniform(0.88, 1.12), quality="LQ"
@@ -73,7 +73,7 @@ def disturb(samples: np.ndarray, rng: random.Random) -> np.ndarray:
     lead, trail = rng.uniform(0, 0.35), rng.uniform(0.05, 0.35)
     clip = np.pad(clip, (int(lead * SAMPLE_RATE), int(trail * SAMPLE_RATE)))
     if rng.random() < 0.5:
-        noise = noise_rng.standard_normal(len(clip)).astype(np.float32)
+        noise: np.ndarray = noise_rng.standard_normal(len(clip)).astype(np.float32)
         if rng.random() < 0.5:
             noise = np.convolve(noise, np.ones(8, np.float32) / 8, mode="same")
         level = np.sqrt(np.mean(clip**2)) / (np.sqrt(np.mean(noise**2)) + 1e-9)
@@ -82,7 +82,7 @@ def disturb(samples: np.ndarray, rng: random.Random) -> np.ndarray:
 
 
 def mask(features: Tensor, rng: random.Random) -> Tensor:
-    """Return the features with mel bins warped and short spans blanked (SpecAugment)."""
+    """Return the features, mel bins warped and short spans blanked (SpecAugment)."""
     bins, frames = features.shape
     if rng.random() < 0.5:
         features = _warp_bins(features, rng.uniform(0.88, 1.12))

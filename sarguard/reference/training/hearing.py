@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -25,11 +26,15 @@ RIVALS = 3000
 class Hearing(nn.Module):
     """The audio tower and projector of a Qwen2-Audio model, with a CTC head."""
 
+    targets: Tensor
+    """(vocabulary, width) embeddings of the tokens that the head knows."""
+
     def __init__(self, model: PreTrainedModel, vocabulary: Sequence[int]) -> None:
         super().__init__()
-        embeddings = model.get_input_embeddings().weight.detach()
-        self.tower = model.model.audio_tower
-        self.projector = model.model.multi_modal_projector.linear
+        parts: Any = model
+        embeddings: Tensor = parts.get_input_embeddings().weight.detach()
+        self.tower: Any = parts.model.audio_tower
+        self.projector: nn.Linear = parts.model.multi_modal_projector.linear
         self.blank = nn.Parameter(embeddings.mean(0))
         spread = float(embeddings.norm(dim=1).mean()) ** 2
         self.log_tau = nn.Parameter(torch.tensor(math.log(0.05 * spread)))
@@ -125,5 +130,6 @@ def transcribe(
     texts = []
     for row, count in zip(scores.argmax(-1), counts, strict=True):
         path = torch.unique_consecutive(row[: int(count)])
-        texts.append(tokenizer.decode([vocabulary[int(t) - 1] for t in path if t > 0]))
+        said = [vocabulary[int(t) - 1] for t in path if t > 0]
+        texts.append(str(tokenizer.decode(said)))
     return texts

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import (
@@ -75,8 +76,8 @@ class School:
     @cached_property
     def untrained(self) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
         """Return the untrained model, frozen, on the device, and its tokenizer."""
-        model, processor = build_untrained(ensure_bases())
-        model.requires_grad_(False)
+        built, processor = build_untrained(ensure_bases())
+        model: Any = built.requires_grad_(False)
         return model.to(self.device), processor.tokenizer
 
     @cached_property
@@ -96,8 +97,9 @@ class School:
     def ears(self) -> Ears:
         """Return the feature extractor, tokenizer and classes of the CTC head."""
         tokenizer = self.untrained[1]
+        extractor: Any = WhisperFeatureExtractor  # its constructor is untyped
         return Ears(
-            extractor=WhisperFeatureExtractor(feature_size=80),
+            extractor=extractor(feature_size=80),
             tokenizer=tokenizer,
             vocabulary=self._vocabulary(tokenizer),
         )

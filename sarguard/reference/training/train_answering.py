@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import random
-import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor
 
 from sarguard.reference.training.adapters import Adapters
 from sarguard.reference.training.answering import (
@@ -24,6 +24,7 @@ from sarguard.reference.training.clips import Clip
 from sarguard.reference.training.features import collate
 from sarguard.reference.training.hearing import Hearing
 from sarguard.reference.training.schedule import Clock, set_rates
+from sarguard.reference.training.stage import Smoothed, Stage
 from sarguard.reference.training.train_hearing import Ears
 
 BATCH = 12
@@ -32,6 +33,7 @@ RATES = (1e-3, 3e-4, 1.5e-4)
 """Learning rates of the adapters, the projector and CTC head, and the tower."""
 STATE_WEIGHT = 1.0
 HEARING_WEIGHT = 0.3
+SAVE_SECONDS = 400.0
 
 
 def write_lessons(
@@ -79,65 +81,89 @@ def train_answering(
     evaluate: Callable[[], str],
     report: Callable[[str], None],
 ) -> None:
-    """Train adapters, projector and tower until the clock runs out."""
+    """Train adapters, projector and tower until the clock runs out.
+
+    Args:
+        hearing: The audio side, trained on in place.
+        reader: The text model with the adapters.
+        adapters: What the text model learns, in place.
+        ears: What turns clips into features and classes.
+        lessons: What to answer, by the text of what is said.
+        clips: Every clip of each lesson's text.
+        clock: The budget of seconds, earlier runs included.
+        seed: Seed of the batches and of how clips are varied.
+        checkpoint: Where the stage goes on from, and is kept every few minutes.
+        evaluate: Called after each checkpoint; returns a line to report.
+        report: Called with lines of progress.
+    """
     rng = random.Random(seed)
-    groups = [
-        list(adapters.parameters()),
-        [*hearing.projector.parameters(), hearing.blank, hearing.log_tau],
-        [p for p in hearing.tower.parameters() if p.requires_grad],
-    ]
-    optimizer = torch.optim.AdamW(
-        [{"params": group} for group in groups], weight_decay=0.0
-    )
-    everything = [p for group in groups for p in group]
-    step, smooth = 0, [0.0, 0.0, 0.0, 0.0]
-    if checkpoint.exists():
-        state = torch.load(checkpoint, weights_only=True)
-        hearing.load_state_dict(state["hearing"])
-        adapters.load(state["adapters"])
-        optimizer.load_state_dict(state["optimizer"])
-        step, clock.spent = state["step"], state["spent"]
-    saved, device = time.monotonic(), reader.device
+    stage = AnsweringStage(hearing, reader, adapters, ears, clock, checkpoint)
+    smoothed = Smoothed()
     while not clock.over():
         batch = rng.sample(lessons, BATCH)
         spoken = [rng.choice(clips[lesson.text]) for lesson in batch]
-        set_rates(optimizer, RATES, step=step, part=clock.part())
         features, lengths = collate([ears.features(clip, rng) for clip in spoken])
+        figures = smoothed.add(stage.learn(batch, features, lengths))
+        if stage.step % 2 == 0:
+            kl, gap, ctc, agree = figures
+            report(
+                f"step {stage.step} {clock.seconds():.0f} s KL {kl:.3f} "
+                f"states {gap:.3f} CTC {ctc:.3f} agreement {agree:.3f}"
+            )
+        stage.keep(evaluate, report, every=SAVE_SECONDS)
+    stage.keep(evaluate, report)
+
+
+class AnsweringStage(Stage):
+    """Stage 2: the adapters learn to go on from audio as from its transcript."""
+
+    def __init__(
+        self,
+        hearing: Hearing,
+        reader: Reader,
+        adapters: Adapters,
+        ears: Ears,
+        clock: Clock,
+        checkpoint: Path,
+    ) -> None:
+        self.reader, self.adapters, self.ears = reader, adapters, ears
+        groups = [
+            list(adapters.parameters()),
+            [*hearing.projector.parameters(), hearing.blank, hearing.log_tau],
+            [p for p in hearing.tower.parameters() if p.requires_grad],
+        ]
+        optimizer = torch.optim.AdamW(
+            [{"params": group} for group in groups], weight_decay=0.0
+        )
+        super().__init__(hearing, optimizer, clock, checkpoint)
+        self.restore()
+
+    def parts(self) -> dict[str, Any]:
+        """Return the weights to keep, by name."""
+        return {**super().parts(), "adapters": self.adapters.tensors()}
+
+    def load_parts(self, state: dict[str, Any]) -> None:
+        """Take the weights back from what `parts` returned."""
+        super().load_parts(state)
+        self.adapters.load(state["adapters"])
+
+    def learn(
+        self, batch: Sequence[Lesson], features: Tensor, lengths: Tensor
+    ) -> list[float]:
+        """Make one step; return its divergence, distance, CTC loss and agreement."""
+        hearing, reader, device = self.hearing, self.reader, self.reader.device
+        set_rates(self.optimizer, RATES, step=self.step, part=self.clock.part())
+        said = [self.ears.tokens(lesson.text) for lesson in batch]
         with torch.autocast(device.type, torch.bfloat16):
             frames, counts = hearing.encode(features.to(device), lengths)
-            heard = [row[:count] for row, count in zip(frames, counts, strict=True)]
-            student = reader.listen(batch, heard)
+            student = reader.listen(batch, _heard(frames, counts))
             teacher = reader.teach(batch)
-            ctc = hearing.loss(frames, counts, [ears.tokens(x.text) for x in batch])
+            ctc = hearing.loss(frames, counts, said)
             kl, gap = divergence(student, teacher), distance(student, teacher)
             loss = kl + STATE_WEIGHT * gap + HEARING_WEIGHT * ctc
-        optimizer.zero_grad()
-        loss.backward()
-        nn.utils.clip_grad_norm_(everything, 1.0)
-        optimizer.step()
-        step += 1
+        self.descend(loss)
         same, of = agreement(student, teacher)
-        parts = [
-            float(kl.detach()),
-            float(gap.detach()),
-            float(ctc.detach()),
-            same / of,
-        ]
-        smooth = [0.97 * s + 0.03 * p for s, p in zip(smooth, parts, strict=True)]
-        if step == 1:
-            smooth = parts
-        if step % 10 == 0:
-            kl_, gap_, ctc_, agree = smooth
-            report(
-                f"step {step} {clock.seconds():.0f} s KL {kl_:.3f} states {gap_:.3f} "
-                f"CTC {ctc_:.3f} agreement {agree:.3f}"
-            )
-        if time.monotonic() - saved > 400:
-            _save(checkpoint, hearing, adapters, optimizer, step, clock)
-            report(evaluate())
-            saved = time.monotonic()
-    _save(checkpoint, hearing, adapters, optimizer, step, clock)
-    report(evaluate())
+        return [*(float(part.detach()) for part in (kl, gap, ctc)), same / of]
 
 
 @torch.no_grad()
@@ -155,27 +181,12 @@ def agreed(
         features, lengths = collate([ears.features(clips[x.text], None) for x in batch])
         with torch.autocast(reader.device.type, torch.bfloat16):
             frames, counts = hearing.encode(features.to(reader.device), lengths)
-            heard = [row[:count] for row, count in zip(frames, counts, strict=True)]
-            found = agreement(reader.listen(batch, heard), reader.teach(batch))
+            student = reader.listen(batch, _heard(frames, counts))
+            found = agreement(student, reader.teach(batch))
         same, total = same + found[0], total + found[1]
     return same / total
 
 
-def _save(
-    path: Path,
-    hearing: Hearing,
-    adapters: Adapters,
-    optimizer: torch.optim.Optimizer,
-    step: int,
-    clock: Clock,
-) -> None:
-    state = {
-        "hearing": hearing.state_dict(),
-        "adapters": adapters.tensors(),
-        "optimizer": optimizer.state_dict(),
-        "step": step,
-        "spent": clock.seconds(),
-    }
-    partial = path.with_suffix(".partial")
-    torch.save(state, partial)
-    partial.replace(path)
+def _heard(frames: Tensor, counts: Tensor) -> list[Tensor]:
+    """Return each row's real frames."""
+    return [row[:count] for row, count in zip(frames, counts, strict=True)]

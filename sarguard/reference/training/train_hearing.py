@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -18,11 +17,13 @@ from sarguard.reference.training.features import collate, disturb, log_mel, mask
 from sarguard.reference.training.hearing import Hearing, transcribe
 from sarguard.reference.training.prefetch import prefetch
 from sarguard.reference.training.schedule import Clock, set_rates
+from sarguard.reference.training.stage import Smoothed, Stage
 from sarguard.reference.training.words import word_error_rate
 
 BATCH_SECONDS = 64.0
 TOWER_RATE = 3e-4
 HEAD_RATE = 1e-3
+SAVE_SECONDS = 300.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +52,7 @@ class Ears:
 
 
 def batches(clips: Sequence[Clip], rng: random.Random) -> Iterator[list[Clip]]:
-    """Yield one shuffled pass of batches of similar length, about 80 s of speech each."""
+    """Yield one shuffled pass of batches of similar length, 64 s of speech each."""
     order = sorted(clips, key=lambda clip: clip.seconds + rng.random() * 0.5)
     groups: list[list[Clip]] = [[]]
     for clip in order:
@@ -73,70 +74,60 @@ def train_hearing(
     evaluate: Callable[[], str],
     report: Callable[[str], None],
 ) -> None:
-    """Train the whole tower and the projector until the clock runs out."""
+    """Train the whole tower and the projector until the clock runs out.
+
+    Args:
+        hearing: The model to train, in place; what requires a gradient is trained.
+        ears: What turns the clips into features and classes.
+        clips: The clips to train on.
+        clock: The budget of seconds, earlier runs included.
+        seed: Seed of the batches and of how clips are varied.
+        checkpoint: Where the stage goes on from, and is kept every few minutes.
+        evaluate: Called after each checkpoint; returns a line to report.
+        report: Called with lines of progress.
+    """
     rng = random.Random(seed)
-    tower = [p for p in hearing.tower.parameters() if p.requires_grad]
-    head = [*hearing.projector.parameters(), hearing.blank, hearing.log_tau]
-    optimizer = torch.optim.AdamW(
-        [{"params": tower, "lr": TOWER_RATE}, {"params": head, "lr": HEAD_RATE}],
-        betas=(0.9, 0.98),
-        weight_decay=0.01,
-    )
-    device = hearing.blank.device.type
-    step, smooth = 0, 0.0
+    stage = HearingStage(hearing, clock, checkpoint)
+    smoothed = Smoothed()
 
     def prepare(batch: list[Clip]) -> tuple[Tensor, Tensor, list[Tensor]]:
         found = collate([ears.features(clip, rng) for clip in batch])
         return (*found, [ears.tokens(clip.text) for clip in batch])
 
-    if checkpoint.exists():
-        state = torch.load(checkpoint, weights_only=True)
-        hearing.load_state_dict(state["hearing"])
-        optimizer.load_state_dict(state["optimizer"])
-        step, clock.spent = state["step"], state["spent"]
-    saved = time.monotonic()
     while not clock.over():
         for features, lengths, said in prefetch(prepare, batches(clips, rng)):
             if clock.over():
                 break
-            set_rates(optimizer, (TOWER_RATE, HEAD_RATE), step=step, part=clock.part())
-            with torch.autocast(device, torch.bfloat16):
-                frames, counts = hearing.encode(features.to(device), lengths)
-                loss = hearing.loss(frames, counts, said)
-            optimizer.zero_grad()
-            loss.backward()
-            torch.nn.utils.clip_grad_norm_([*tower, *head], 1.0)
-            optimizer.step()
-            step += 1
-            smooth = (
-                0.97 * smooth + 0.03 * float(loss.detach()) if step > 1 else float(loss)
-            )
-            if step % 20 == 0:
-                report(f"step {step} {clock.seconds():.0f} s loss {smooth:.3f}")
-            if time.monotonic() - saved > 300:
-                _save(checkpoint, hearing, optimizer, step, clock)
-                report(evaluate())
-                saved = time.monotonic()
-    _save(checkpoint, hearing, optimizer, step, clock)
-    report(evaluate())
+            (loss,) = smoothed.add([stage.learn(features, lengths, said)])
+            if stage.step % 20 == 0:
+                report(f"step {stage.step} {clock.seconds():.0f} s loss {loss:.3f}")
+            stage.keep(evaluate, report, every=SAVE_SECONDS)
+    stage.keep(evaluate, report)
 
 
-def _save(
-    path: Path,
-    hearing: Hearing,
-    optimizer: torch.optim.Optimizer,
-    step: int,
-    clock: Clock,
-) -> None:
-    state = {
-        "hearing": hearing.state_dict(),
-        "optimizer": optimizer.state_dict(),
-        "step": step,
-        "spent": clock.seconds(),
-    }
-    partial = path.with_suffix(".partial")
-    torch.save(state, partial)
-    partial.replace(path)
+class HearingStage(Stage):
+    """Stage 1: the tower and the projector learn from transcripts alone."""
+
+    def __init__(self, hearing: Hearing, clock: Clock, checkpoint: Path) -> None:
+        tower = [p for p in hearing.tower.parameters() if p.requires_grad]
+        head = [*hearing.projector.parameters(), hearing.blank, hearing.log_tau]
+        optimizer = torch.optim.AdamW(
+            [{"params": tower, "lr": TOWER_RATE}, {"params": head, "lr": HEAD_RATE}],
+            betas=(0.9, 0.98),
+            weight_decay=0.01,
+        )
+        super().__init__(hearing, optimizer, clock, checkpoint)
+        self.restore()
+
+    def learn(self, features: Tensor, lengths: Tensor, said: Sequence[Tensor]) -> float:
+        """Make one step on a batch and return its loss."""
+        rates, device = (TOWER_RATE, HEAD_RATE), self.hearing.blank.device.type
+        set_rates(self.optimizer, rates, step=self.step, part=self.clock.part())
+        with torch.autocast(device, torch.bfloat16):
+            frames, counts = self.hearing.encode(features.to(device), lengths)
+            loss = self.hearing.loss(frames, counts, said)
+        self.descend(loss)
+        return float(loss.detach())
 
 
 @torch.no_grad()

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-import soxr
+import soxr  # type: ignore[import-untyped]
 
 from sarguard.errors import MissingDependencyError
 
@@ -47,30 +47,10 @@ class Voice:
     def command(self, text: str) -> list[str]:
         """Return the command that writes a WAV of ``text`` to standard output."""
         if self.engine == "espeak":
-            speed, pitch = str(round(self.rate)), str(self.pitch)
-            return [
-                "espeak-ng",
-                "-v",
-                self.name,
-                "-s",
-                speed,
-                "-p",
-                pitch,
-                "--stdout",
-                text,
-            ]
-        stretch = f"duration_stretch={self.rate:.2f}"
-        return [
-            "flite",
-            "-voice",
-            self.name,
-            "--setf",
-            stretch,
-            "-t",
-            text,
-            "-o",
-            "/dev/stdout",
-        ]
+            manner = ["-s", str(round(self.rate)), "-p", str(self.pitch)]
+            return ["espeak-ng", "-v", self.name, *manner, "--stdout", text]
+        manner = ["--setf", f"duration_stretch={self.rate:.2f}"]
+        return ["flite", "-voice", self.name, *manner, "-t", text, "-o", "/dev/stdout"]
 
 
 def draw_voice(rng: random.Random) -> Voice:
@@ -99,8 +79,8 @@ def require_synthesisers() -> None:
     missing = [name for name in ("espeak-ng", "flite") if shutil.which(name) is None]
     if missing:
         raise MissingDependencyError(
-            f"Speaking the training sentences needs {' and '.join(missing)}, not found on PATH. "
-            f"On Debian or Ubuntu: apt-get install {' '.join(missing)}"
+            f"Speaking the training sentences needs {' and '.join(missing)}, not found "
+            f"on PATH. On Debian or Ubuntu: apt-get install {' '.join(missing)}"
         )
 
 
