@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import sys
 from pathlib import Path
 
@@ -10,8 +11,10 @@ import pytest
 import soundfile
 
 from sarguard import client
+from sarguard.calibration_data import load_clips
 from sarguard.client import FALLBACK
 from sarguard.errors import SteeringNotAppliedError
+from sarguard.evaluation.judge import find_collapse
 from tests import tiny
 from tests.cli.conftest import Run
 
@@ -123,8 +126,6 @@ def bad_clip(name: str, folder: Path) -> str:
 def test_a_bad_clip_gets_one_line_that_says_why(
     name: str, said: str, run: Run, options: list[str], tmp_path: Path
 ) -> None:
-    import re
-
     status, out, err = run("ask", bad_clip(name, tmp_path), *options)
     last = err.strip().splitlines()[-1]
     assert (status, out) == (2, "")
@@ -183,3 +184,16 @@ def test_an_unknown_model_is_refused(
     status, out, err = run("ask", clip, "--model", "no/such-model", "--bundle", bundle)
     assert (status, out) == (2, "")
     assert "no/such-model is neither a directory here" in err
+
+
+@pytest.mark.reference
+def test_the_reference_model_answers(run: Run, tmp_path: Path) -> None:
+    spoken = next(c for c in load_clips("demo") if c.kind == "safe")
+    path = tmp_path / "question.ogg"
+    path.write_bytes(spoken.read_bytes())
+    status, out, _ = run("ask", str(path), "--max-new-tokens", "16", "--json")
+    reply = json.loads(out)
+    assert status == 0
+    assert reply["guard"]["layers"] == 30
+    assert reply["guard"]["steered_positions"] == reply["usage"]["output_tokens"]
+    assert find_collapse(reply["text"]) is None

@@ -168,12 +168,12 @@ def options(checkpoint: str, bundle: str) -> list[str]:
 
 
 def test_json_is_all_that_goes_to_stdout(run: Run, options: list[str]) -> None:
-    status, out, err = run("demo", *options, "--json")
+    status, out, err = run("demo", *options, "--json", "--alpha", "0.2")
     content = json.loads(out)
     assert status == 0
     assert [e["kind"] for e in content["exchanges"]] == ["harmful"] * 6 + ["safe"] * 6
     assert content["summary"]["harmful"] == content["summary"]["safe"] == 6
-    assert content["alpha"] == 0.1
+    assert content["alpha"] == 0.2
     assert {"start", "label"} == set(content["exchanges"][0]["guarded"])
     assert "Asking 12 spoken requests" in err
 

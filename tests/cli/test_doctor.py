@@ -108,6 +108,13 @@ def test_a_package_that_does_not_load_is_a_problem(
     assert "--force-reinstall" in finding.fix
 
 
+def test_a_checkout_requires_what_the_package_does() -> None:
+    declared = (ROOT / "pyproject.toml").read_text("utf-8")
+    table = declared.partition("\ndependencies = [")[2].partition("]")[0]
+    listed = {line.strip(' ",') for line in table.splitlines() if line.strip()}
+    assert set(packages._FALLBACK) == listed
+
+
 def test_a_model_that_is_not_cached_is_no_problem(state: dict[str, object]) -> None:
     found = list(reference.check_cache())
     assert one(found, "reference model").state is State.NOTE

@@ -6,6 +6,8 @@ from pathlib import Path
 import pytest
 import soundfile
 
+from sarguard.errors import InsufficientDataError
+from sarguard.evaluation import measuring
 from tests import tiny
 from tests.cli.conftest import Run
 
@@ -66,6 +68,21 @@ def test_pairs_of_ones_own_can_be_asked(
     content = json.loads(run("evaluate", *options, *own)[1])
     assert content["pairs"] == 1
     assert content["pairs_from"] == str(manifest)
+
+
+def test_settings_reach_the_measurement(
+    run: Run, options: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: dict[str, object] = {}
+
+    def measure(*_: object, **settings: object) -> None:
+        seen.update(settings)
+        raise InsufficientDataError("enough seen")
+
+    monkeypatch.setattr(measuring, "measure", measure)
+    run("evaluate", *options, "--text", "Say why.", "--batch-size", "3")
+    assert seen["text"] == "Say why."
+    assert (seen["batch_size"], seen["max_new_tokens"]) == (3, 3)
 
 
 @pytest.mark.parametrize("option", ["--json", "--markdown"])
