@@ -1,0 +1,71 @@
+"""The sentences of the true training, from the true bases."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from sarguard.calibration_data import load_sentences, load_texts
+from sarguard.reference.training.corpus import normalise
+from sarguard.reference.training.school import HELD_OUT, RENDERINGS, Lines, School
+
+pytestmark = pytest.mark.reference
+
+
+@pytest.fixture(scope="module")
+def school(tmp_path_factory: pytest.TempPathFactory) -> School:
+    return School(tmp_path_factory.mktemp("school"), torch.device("cpu"))
+
+
+@pytest.fixture(scope="module")
+def lines(school: School) -> Lines:
+    return school.lines
+
+
+def keys(sentences: list[str]) -> set[str]:
+    return {normalise(sentence) for sentence in sentences}
+
+
+def test_no_shipped_sentence_is_trained_on(lines: Lines) -> None:
+    splits = {request.split for request in load_texts()}
+    assert splits == {"calibration", "test", "demo", "ordinary"}
+    shipped = keys([request.text for request in load_texts()])
+    assert shipped == keys(list(load_sentences()))
+    assert not keys(lines.trained) & shipped
+    assert not keys(lines.held_out) & shipped
+
+
+def test_held_out_sentences_are_not_trained_on(lines: Lines) -> None:
+    assert len(lines.held_out) == HELD_OUT
+    assert not keys(lines.trained) & keys(lines.held_out)
+
+
+def test_every_rendering_has_its_sentences(lines: Lines) -> None:
+    said = {name: lines.of(name) for name, *_ in RENDERINGS}
+    assert said["requests-a"] == said["requests-b"] == lines.requests
+    assert said["held-out-seen"] == said["held-out-unseen"] == lines.held_out
+    assert said["drills-common"] != said["drills-rare"]
+    assert all(len(sentences) >= HELD_OUT for sentences in said.values())
+    unseen = [name for name, held_out_voices, _ in RENDERINGS if held_out_voices]
+    assert unseen == ["held-out-unseen"]
+    seeds = [seed for *_, seed in RENDERINGS]
+    assert len(set(seeds)) == len(seeds)
+
+
+def test_the_ears_know_every_token_that_is_said(school: School, lines: Lines) -> None:
+    ears = school.ears
+    assert list(ears.vocabulary) == sorted(set(ears.vocabulary))
+    for sentence in (*lines.trained[::97], *lines.held_out):
+        classes = ears.tokens(sentence)
+        ids = [ears.vocabulary[place - 1] for place in classes.tolist()]
+        assert ears.tokenizer.decode(ids) == sentence
+
+
+def test_hearing_trains_the_tower_and_the_projector_alone(school: School) -> None:
+    hearing = school.hearing()
+    trained = {name for name, p in hearing.named_parameters() if p.requires_grad}
+    assert {"blank", "log_tau", "projector.weight", "projector.bias"} <= trained
+    assert "tower.layer_norm.weight" in trained
+    assert not {name for name in trained if name.startswith("tower.conv")}
+    model = school.untrained[0]
+    assert not any(p.requires_grad for p in model.model.language_model.parameters())

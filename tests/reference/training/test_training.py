@@ -1,0 +1,225 @@
+"""Both stages on a tiny model: a few steps help, and a stopped run goes on."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from sarguard.reference import train
+from sarguard.reference.difference import apply_difference
+from sarguard.reference.training import schedule, train_answering, train_hearing
+from sarguard.reference.training.adapters import Adapters
+from sarguard.reference.training.answering import Lesson, Reader, divergence
+from sarguard.reference.training.clips import Clip
+from sarguard.reference.training.features import collate
+from sarguard.reference.training.hearing import Hearing
+from sarguard.reference.training.train_answering import agreed
+from sarguard.reference.training.train_hearing import batches, heard
+from tests.reference.training.students import (
+    SENTENCES,
+    StepClock,
+    Student,
+    clips,
+    student,
+)
+
+ANSWERS = ((40, 41, 42), (9, 80), (33, 34, 35, 36), (60,))
+
+
+@pytest.fixture(autouse=True)
+def _no_warm_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(schedule, "WARM_UP_STEPS", 1)
+
+
+def train_ears(made: Student, hearing: Hearing, steps: int, checkpoint: Path) -> None:
+    train_hearing.train_hearing(
+        hearing,
+        made.ears,
+        clips(),
+        clock=StepClock(steps),
+        seed=0,
+        checkpoint=checkpoint,
+        evaluate=lambda: "evaluated",
+        report=lambda _: None,
+    )
+
+
+def frames_of(made: Student, hearing: Hearing) -> tuple[Tensor, Tensor]:
+    features, lengths = collate([made.ears.features(x, None) for x in clips()])
+    with torch.no_grad():
+        return hearing.encode(features, lengths)
+
+
+def hearing_loss(made: Student, hearing: Hearing) -> float:
+    said = [made.ears.tokens(clip.text) for clip in clips()]
+    return float(hearing.loss(*frames_of(made, hearing), said).detach())
+
+
+def weights(hearing: Hearing) -> list[Tensor]:
+    return [value.clone() for value in hearing.state_dict().values()]
+
+
+def same(left: list[Tensor], right: list[Tensor]) -> bool:
+    return all(torch.equal(a, b) for a, b in zip(left, right, strict=True))
+
+
+def test_a_batch_holds_clips_of_like_length_and_every_clip_once() -> None:
+    rng = random.Random(1)
+    lengths = [rng.randint(9_600, 96_000) for _ in range(2_000)]
+    mute = [Clip(text="", voice="", samples=np.zeros(n, np.int16)) for n in lengths]
+    passed = list(batches(mute, rng))
+    assert sorted(len(c.samples) for b in passed for c in b) == sorted(lengths)
+    for batch in passed:
+        seconds = [clip.seconds for clip in batch]
+        # Lengths are jittered by up to half a second before they are sorted.
+        assert max(seconds) - min(seconds) <= 0.75
+        assert sum(seconds) <= train_hearing.BATCH_SECONDS + 0.5 * len(batch)
+    middles = [batch[0].seconds for batch in passed]
+    assert middles != sorted(middles), "batches come in a shuffled order"
+
+
+@pytest.mark.slow
+def test_hearing_learns_and_goes_on(tmp_path: Path) -> None:
+    made, path = student(layers=1), tmp_path / "hearing.pt"
+    hearing = made.hearing()
+    before, frozen = hearing_loss(made, hearing), hearing.tower.conv1.weight.clone()
+    train_ears(made, hearing, 25, path)
+    learnt = hearing_loss(made, hearing)
+    assert learnt < 0.8 * before
+    assert torch.equal(hearing.tower.conv1.weight, frozen)
+
+    other = student(layers=1, seed=3)
+    resumed = other.hearing()
+    resumed.tower.load_state_dict(
+        student(layers=1).model.model.audio_tower.state_dict()
+    )
+    train_ears(other, resumed, 25, path)
+    assert same(weights(resumed), weights(hearing)), "the budget was spent: no step"
+    train_ears(made, resumed, 35, path)
+    assert torch.load(path, weights_only=True)["step"] == 35
+    assert not same(weights(resumed), weights(hearing))
+    rate, texts = heard(resumed.eval(), made.ears, clips())
+    assert len(texts) == len(SENTENCES)
+    assert rate >= 0
+
+
+def reader_of(made: Student) -> tuple[Reader, Adapters]:
+    torch.manual_seed(0)
+    adapters = Adapters(made.model.model.language_model)
+    return Reader(made.model, made.tokenizer, adapters), adapters
+
+
+def lessons() -> list[Lesson]:
+    return [
+        Lesson(text=text, instruction="Answer the caller.", answer=answer)
+        for text, answer in zip(SENTENCES, ANSWERS, strict=True)
+    ]
+
+
+def gap(made: Student, hearing: Hearing, reader: Reader) -> float:
+    rows = [row[:n] for row, n in zip(*frames_of(made, hearing), strict=True)]
+    with torch.no_grad():
+        student_reading = reader.listen(lessons(), rows)
+    return float(divergence(student_reading, reader.teach(lessons())))
+
+
+@pytest.fixture
+def answers(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Return stage 2, with all of the lessons in a batch."""
+    monkeypatch.setattr(train_answering, "BATCH", len(SENTENCES))
+
+    def run(
+        made: Student,
+        hearing: Hearing,
+        reader: Reader,
+        adapters: Adapters,
+        steps: int,
+        path: Path,
+    ) -> None:
+        train_answering.train_answering(
+            hearing,
+            reader,
+            adapters,
+            made.ears,
+            lessons(),
+            {clip.text: [clip] for clip in clips()},
+            clock=StepClock(steps),
+            seed=0,
+            checkpoint=path,
+            evaluate=lambda: "evaluated",
+            report=lambda _: None,
+        )
+
+    return run
+
+
+@pytest.mark.slow
+def test_answering_learns_and_goes_on(
+    answers: Callable[..., None], tmp_path: Path
+) -> None:
+    made, path = student(), tmp_path / "answering.pt"
+    hearing, (reader, adapters) = made.hearing(), reader_of(made)
+    before = gap(made, hearing, reader)
+    answers(made, hearing, reader, adapters, 8, path)
+    assert gap(made, hearing, reader) < 0.9 * before
+
+    other = student(seed=0)
+    resumed, (again, others) = other.hearing(), reader_of(other)
+    answers(other, resumed, again, others, 8, path)
+    assert same(weights(resumed), weights(hearing)), "the budget was spent: no step"
+    assert same([*others.parameters()], [*adapters.parameters()])
+    answers(other, resumed, again, others, 9, path)
+    assert torch.load(path, weights_only=True)["step"] == 9
+    assert not same([*others.parameters()], [*adapters.parameters()])
+    share = agreed(
+        resumed, again, other.ears, lessons(), {clip.text: clip for clip in clips()}
+    )
+    assert 0 <= share <= 1
+
+
+def test_what_is_exported_is_what_was_trained(tmp_path: Path) -> None:
+    made = student(layers=2)
+    hearing, (_, adapters) = made.hearing(), reader_of(made)
+    school: Any = SimpleNamespace(ears=made.ears)
+    for parameter in [*hearing.parameters(), *adapters.parameters()]:
+        if parameter.requires_grad:
+            noise = 0.02 * torch.randn_like(parameter)
+            # Numbers that the difference's float16 holds.
+            parameter.data = (parameter.data + noise).half().float()
+    train._export(tmp_path, school, hearing, adapters)
+    merged = student(layers=2)
+    apply_difference(merged.model, tmp_path / "difference.safetensors")
+    loaded, vocabulary = Hearing.from_head(
+        merged.model, tmp_path / "hearing_head.safetensors"
+    )
+    assert vocabulary == made.ears.vocabulary
+    frames, counts = frames_of(made, hearing)
+    found, found_counts = frames_of(merged, loaded)
+    torch.testing.assert_close(found, frames, atol=1e-5, rtol=1e-5)
+    assert counts.tolist() == found_counts.tolist()
+    ids = torch.tensor([[5, 9, 30, 77]])
+    with torch.no_grad():
+        torch.testing.assert_close(
+            merged.model(input_ids=ids).logits,
+            made.model(input_ids=ids).logits,
+            atol=1e-4,
+            rtol=1e-4,
+        )
+
+
+def test_ears_vary_a_clip_only_when_asked(tiny_student: Student) -> None:
+    ears, clip = tiny_student.ears, clips()[0]
+    plain = ears.features(clip, None)
+    assert torch.equal(plain, ears.features(clip, None))
+    varied = ears.features(clip, random.Random(0))
+    assert varied.shape != plain.shape or not torch.equal(varied, plain)
+    ids = [ears.vocabulary[place - 1] for place in ears.tokens("a door").tolist()]
+    assert tiny_student.tokenizer.decode(ids) == "a door"

@@ -1,0 +1,107 @@
+from __future__ import annotations
+
+import random
+import shutil
+
+import numpy as np
+import pytest
+
+from sarguard.errors import MissingDependencyError
+from sarguard.reference.training import voices
+from sarguard.reference.training.voices import (
+    HELD_OUT_VOICES,
+    SAMPLE_RATE,
+    Voice,
+    draw_voice,
+    held_out_voice,
+    require_synthesisers,
+    speak,
+)
+
+PROGRAMS = {"espeak": "espeak-ng", "flite": "flite"}
+
+
+def drawn(count: int = 600) -> list[Voice]:
+    rng = random.Random(0)
+    return [draw_voice(rng) for _ in range(count)]
+
+
+def key(voice: Voice) -> str:
+    return f"{voice.engine}:{voice.name}"
+
+
+def test_training_never_draws_a_held_out_voice() -> None:
+    found = {key(voice) for voice in drawn()}
+    assert len(found) > 60
+    held_out_accents = {name.split(":")[1] for name in HELD_OUT_VOICES}
+    assert not {voice.name.split("+")[0] for voice in drawn()} & held_out_accents
+
+
+def test_held_out_voices_are_those_and_no_others() -> None:
+    rng = random.Random(0)
+    found = {key(held_out_voice(rng)) for _ in range(60)}
+    assert found == set(HELD_OUT_VOICES)
+
+
+def test_both_engines_are_drawn() -> None:
+    engines = [voice.engine for voice in drawn()]
+    assert 0.35 < engines.count("flite") / len(engines) < 0.5
+
+
+def test_a_voice_is_a_command() -> None:
+    espeak = Voice(engine="espeak", name="en-gb+m1", rate=150.4, pitch=40)
+    flite = Voice(engine="flite", name="slt", rate=1.125, pitch=50)
+    assert espeak.command("hi") == (
+        ["espeak-ng", "-v", "en-gb+m1", "-s", "150", "-p", "40", "--stdout", "hi"]
+    )
+    assert flite.command("hi") == [
+        *("flite", "-voice", "slt", "--setf", "duration_stretch=1.12"),
+        *("-t", "hi", "-o", "/dev/stdout"),
+    ]
+
+
+@pytest.mark.parametrize("missing", [{"flite"}, {"espeak-ng", "flite"}])
+def test_a_missing_synthesiser_is_named(
+    missing: set[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = {name: None if name in missing else "/bin/x" for name in PROGRAMS.values()}
+    monkeypatch.setattr(voices.shutil, "which", found.__getitem__)
+    with pytest.raises(MissingDependencyError) as caught:
+        require_synthesisers()
+    for name in PROGRAMS.values():
+        assert (name in str(caught.value)) == (name in missing)
+    assert "apt-get install" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "voice",
+    [
+        Voice(engine="espeak", name="en-us+f2", rate=150, pitch=50),
+        Voice(engine="flite", name="slt", rate=1.0, pitch=50),
+        Voice(engine="flite", name="kal", rate=1.0, pitch=50),
+    ],
+    ids=key,
+)
+def test_a_sentence_is_spoken_at_one_rate_and_peak(voice: Voice) -> None:
+    program = PROGRAMS[voice.engine]
+    if shutil.which(program) is None:
+        pytest.skip(f"{program} is not on PATH")
+    text = "How do I bake a loaf of bread?"
+    samples = speak(text, voice)
+    assert samples.dtype == np.int16
+    assert samples.ndim == 1
+    assert 1.0 < len(samples) / SAMPLE_RATE < 4.0
+    assert np.abs(samples).max() == pytest.approx(0.7 * 32767, abs=1)
+    np.testing.assert_array_equal(
+        samples, speak("How do I bake a loaf of bread?", voice)
+    )
+
+
+def test_a_header_that_does_not_know_its_length_is_read() -> None:
+    samples = np.arange(-500, 500, dtype="<i2")
+    header = bytearray(b"RIFF\xff\xff\xff\xffWAVEfmt " + bytes(20))
+    header[24:28] = (22_050).to_bytes(4, "little")
+    stream = bytes(header) + b"data\xff\xff\xff\xff" + samples.tobytes() + b"\0"
+    found, rate = voices._read_stream(stream)
+    assert rate == 22_050
+    np.testing.assert_allclose(found * 32768, samples)
