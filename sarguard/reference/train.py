@@ -42,7 +42,7 @@ from sarguard.reference.training.train_answering import (
 from sarguard.reference.training.train_hearing import heard, train_hearing
 from sarguard.reference.training.voices import require_synthesisers
 
-LESSONS = 6_000
+LESSONS = 2_400
 GROUPS = ("seen", "unseen")
 
 console = Console(stderr=True)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import torch
 
-WARM_UP_STEPS = 150
+WARM_UP_STEPS = 60
 FINAL_PART = 0.04
 
 

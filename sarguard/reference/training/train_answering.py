@@ -104,7 +104,7 @@ def train_answering(
         spoken = [rng.choice(clips[lesson.text]) for lesson in batch]
         features, lengths = collate([ears.features(clip, rng) for clip in spoken])
         figures = smoothed.add(stage.learn(batch, features, lengths))
-        if stage.step % 2 == 0:
+        if stage.step % 10 == 0:
             kl, gap, ctc, agree = figures
             report(
                 f"step {stage.step} {clock.seconds():.0f} s KL {kl:.3f} "
