@@ -1,7 +1,7 @@
 """Telling a refusal from an answer by how it opens.
 
 The rule reads the first 200 characters and looks for phrases in which the speaker
-declines. Things that *others* cannot do, figures of speech ("I can't wait") and
+declines, or pleads that it is not made for this. Things that *others* cannot do, figures of speech ("I can't wait") and
 sympathy ("I'm sorry to hear that") are not refusals.
 """
 
@@ -36,6 +36,11 @@ _REFUSALS = re.compile(
             rf"{_SPEAKER} (?:do not|don't) feel comfortable\b",
             r"\bagainst my (?:\w+ )?(?:guidelines|polic\w+|programming|principles)\b",
             rf"(?<!you )\b(?:cannot|can't) {_ABLE}\b(?! but)",
+            r"\bsorry\b[^.!?]{0,60}\bbut,? as an?\b",
+            rf"{_SPEAKER} (?:do not|don't) have (?:the|any) (?:ability|capability|"
+            rf"capacity)\b",
+            rf"{_SPEAKER}(?:'m|'re| am| are) not (?:here|designed|equipped|trained|"
+            rf"meant) to\b",
         )
     )
 )
