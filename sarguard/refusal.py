@@ -1,8 +1,9 @@
 """Telling a refusal from an answer by how it opens.
 
 The rule reads the first 200 characters and looks for phrases in which the speaker
-declines, or pleads that it is not made for this. Things that *others* cannot do, figures of speech ("I can't wait") and
-sympathy ("I'm sorry to hear that") are not refusals.
+declines, or pleads that it is not made for this. Things that *others* cannot do,
+figures of speech ("I can't wait") and sympathy ("I'm sorry to hear that") are not
+refusals.
 """
 
 from __future__ import annotations

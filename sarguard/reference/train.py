@@ -27,10 +27,14 @@ from rich.progress import (
 )
 from transformers import PreTrainedModel
 
-from sarguard.reference.difference import save_difference
-from sarguard.reference.training.adapters import SCALE, Adapters
+from sarguard.reference.training.adapters import Adapters
 from sarguard.reference.training.answering import Lesson, Reader
 from sarguard.reference.training.clips import Clip
+from sarguard.reference.training.handover import (
+    export,
+    start_answering,
+    start_hearing,
+)
 from sarguard.reference.training.hearing import Hearing
 from sarguard.reference.training.schedule import Clock
 from sarguard.reference.training.school import School
@@ -58,14 +62,23 @@ def main() -> None:
     require_synthesisers()
     _speak(school)
     hearing = school.hearing()
+    if options.start_from:
+        start_hearing(options.start_from, hearing)
     _hear(school, hearing, options)
     adapters = _answer(school, hearing, options)
-    _export(options.out, school, hearing, adapters)
+    path = export(options.out, hearing, adapters, school.ears.vocabulary)
+    console.log(f"wrote {path}")
 
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, required=True, help="training directory")
+    parser.add_argument(
+        "--start-from",
+        type=Path,
+        metavar="DIR",
+        help="start from an export (sarguard/reference/weights) instead of the bases",
+    )
     parser.add_argument("--hearing-minutes", type=float, default=60.0)
     parser.add_argument("--answering-minutes", type=float, default=45.0)
     parser.add_argument("--seed", type=int, default=0)
@@ -106,6 +119,8 @@ def _hear(school: School, hearing: Hearing, options: argparse.Namespace) -> None
 def _answer(school: School, hearing: Hearing, options: argparse.Namespace) -> Adapters:
     model, tokenizer = school.untrained
     adapters = _adapt(model)
+    if options.start_from:
+        start_answering(options.start_from, adapters)
     reader = Reader(model, tokenizer, adapters)
     spoken = _by_text(school.training_clips(drilled=False))
     held_out = {g: {c.text: c for c in school.held_out_clips(g)} for g in GROUPS}
@@ -194,24 +209,6 @@ def _by_text(clips: list[Clip]) -> dict[str, list[Clip]]:
     for clip in clips:
         found[clip.text].append(clip)
     return dict(found)
-
-
-def _export(out: Path, school: School, hearing: Hearing, adapters: Adapters) -> None:
-    """Write what training changed, and the CTC head that measures word errors."""
-    tensors = {
-        f"audio_tower.{name}": value
-        for name, value in hearing.tower.state_dict().items()
-        if name.startswith(("layers.", "layer_norm."))
-    }
-    tensors |= {
-        f"multi_modal_projector.linear.{name}": value
-        for name, value in hearing.projector.state_dict().items()
-    }
-    tensors |= adapters.tensors()
-    cpu = {name: value.detach().cpu() for name, value in tensors.items()}
-    save_difference(out / "difference.safetensors", cpu, {"lora_scale": str(SCALE)})
-    hearing.save_head(out / "hearing_head.safetensors", school.ears.vocabulary)
-    console.log(f"wrote {out / 'difference.safetensors'}")
 
 
 if __name__ == "__main__":

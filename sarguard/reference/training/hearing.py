@@ -59,10 +59,15 @@ class Hearing(nn.Module):
         head = load_file(path)
         vocabulary = tuple(int(token) for token in head["vocabulary"])
         hearing = cls(model, vocabulary)
-        with torch.no_grad():
-            hearing.blank.copy_(head["blank"])
-            hearing.log_tau.copy_(head["log_tau"])
+        hearing.load_head(path)
         return hearing.eval(), vocabulary
+
+    def load_head(self, path: Path) -> None:
+        """Take the blank and the temperature from what `save_head` wrote."""
+        head = load_file(path)
+        with torch.no_grad():
+            self.blank.copy_(head["blank"])
+            self.log_tau.copy_(head["log_tau"])
 
     def encode(self, features: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """Return projected frames (batch, n, width) and how many are real (batch,).

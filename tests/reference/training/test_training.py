@@ -5,21 +5,23 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
-from sarguard.reference import train
 from sarguard.reference.difference import apply_difference
 from sarguard.reference.training import schedule, train_answering, train_hearing
 from sarguard.reference.training.adapters import Adapters
 from sarguard.reference.training.answering import Lesson, Reader, divergence
 from sarguard.reference.training.clips import Clip
 from sarguard.reference.training.features import collate
+from sarguard.reference.training.handover import (
+    export,
+    start_answering,
+    start_hearing,
+)
 from sarguard.reference.training.hearing import Hearing
 from sarguard.reference.training.train_answering import agreed
 from sarguard.reference.training.train_hearing import batches, heard
@@ -188,13 +190,12 @@ def test_answering_learns_and_goes_on(
 def test_what_is_exported_is_what_was_trained(tmp_path: Path) -> None:
     made = student(layers=2)
     hearing, (_, adapters) = made.hearing(), reader_of(made)
-    school: Any = SimpleNamespace(ears=made.ears)
     for parameter in [*hearing.parameters(), *adapters.parameters()]:
         if parameter.requires_grad:
             noise = 0.02 * torch.randn_like(parameter)
             # Numbers that the difference's float16 holds.
             parameter.data = (parameter.data + noise).half().float()
-    train._export(tmp_path, school, hearing, adapters)
+    export(tmp_path, hearing, adapters, made.ears.vocabulary)
     merged = student(layers=2)
     apply_difference(merged.model, tmp_path / "difference.safetensors")
     loaded, vocabulary = Hearing.from_head(
@@ -213,6 +214,26 @@ def test_what_is_exported_is_what_was_trained(tmp_path: Path) -> None:
             atol=1e-4,
             rtol=1e-4,
         )
+
+
+def test_a_run_starts_where_an_earlier_export_ended(tmp_path: Path) -> None:
+    made = student(layers=2)
+    hearing, (_, adapters) = made.hearing(), reader_of(made)
+    for parameter in [*hearing.parameters(), *adapters.parameters()]:
+        parameter.data = (parameter.data + 0.02).half().float()
+    export(tmp_path, hearing, adapters, made.ears.vocabulary)
+    other = student(layers=2)
+    next_hearing, (_, next_adapters) = other.hearing(), reader_of(other)
+    start_hearing(tmp_path, next_hearing)
+    start_answering(tmp_path, next_adapters)
+    assert same([*next_adapters.parameters()], [*adapters.parameters()])
+    assert torch.equal(next_hearing.blank, hearing.blank)
+    assert torch.equal(next_hearing.log_tau, hearing.log_tau)
+    assert torch.equal(next_hearing.projector.weight, hearing.projector.weight)
+    assert same(
+        [*next_hearing.tower.layers.parameters()],
+        [*hearing.tower.layers.parameters()],
+    )
 
 
 def test_ears_vary_a_clip_only_when_asked(tiny_student: Student) -> None:

@@ -1,0 +1,67 @@
+"""What one training run hands to the package, and to the next run."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from sarguard.reference.difference import load_difference, save_difference
+from sarguard.reference.training.adapters import SCALE, Adapters
+from sarguard.reference.training.hearing import Hearing
+
+DIFFERENCE = "difference.safetensors"
+HEAD = "hearing_head.safetensors"
+_TOWER, _PROJECTOR = "audio_tower.", "multi_modal_projector.linear."
+
+
+def export(
+    directory: Path, hearing: Hearing, adapters: Adapters, vocabulary: Sequence[int]
+) -> Path:
+    """Write what training changed, and the CTC head that measures word errors."""
+    tensors: dict[str, Tensor] = {
+        f"{_TOWER}{name}": value
+        for name, value in hearing.tower.state_dict().items()
+        if name.startswith(("layers.", "layer_norm."))
+    }
+    tensors |= {
+        f"{_PROJECTOR}{name}": value
+        for name, value in hearing.projector.state_dict().items()
+    }
+    tensors |= adapters.tensors()
+    cpu = {name: value.detach().cpu() for name, value in tensors.items()}
+    path = directory / DIFFERENCE
+    save_difference(path, cpu, {"lora_scale": str(SCALE)})
+    hearing.save_head(directory / HEAD, vocabulary)
+    return path
+
+
+def start_hearing(directory: Path, hearing: Hearing) -> None:
+    """Take tower, projector and CTC head from an earlier run's export.
+
+    Raises:
+        ReferenceCorruptError: The difference cannot be used.
+    """
+    tensors, _ = load_difference(directory / DIFFERENCE)
+    device = hearing.blank.device
+    for prefix, part in ((_TOWER, hearing.tower), (_PROJECTOR, hearing.projector)):
+        state = {
+            name.removeprefix(prefix): value.float().to(device)
+            for name, value in tensors.items()
+            if name.startswith(prefix)
+        }
+        part.load_state_dict({**part.state_dict(), **state})
+    hearing.load_head(directory / HEAD)
+
+
+def start_answering(directory: Path, adapters: Adapters) -> None:
+    """Take the adapters from an earlier run's export.
+
+    Raises:
+        ReferenceCorruptError: The difference cannot be used.
+    """
+    tensors, _ = load_difference(directory / DIFFERENCE)
+    with torch.no_grad():
+        adapters.load(tensors)
