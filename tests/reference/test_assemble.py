@@ -98,7 +98,7 @@ def test_a_missing_difference_is_told(
     ensure: Ensure, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(assemble, "files", lambda package: tmp_path)
-    with pytest.raises(ReferenceCorruptError, match=r"lacks the trained difference"):
+    with pytest.raises(ReferenceCorruptError, match=r"lacks the trained weights"):
         ensure()
 
 
