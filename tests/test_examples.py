@@ -15,7 +15,7 @@ EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
 # Most lines of an example, and what each of its requests may end as.
 ANY = {"answered", "refused"}
 EXPECTED: dict[str, tuple[int, list[set[str]]]] = {
-    "ask_a_question.py": (10, [{"refused"}, {"answered"}]),
+    "ask_a_question.py": (10, [ANY, ANY]),
     "calibrate_your_model.py": (45, [ANY]),
     "chat_with_langchain.py": (29, [ANY, ANY]),
 }
