@@ -1,11 +1,12 @@
 """Compose the sentences that the reference model learns to hear.
 
-Two sources: prompts that the text model sampled from itself
-(``prompts.txt``), and a slot grammar that crosses request frames with
-actions, things and places so that the vocabulary of everyday, safety-relevant
-and harmful requests is heard in many contexts. Training is on *hearing* alone;
-no answer is written here. Sentences of the shipped calibration, test and demo
-sets are excluded word for word.
+Four sources: prompts that the text model sampled from itself
+(``prompts.txt``), a slot grammar that crosses request frames with actions,
+things and places so that the vocabulary of safety-relevant requests is heard in
+many contexts, a wide one over everyday words (``wide.py``), and drills of the
+tokenizer's own common words. Training is on *hearing* alone; no answer is written
+here. Sentences of the shipped calibration, test and demo sets are excluded word
+for word.
 """
 
 from __future__ import annotations
@@ -13,7 +14,8 @@ from __future__ import annotations
 import itertools
 import random
 import re
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from transformers import PreTrainedTokenizerBase
@@ -246,8 +248,8 @@ def compose(rng: random.Random) -> Iterator[str]:
             yield rng.choice(THING_FRAMES).format(t=thing, u=other)
 
 
-def sentences(count: int, *, seed: int = 0, exclude: frozenset[str]) -> list[str]:
-    """Return training sentences: every self-sampled prompt, then the grammar's.
+def requests(count: int, *, seed: int = 0, exclude: frozenset[str]) -> list[str]:
+    """Return every self-sampled prompt, then requests of the slot grammar, shuffled.
 
     Args:
         count: How many sentences to return.
@@ -255,16 +257,24 @@ def sentences(count: int, *, seed: int = 0, exclude: frozenset[str]) -> list[str
         exclude: Normalised sentences that must not be trained on.
     """
     rng = random.Random(seed)
-    kept: dict[str, str] = {}
     prompts = PROMPTS.read_text("utf-8").splitlines()
-    composed = compose(rng)
-    for sentence in (*prompts, *(next(composed) for _ in range(4 * count))):
+    found = distinct(itertools.chain(prompts, compose(rng)), count, exclude=exclude)
+    rng.shuffle(found)
+    return found
+
+
+def distinct(
+    sentences: Iterable[str], count: int, *, exclude: frozenset[str]
+) -> list[str]:
+    """Return the first ``count`` sentences whose words differ, none excluded."""
+    kept: dict[str, str] = {}
+    for sentence in sentences:
         key = normalise(sentence)
-        if key and key not in exclude and len(kept) < count:
+        if key and key not in exclude:
             kept.setdefault(key, sentence)
-    chosen = list(kept.values())
-    rng.shuffle(chosen)
-    return chosen
+        if len(kept) == count:
+            break
+    return list(kept.values())
 
 
 def drills(words: Sequence[str], count: int, *, seed: int = 0) -> list[str]:
@@ -286,6 +296,22 @@ def drills(words: Sequence[str], count: int, *, seed: int = 0) -> list[str]:
         frame = rng.choice(ACTION_FRAMES + THING_FRAMES[:12])
         found.append(frame.format(a=chosen, t=chosen, u=chosen))
     return found
+
+
+def seldom_said(
+    words: Iterable[str], sentences: Iterable[str], *, fewest: int = 12
+) -> list[str]:
+    """Return the words that the sentences hold fewer than ``fewest`` times, once each.
+
+    A term of several words counts as its rarest word.
+    """
+    counts = Counter(w for line in sentences for w in normalise(line).split())
+    found = dict.fromkeys(words)
+    return [
+        word
+        for word in found
+        if min(counts[part] for part in normalise(word).split()) < fewest
+    ]
 
 
 def common_words(tokenizer: PreTrainedTokenizerBase, count: int) -> list[str]:

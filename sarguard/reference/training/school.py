@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
@@ -24,20 +25,27 @@ from sarguard.reference.training import clips
 from sarguard.reference.training.clips import Clip
 from sarguard.reference.training.corpus import (
     common_words,
+    distinct,
     drills,
     normalise,
-    sentences,
+    requests,
+    seldom_said,
 )
 from sarguard.reference.training.hearing import Hearing
+from sarguard.reference.training.lexicon import every_word
 from sarguard.reference.training.train_hearing import Ears
+from sarguard.reference.training.wide import Composer
 
-SENTENCES, HELD_OUT = 12_000, 240
+REQUESTS, WIDE, DRILLS = 10_000, 34_000, 9_000
+DRILLED_WORDS = 9_000
+"""The tokenizer's commonest words; those the sentences seldom say are drilled."""
+HELD_OUT = 240
+"""Half of them requests, half of them wide."""
 RENDERINGS = (
     # name, unseen voices, seed of the voices
-    ("requests-a", False, 0),
-    ("requests-b", False, 1),
-    ("drills-common", False, 5),
-    ("drills-rare", False, 6),
+    ("requests", False, 0),
+    ("wide", False, 1),
+    ("drills", False, 5),
     ("held-out-seen", False, 2),
     ("held-out-unseen", True, 3),
 )
@@ -45,25 +53,24 @@ RENDERINGS = (
 
 @dataclass(frozen=True, kw_only=True)
 class Lines:
-    """What is said: training requests, word drills, and requests held out."""
+    """What is said: training sentences of three sources, and sentences held out."""
 
     requests: list[str]
-    common: list[str]
-    rare: list[str]
+    wide: list[str]
+    drills: list[str]
     held_out: list[str]
 
     def of(self, rendering: str) -> list[str]:
         """Return the sentences of one rendering."""
-        if rendering.startswith("requests"):
-            return self.requests
         if rendering.startswith("held-out"):
             return self.held_out
-        return self.common if rendering == "drills-common" else self.rare
+        found: list[str] = getattr(self, rendering)
+        return found
 
     @property
     def trained(self) -> list[str]:
         """Return every sentence that training may hear."""
-        return [*self.requests, *self.common, *self.rare]
+        return [*self.requests, *self.wide, *self.drills]
 
 
 @dataclass(frozen=True)
@@ -84,13 +91,19 @@ class School:
     def lines(self) -> Lines:
         """Return the sentences, those of the shipped clips left out."""
         shipped = frozenset(normalise(s) for s in load_sentences())
-        found = sentences(SENTENCES, exclude=shipped)
-        words = common_words(self.untrained[1], 16_000)
+        said = requests(REQUESTS, exclude=shipped)
+        wide = distinct(
+            Composer(random.Random(0)).sentences(),
+            WIDE,
+            exclude=shipped | {normalise(s) for s in said},
+        )
+        common = common_words(self.untrained[1], DRILLED_WORDS)
+        half = HELD_OUT // 2
         return Lines(
-            requests=found[: -HELD_OUT - 60],
-            held_out=found[-HELD_OUT:],
-            common=drills(words[:7_000], 10_000),
-            rare=drills(words[7_000:], 9_000, seed=1),
+            requests=said[:-half],
+            wide=wide[:-half],
+            drills=drills(seldom_said([*common, *every_word()], said + wide), DRILLS),
+            held_out=said[-half:] + wide[-half:],
         )
 
     @cached_property
@@ -128,8 +141,7 @@ class School:
 
     def training_clips(self, *, drilled: bool) -> list[Clip]:
         """Return the clips to train on, with or without the word drills."""
-        kinds = ("requests", "drills") if drilled else ("requests",)
-        names = [name for name, *_ in RENDERINGS if name.startswith(kinds)]
+        names = ("requests", "wide", *(["drills"] if drilled else []))
         found = [c for n in names for c in clips.load(self.directory / "clips" / n)]
         return [clip for clip in found if clip.seconds > 0.5]
 

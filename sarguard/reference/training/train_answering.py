@@ -23,6 +23,7 @@ from sarguard.reference.training.answering import (
 from sarguard.reference.training.clips import Clip
 from sarguard.reference.training.features import collate
 from sarguard.reference.training.hearing import Hearing
+from sarguard.reference.training.precision import autocast
 from sarguard.reference.training.schedule import Clock, set_rates
 from sarguard.reference.training.stage import Smoothed, Stage
 from sarguard.reference.training.train_hearing import Ears
@@ -154,7 +155,7 @@ class AnsweringStage(Stage):
         hearing, reader, device = self.hearing, self.reader, self.reader.device
         set_rates(self.optimizer, RATES, step=self.step, part=self.clock.part())
         said = [self.ears.tokens(lesson.text) for lesson in batch]
-        with torch.autocast(device.type, torch.bfloat16):
+        with autocast(device):
             frames, counts = hearing.encode(features.to(device), lengths)
             student = reader.listen(batch, _heard(frames, counts))
             teacher = reader.teach(batch)
@@ -179,7 +180,7 @@ def agreed(
     for start in range(0, len(lessons), BATCH):
         batch = lessons[start : start + BATCH]
         features, lengths = collate([ears.features(clips[x.text], None) for x in batch])
-        with torch.autocast(reader.device.type, torch.bfloat16):
+        with autocast(reader.device):
             frames, counts = hearing.encode(features.to(reader.device), lengths)
             student = reader.listen(batch, _heard(frames, counts))
             found = agreement(student, reader.teach(batch))

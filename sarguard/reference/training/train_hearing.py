@@ -15,6 +15,7 @@ from transformers import PreTrainedTokenizerBase, WhisperFeatureExtractor
 from sarguard.reference.training.clips import Clip
 from sarguard.reference.training.features import collate, disturb, log_mel, mask
 from sarguard.reference.training.hearing import Hearing, transcribe
+from sarguard.reference.training.precision import autocast
 from sarguard.reference.training.prefetch import prefetch
 from sarguard.reference.training.schedule import Clock, set_rates
 from sarguard.reference.training.stage import Smoothed, Stage
@@ -121,9 +122,9 @@ class HearingStage(Stage):
 
     def learn(self, features: Tensor, lengths: Tensor, said: Sequence[Tensor]) -> float:
         """Make one step on a batch and return its loss."""
-        rates, device = (TOWER_RATE, HEAD_RATE), self.hearing.blank.device.type
+        rates, device = (TOWER_RATE, HEAD_RATE), self.hearing.blank.device
         set_rates(self.optimizer, rates, step=self.step, part=self.clock.part())
-        with torch.autocast(device, torch.bfloat16):
+        with autocast(device):
             frames, counts = self.hearing.encode(features.to(device), lengths)
             loss = self.hearing.loss(frames, counts, said)
         self.descend(loss)

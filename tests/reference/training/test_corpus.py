@@ -13,9 +13,11 @@ from sarguard.reference.training.corpus import (
     PROMPTS,
     common_words,
     compose,
+    distinct,
     drills,
     normalise,
-    sentences,
+    requests,
+    seldom_said,
 )
 
 INVENTED = [f"zq{number}" for number in range(200)]
@@ -30,36 +32,43 @@ def test_sentences_are_compared_by_their_words() -> None:
 
 
 def test_the_same_seed_gives_the_same_sentences() -> None:
-    first = sentences(4_000, seed=3, exclude=frozenset())
-    assert first == sentences(4_000, seed=3, exclude=frozenset())
-    assert first != sentences(4_000, seed=4, exclude=frozenset())
+    first = requests(4_000, seed=3, exclude=frozenset())
+    assert first == requests(4_000, seed=3, exclude=frozenset())
+    assert first != requests(4_000, seed=4, exclude=frozenset())
 
 
 def test_no_sentence_comes_twice() -> None:
-    found = sentences(6_000, exclude=frozenset())
+    found = requests(6_000, exclude=frozenset())
     assert len(found) == 6_000
     assert len({normalise(sentence) for sentence in found}) == 6_000
 
 
 def test_both_sources_are_used() -> None:
     prompts = {normalise(line) for line in PROMPTS.read_text("utf-8").splitlines()}
-    found = {normalise(line) for line in sentences(6_000, exclude=frozenset())}
+    found = {normalise(line) for line in requests(6_000, exclude=frozenset())}
     assert prompts - {""} <= found
     assert len(found - prompts) > 2_000
 
 
 def test_excluded_sentences_never_appear() -> None:
-    everything = sentences(4_000, exclude=frozenset())
+    everything = requests(4_000, exclude=frozenset())
     excluded = frozenset(normalise(sentence) for sentence in everything[::3])
-    found = {normalise(line) for line in sentences(4_000, exclude=excluded)}
+    found = {normalise(line) for line in requests(4_000, exclude=excluded)}
     assert len(found) == 4_000
     assert not found & excluded
 
 
 def test_no_shipped_sentence_appears_where_they_are_excluded() -> None:
     shipped = frozenset(normalise(sentence) for sentence in load_sentences())
-    found = {normalise(x) for x in sentences(12_000, exclude=shipped)}
+    found = {normalise(x) for x in requests(12_000, exclude=shipped)}
     assert not found & shipped
+
+
+def test_sentences_of_the_same_words_count_once() -> None:
+    said = ["Sing.", "sing!", "?", "Dance.", "Jump.", "Swim."]
+    found = distinct(said, 2, exclude=frozenset({"jump"}))
+    assert found == ["Sing.", "Dance."]
+    assert distinct(said, 9, exclude=frozenset({"jump"})) == [*found, "Swim."]
 
 
 def test_the_grammar_leaves_no_slot_open() -> None:
@@ -87,6 +96,20 @@ def test_a_drill_holds_three_to_five_words() -> None:
     for line in drills(INVENTED, 200):
         drilled = [word for word in normalise(line).split() if word in INVENTED]
         assert 3 <= len(drilled) <= 5
+
+
+def test_words_that_are_often_said_are_not_drilled() -> None:
+    said = ["A cat sat."] * 3 + ["The dog sat!"]
+    words = ["cat", "dog", "cow", "sat", "cow", "sat cow", "Sat"]
+    assert seldom_said(words, said, fewest=3) == ["dog", "cow", "sat cow"]
+    assert seldom_said(words, [], fewest=1) == [
+        "cat",
+        "dog",
+        "cow",
+        "sat",
+        "sat cow",
+        "Sat",
+    ]
 
 
 @pytest.mark.parametrize(("count", "expected"), [(9, ["the"]), (0, [])])

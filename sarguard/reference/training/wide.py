@@ -1,0 +1,220 @@
+"""Compose requests from a wide vocabulary: any everyday word in a natural frame.
+
+What a request says need not make sense; each word must be heard often, beside
+ever other words, with the stress and linking of a real sentence.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator
+
+from sarguard.reference.training.lexicon import (
+    frames,
+    gerund,
+    plural,
+    third_person,
+    with_article,
+    words,
+)
+
+LONGEST = 17
+"""Words in a sentence; longer ones are drawn anew."""
+
+_OWNERS = (
+    "my", "my", "the", "the", "your", "his", "her", "our", "their", "someone's",
+    "this", "that", "another", "every",
+)  # fmt: skip
+_ARTIFACTS = (
+    "objects", "objects", "objects", "vehicles", "foods", "papers", "digital",
+    "buildings", "animals",
+)  # fmt: skip
+_COUNTED = (*_ARTIFACTS, "people", "people", "events", "ideas", "body")
+
+_KINDS = {
+    "b": "buildings",
+    "o": "objects",
+    "p": "people",
+    "v": "vehicles",
+    "e": "events",
+}
+_PLACES = (
+    "at {b}", "in {b}", "from {b}", "near {b}", "inside {b}", "with {o}", "into {o}",
+    "under {o}", "for {p}", "to {p}", "from {p}", "with {p}", "behind {p}", "on {v}",
+    "during {e}", "before {e}", "after {e}", "on {d}",
+)  # fmt: skip
+
+
+class Composer:
+    """Fill frames with words drawn by one random stream."""
+
+    def __init__(self, rng: random.Random) -> None:
+        self.rng = rng
+
+    def sentences(self) -> Iterator[str]:
+        """Yield endless requests of at most `LONGEST` words."""
+        while True:
+            (kind,) = self.rng.choices(("actions", "matters", "writing"), (5, 3, 2))
+            frame = self.rng.choice(frames(kind))
+            found = frame.format_map(_Slots(self.slot))
+            if len(found.split()) <= LONGEST:
+                yield found
+
+    def slot(self, name: str) -> str:
+        """Return words for a frame's slot."""
+        name = name.rstrip("2")
+        if name.endswith("_cap"):
+            found = self.slot(name.removesuffix("_cap"))
+            return found[0].upper() + found[1:]
+        return self._makers()[name]()
+
+    def _makers(self) -> dict[str, Callable[[], str]]:
+        return {
+            "vp": self.verb_phrase,
+            "ving": lambda: gerund(self.verb_phrase()),
+            "v3s": lambda: third_person(self.verb_phrase()),
+            "np": self.noun_phrase,
+            "np_a": lambda: with_article(self._described(self.noun())),
+            "np_plain": lambda: "the " + self.noun(),
+            "np_person": lambda: self.noun_phrase(("people",)),
+            "np_place": lambda: self.noun_phrase(("buildings",)),
+            "event_np": lambda: self.noun_phrase(("events",)),
+            "paper_np": lambda: self._indefinite("papers"),
+            "digital_np": lambda: self._indefinite("digital"),
+            "paper": lambda: self._one("count", "papers"),
+            "noun": self.noun,
+            "thing": lambda: self.noun(("objects",)),
+            "things": lambda: self._described(plural(self.noun())),
+            "animals": lambda: plural(self._one("count", "animals")),
+            "person": lambda: self._one("count", "people"),
+            "building": lambda: self._one("count", "buildings"),
+            "stuff": lambda: self._one("mass", "stuff"),
+            "topic": self.topic,
+            "adj": lambda: self._one("adjectives", "all"),
+            "place": lambda: self._one("names", "places"),
+            "language": lambda: self._one("names", "languages"),
+            "group": lambda: self._one("names", "groups"),
+            "name": lambda: self._one("names", "people"),
+            "day": lambda: self._one("names", "days"),
+            "number": lambda: self._one("names", "numbers"),
+        }  # fmt: skip
+
+    def noun(self, kinds: tuple[str, ...] = _COUNTED) -> str:
+        """Return a countable noun of one of the kinds, in the singular."""
+        return self._one("count", self.rng.choice(kinds))
+
+    def noun_phrase(self, kinds: tuple[str, ...] = _COUNTED) -> str:
+        """Return a noun with what comes before it."""
+        noun, chance = self.noun(kinds), self.rng.random()
+        if chance < 0.38:
+            return with_article(self._described(noun))
+        if chance < 0.72:
+            return f"{self.rng.choice(_OWNERS)} {self._described(noun)}"
+        if chance < 0.82:
+            return f"my {self._one('count', 'people')}'s {noun}"
+        if chance < 0.9:
+            return f"{self._one('names', 'numbers')} {plural(noun)}"
+        return self._described(plural(noun))
+
+    def topic(self) -> str:
+        """Return something to speak about."""
+        chance = self.rng.random()
+        if chance < 0.4:
+            return self._one("mass", "fields")
+        if chance < 0.6:
+            return self._one("mass", "stuff")
+        return (
+            self._described(plural(self.noun())) if chance < 0.8 else self.noun_phrase()
+        )
+
+    def verb_phrase(self) -> str:
+        """Return something to do, in the base form."""
+        chance = self.rng.random()
+        if chance < 0.5:
+            phrase = f"{self._one('verbs', 'objects')} {self._object()}"
+        elif chance < 0.72:
+            verb = self._one("verbs", "people")
+            kinds = ("people", "people", "people", "animals")
+            phrase = f"{verb} {self.noun_phrase(kinds)}"
+        elif chance < 0.86:
+            return self._one("verb_phrases", "plain")
+        else:
+            phrase = self.rng.choice(self._other_doings())()
+        return phrase + self._tail() if self.rng.random() < 0.55 else phrase
+
+    def _object(self) -> str:
+        chance = self.rng.random()
+        if chance < 0.68:
+            return self.noun_phrase(_ARTIFACTS)
+        some = self.rng.choice(("", "", "some ", "the ", "my "))
+        return some + self._described(self._one("mass", "stuff"))
+
+    def _other_doings(self) -> tuple[Callable[[], str], ...]:
+        one = self._one
+
+        def some(*kinds: str) -> str:
+            return self.noun_phrase(kinds)
+
+        return (
+            lambda: f"be more {one('adjectives', 'all')}",
+            lambda: f"become {with_article(one('count', 'people'))}",
+            lambda: f"travel to {one('names', 'places')}",
+            lambda: f"move to {one('names', 'places')}",
+            lambda: f"speak {one('names', 'languages')}",
+            lambda: f"learn {one('mass', 'fields')}",
+            lambda: f"talk about {one('mass', 'fields')}",
+            lambda: f"get away with {one('mass', 'fields')}",
+            lambda: (
+                f"break into {self.noun_phrase(('buildings', 'vehicles', 'digital'))}"
+            ),
+            lambda: f"get out of {self.noun_phrase(('buildings', 'events'))}",
+            lambda: f"prepare for {self.noun_phrase(('events',))}",
+            lambda: f"hurt {self._owner()} {one('count', 'body')}",
+            lambda: f"heal {self._owner()} {one('count', 'body')}",
+            lambda: f"make {some('people')} {one('adjectives', 'all')}",
+            lambda: f"make {one('mass', 'stuff')} from {one('mass', 'stuff')}",
+            lambda: f"{self.verb_phrase()} and {self.verb_phrase()}",
+        )
+
+    def _tail(self) -> str:
+        one, chance = self._one, self.rng.random()
+        if chance < 0.4:
+            return " " + one("adverbs", "all")
+        if chance < 0.52:
+            return f" in {one('names', 'places')}"
+        if chance < 0.58:
+            return f" without {gerund(self.verb_phrase())}"
+        if chance < 0.64:
+            return f" to {self.verb_phrase()}"
+        if chance < 0.7:
+            return f" with {one('mass', 'stuff')}"
+        place = self.rng.choice(_PLACES)
+        slot = place[-2]
+        if slot == "d":
+            return " " + place.format(d=one("names", "days"))
+        return " " + place.format(**{slot: self.noun_phrase((_KINDS[slot],))})
+
+    def _indefinite(self, kind: str) -> str:
+        return with_article(self._described(self._one("count", kind)))
+
+    def _owner(self) -> str:
+        return self.rng.choice(_OWNERS)
+
+    def _described(self, noun: str) -> str:
+        if self.rng.random() < 0.3:
+            return f"{self._one('adjectives', 'all')} {noun}"
+        return noun
+
+    def _one(self, section: str, kind: str) -> str:
+        return self.rng.choice(words(section, kind))
+
+
+class _Slots(dict[str, str]):
+    """A mapping that asks for each slot's words as a frame is filled."""
+
+    def __init__(self, fill: Callable[[str], str]) -> None:
+        super().__init__()
+        self._fill = fill
+
+    def __missing__(self, name: str) -> str:
+        return self._fill(name)
