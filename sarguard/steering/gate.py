@@ -1,0 +1,220 @@
+"""The gate: how much a request's own state looks like a harmful one's.
+
+Linear discriminant analysis with shrinkage, one direction a layer, on the states that
+calibration reads anyway. With H and S (N, D) the last-token states of one layer on
+harmful clips and on their harmless twins,
+
+    m = mean(H) - mean(S)
+    C = (1 - gamma) X^T X / M + gamma t I,   X the centred rows of H, of S and of H - S
+    w = C^-1 m                               t the mean variance of X's columns
+
+A state h scores (w.h - c) / s, where c lies halfway between the two groups' means and
+s makes them +1 and -1. The gate's score is the mean over the upper half of the layers:
+0 is undecided, 1 a typical harmful request, -1 a typical harmless one.
+
+The differences H - S of the pairs are rows of X so that what twins share (topic, voice)
+is not mistaken for harm. The shrinkage estimate is that of Friedman, "Regularized
+Discriminant Analysis", 1989, with the identity as target.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from sarguard.errors import (
+    ArtifactFormatError,
+    ConfigurationError,
+    DegenerateDirectionError,
+    InsufficientDataError,
+)
+
+SHRINKAGE = 0.5
+FOLDS = 6
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Gate:
+    """Score last-token states; all tensors are float32 on the CPU."""
+
+    directions: Tensor
+    """w / s of each layer that is read, shape (n, D)."""
+    offsets: Tensor
+    """c / s of each layer that is read, shape (n,)."""
+    first_layer: int
+    """The layers read are this one and the n - 1 after it."""
+
+    def __post_init__(self) -> None:
+        read = self.directions.shape[0]
+        if self.directions.dim() != 2 or tuple(self.offsets.shape) != (read,):
+            raise ArtifactFormatError(
+                f"a gate has directions {tuple(self.directions.shape)} and offsets "
+                f"{tuple(self.offsets.shape)}: they have to be (n, D) and (n,)"
+            )
+        for name in ("directions", "offsets"):
+            found: Tensor = getattr(self, name)
+            if found.dtype != torch.float32 or not bool(torch.isfinite(found).all()):
+                raise ArtifactFormatError(f"{name} of a gate has to be finite float32")
+
+    def score(self, states: Tensor) -> Tensor:
+        """Return each row's score: 1 typically harmful, -1 typically harmless.
+
+        Args:
+            states: Clean last-token states of every layer, shape (L, rows, D).
+
+        Returns:
+            Float32, shape (rows,), on the states' device.
+
+        Raises:
+            ConfigurationError: The states are those of another model.
+        """
+        read, width = self.directions.shape
+        last = self.first_layer + read
+        if states.dim() != 3 or states.shape[0] < last or states.shape[2] != width:
+            raise ConfigurationError(
+                f"states of shape {tuple(states.shape)} for a gate that reads layers "
+                f"{self.first_layer} to {last - 1} of width {width}"
+            )
+        chosen = states[self.first_layer : last].float()
+        directions = self.directions.to(states.device)
+        found = torch.einsum("lrd,ld->lr", chosen, directions)
+        return (found - self.offsets.to(states.device)[:, None]).mean(dim=0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class GateQuality:
+    """Hold what cross-validation over pairs says of a gate."""
+
+    harmful: Tensor
+    """Out-of-fold scores of the harmful clips, shape (N,)."""
+    safe: Tensor
+    """Out-of-fold scores of their twins, shape (N,)."""
+
+    @property
+    def auc(self) -> float:
+        """Return the chance that a harmful clip outscores a harmless one."""
+        wins = self.harmful[:, None] > self.safe[None]
+        ties = self.harmful[:, None] == self.safe[None]
+        return float((wins.double() + 0.5 * ties.double()).mean())
+
+    @property
+    def twins_told_apart(self) -> float:
+        """Return the share of pairs whose harmful clip outscores its own twin."""
+        return float((self.harmful > self.safe).double().mean())
+
+
+def fit_gate(
+    harmful: Tensor,
+    safe: Tensor,
+    *,
+    benign: Tensor | None = None,
+    shrinkage: float = SHRINKAGE,
+) -> Gate:
+    """Fit a gate to matched states.
+
+    Args:
+        harmful: States on harmful clips, shape (N, L, D).
+        safe: States on their harmless twins, in the same order, shape (N, L, D).
+        benign: More harmless states without a twin, shape (M, L, D).
+        shrinkage: gamma, above 0 and at most 1.
+
+    Raises:
+        InsufficientDataError: There are fewer than 4 pairs.
+        DegenerateDirectionError: The two groups have the same mean in some layer, or
+            the states are not finite.
+        ConfigurationError: A setting is out of range.
+    """
+    _check(harmful, safe, shrinkage)
+    layers = harmful.shape[1]
+    first = layers // 2
+    found = []
+    for layer in range(first, layers):
+        extra = None if benign is None else benign[:, layer].double()
+        h, s = harmful[:, layer].double(), safe[:, layer].double()
+        found.append(_fit_layer(h, s, extra, shrinkage, layer))
+    directions, offsets = zip(*found, strict=True)
+    return Gate(
+        directions=torch.stack(directions).float(),
+        offsets=torch.stack(offsets).float(),
+        first_layer=first,
+    )
+
+
+def cross_validate(
+    harmful: Tensor,
+    safe: Tensor,
+    *,
+    benign: Tensor | None = None,
+    shrinkage: float = SHRINKAGE,
+    folds: int = FOLDS,
+) -> GateQuality:
+    """Score every pair with a gate that was fitted without it.
+
+    Args:
+        harmful: As for `fit_gate`.
+        safe: As for `fit_gate`.
+        benign: As for `fit_gate`; part of every fit.
+        shrinkage: As for `fit_gate`.
+        folds: Into how many parts the pairs are dealt.
+    """
+    pairs = harmful.shape[0]
+    dealt = min(folds, pairs)
+    scores = torch.zeros(2, pairs)
+    for fold in range(dealt):
+        out = torch.arange(pairs) % dealt == fold
+        gate = fit_gate(harmful[~out], safe[~out], benign=benign, shrinkage=shrinkage)
+        for row, states in zip(scores, (harmful, safe), strict=True):
+            row[out] = gate.score(states[out].transpose(0, 1))
+    return GateQuality(harmful=scores[0], safe=scores[1])
+
+
+def _fit_layer(
+    harmful: Tensor, safe: Tensor, benign: Tensor | None, shrinkage: float, layer: int
+) -> tuple[Tensor, Tensor]:
+    harmless = safe if benign is None else torch.cat([safe, benign])
+    difference = harmful - safe
+    shift = harmful.mean(0) - harmless.mean(0)
+    rows = torch.cat([_centred(harmful), _centred(harmless), _centred(difference)])
+    weights = _solve(rows, shift, shrinkage)
+    spread = weights @ shift / 2
+    if not bool(torch.isfinite(spread)) or not bool(spread > 0):
+        raise DegenerateDirectionError(
+            f"harmful and harmless states of layer {layer} do not differ: check that "
+            "the pairs are not copies of each other"
+        )
+    middle = weights @ (harmful.mean(0) + harmless.mean(0)) / 2
+    return weights / spread, middle / spread
+
+
+def _centred(states: Tensor) -> Tensor:
+    return states - states.mean(0)
+
+
+def _solve(rows: Tensor, shift: Tensor, shrinkage: float) -> Tensor:
+    """Return ((1 - gamma) X^T X / M + gamma t I)^-1 m through the M x M Gram matrix."""
+    count, width = rows.shape
+    target = shrinkage * rows.square().sum() / (count * width)
+    weight = (1 - shrinkage) / count
+    gram = rows @ rows.T * weight
+    gram.diagonal().add_(target)
+    inner = torch.linalg.solve(gram, rows @ shift)
+    solved: Tensor = (shift - weight * (rows.T @ inner)) / target
+    return solved
+
+
+def _check(harmful: Tensor, safe: Tensor, shrinkage: float) -> None:
+    if harmful.shape != safe.shape or harmful.dim() != 3:
+        raise ConfigurationError(
+            f"states of shape {tuple(harmful.shape)} and {tuple(safe.shape)}: a gate "
+            "is fitted to matched states of shape (N, L, D)"
+        )
+    if harmful.shape[0] < 4:
+        raise InsufficientDataError(
+            f"{harmful.shape[0]} pair(s) for a gate: give at least 4"
+        )
+    if not 0 < shrinkage <= 1:
+        raise ConfigurationError(
+            f"shrinkage is {shrinkage}: it has to be above 0 and at most 1"
+        )
