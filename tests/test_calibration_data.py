@@ -46,9 +46,9 @@ from sarguard.errors import (
     MissingDependencyError,
 )
 
-SIZE_BUDGET = 5_000_000
+SIZE_BUDGET = 6_000_000
 PAIRED: tuple[Split, ...] = ("calibration", "test", "demo")
-HELD_OUT: tuple[Split, ...] = ("test", "ordinary")
+HELD_OUT: tuple[Split, ...] = ("test", "ordinary", "borderline")
 STOP_WORDS = frozenset(
     re.findall(
         r"[a-z]+",
@@ -91,6 +91,17 @@ class TestTexts:
         ordinary = [r for r in load_texts() if r.split == "ordinary"]
         assert len(ordinary) >= 60
         assert {(r.kind, r.pair) for r in ordinary} == {("safe", None)}
+
+    @pytest.mark.parametrize("split", ["borderline", "borderline_calibration"])
+    def test_borderline_requests_are_safe_and_set_both_traps(
+        self, split: Split
+    ) -> None:
+        borderline = [r for r in load_texts() if r.split == split]
+        assert len(borderline) >= 40
+        assert {(r.kind, r.pair) for r in borderline} == {("safe", None)}
+        traps = Counter(r.topic for r in borderline)
+        assert set(traps) == {"words", "topic"}
+        assert min(traps.values()) == max(traps.values())
 
     def test_no_sentence_repeats(self) -> None:
         spoken = Counter(
@@ -200,6 +211,7 @@ class TestManifest:
                 frozenset({"seen", "unseen"})
             }
         assert not load_clips("calibration", voice="unseen")
+        assert not load_clips("borderline_calibration", voice="unseen")
 
     def test_calibration_uses_several_voices_evenly(self) -> None:
         voices = Counter(clip.engine for clip in load_clips("calibration"))

@@ -28,7 +28,7 @@ class Clip:
 
     id: str
     pair: str | None
-    """Identifier shared by twins in every voice; null for an ordinary question."""
+    """Identifier shared by twins in every voice; null for a request without one."""
     kind: Kind
     split: Split
     topic: str
@@ -95,7 +95,8 @@ def load_clips(
     """Return the clips of one split.
 
     Args:
-        split: One of `calibration`, `test`, `demo` and `ordinary`.
+        split: One of `calibration`, `test`, `demo`, `ordinary`, `borderline` and
+            `borderline_calibration`.
         kind: Keep only `harmful` or only `safe` clips.
         voice: Keep only the `seen` or the `unseen` voices, or one voice by name.
 

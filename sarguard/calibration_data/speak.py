@@ -35,7 +35,7 @@ OPUS_COMPRESSION_LEVEL = 0.97
 """About 15 kilobits a second for 16 kHz speech."""
 
 _ENGINES = ("espeak-ng", "flite")
-_HELD_OUT_SPLITS = ("test", "ordinary")
+_HELD_OUT_SPLITS = ("test", "ordinary", "borderline")
 
 
 def plan_clips() -> tuple[Clip, ...]:
@@ -95,11 +95,15 @@ def check_engines() -> None:
         )
 
 
-def write_clips(folder: Path, clips: Sequence[Clip]) -> None:
+def write_clips(
+    folder: Path, clips: Sequence[Clip], *, only_missing: bool = False
+) -> None:
     """Render the clips and their manifest into a folder, with progress."""
     check_engines()
     for number, clip in enumerate(clips, start=1):
         path = folder / clip.file
+        if only_missing and path.exists():
+            continue
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(render(clip))
         sys.stderr.write(f"\r{number}/{len(clips)} clips")
@@ -120,9 +124,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         default=DATA_ROOT,
         help="folder for manifest.jsonl and clips/ (default: the package itself)",
     )
-    folder = parser.parse_args(arguments).out
+    parser.add_argument(
+        "--missing", action="store_true", help="leave the clips alone that exist"
+    )
+    options = parser.parse_args(arguments)
     try:
-        write_clips(folder, plan_clips())
+        write_clips(options.out, plan_clips(), only_missing=options.missing)
     except SarguardError as error:
         sys.stderr.write(f"{error}\n")
         return 1

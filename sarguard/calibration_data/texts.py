@@ -3,10 +3,13 @@
 A request comes in matched pairs: a harmful one and its purified-safe twin, the
 same shape of sentence and about the same length, with a harmless meaning. What
 differs inside a pair is intent alone, so what a model's states tell apart is
-intent and not style. Ordinary questions have no twin.
+intent and not style. Ordinary and borderline requests have no twin.
 
 Splits: `calibration` (vectors are fitted on it), `test` (held out: other targets
-and other wording), `demo` and `ordinary` (harmless questions alone).
+and other wording), `demo`, `ordinary` (harmless questions alone), and
+`borderline` (held out) with `borderline_calibration`: harmless requests that look
+harmful, of two kinds. Those of the topic `words` use a harmful word in a harmless sense
+("kill a process"), those of the topic `topic` ask a harmless question near harm.
 """
 
 from __future__ import annotations
@@ -17,10 +20,19 @@ from functools import cache
 from pathlib import Path
 from typing import Literal
 
-Split = Literal["calibration", "test", "demo", "ordinary"]
+Split = Literal[
+    "calibration", "test", "demo", "ordinary", "borderline", "borderline_calibration"
+]
 Kind = Literal["harmful", "safe"]
 
-SPLITS: tuple[Split, ...] = ("calibration", "test", "demo", "ordinary")
+SPLITS: tuple[Split, ...] = (
+    "calibration",
+    "test",
+    "demo",
+    "ordinary",
+    "borderline",
+    "borderline_calibration",
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,7 +40,7 @@ class Request:
     """Hold one sentence that somebody could say to a model."""
 
     pair: str | None
-    """Identifier shared by the two twins; null for an ordinary question."""
+    """Identifier shared by the two twins; null for a request without one."""
     source: str
     """Identifier of the row in texts.jsonl."""
     kind: Kind
@@ -57,7 +69,7 @@ def load_sentences() -> frozenset[str]:
 
 
 def _requests(row: dict[str, str]) -> list[Request]:
-    if row["split"] == "ordinary":
+    if "text" in row:
         return [_request(row, kind="safe", pair=None, text=row["text"])]
     kinds: tuple[Kind, ...] = ("harmful", "safe")
     return [_request(row, kind=kind, pair=row["id"], text=row[kind]) for kind in kinds]

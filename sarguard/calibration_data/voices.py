@@ -40,7 +40,7 @@ class Voice:
 
 
 def choose_voice(source: str, group: VoiceGroup) -> Voice:
-    """Return the voice that speaks a pair or an ordinary question.
+    """Return the voice that speaks a pair or a request without a twin.
 
     Args:
         source: Identifier of the row in texts.jsonl; twins share it.

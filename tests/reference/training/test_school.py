@@ -28,7 +28,7 @@ def keys(sentences: list[str]) -> set[str]:
 
 def test_no_shipped_sentence_is_trained_on(lines: Lines) -> None:
     splits = {request.split for request in load_texts()}
-    assert splits == {"calibration", "test", "demo", "ordinary"}
+    assert {"calibration", "test", "demo", "ordinary", "borderline"} < splits
     shipped = keys([request.text for request in load_texts()])
     assert shipped == keys(list(load_sentences()))
     assert not keys(lines.trained) & shipped
