@@ -26,10 +26,17 @@ SarguardError (Exception)
 ├── CalibrationError
 │   ├── InsufficientDataError (ValueError)
 │   └── DegenerateDirectionError (ArithmeticError)
-└── SteeringError (RuntimeError)
-    ├── SteeringNotAppliedError
-    ├── SteeringRemovedError
-    └── NonFiniteActivationError (ArithmeticError)
+├── SteeringError (RuntimeError)
+│   ├── SteeringNotAppliedError
+│   ├── SteeringRemovedError
+│   └── NonFiniteActivationError (ArithmeticError)
+└── AuditError
+    ├── AuditNotFoundError (FileNotFoundError)
+    ├── AuditFormatError (ValueError)
+    ├── AuditRecordError (ValueError)
+    ├── AuditKeyError (ValueError)
+    ├── AuditIntegrityError
+    └── AuditWriteError (OSError)
 """
 
 from __future__ import annotations
@@ -141,3 +148,31 @@ class SteeringRemovedError(SteeringError):
 
 class NonFiniteActivationError(SteeringError, ArithmeticError):
     """Say that a steered activation holds NaN or infinity."""
+
+
+class AuditError(SarguardError):
+    """Say that the ledger cannot do what was asked of it."""
+
+
+class AuditNotFoundError(AuditError, FileNotFoundError):
+    """Say that there is no ledger, key or record at a place."""
+
+
+class AuditFormatError(AuditError, ValueError):
+    """Say that a file is damaged, foreign, or made by a newer version."""
+
+
+class AuditRecordError(AuditError, ValueError):
+    """Say that a record does not fit the schema or its request."""
+
+
+class AuditKeyError(AuditError, ValueError):
+    """Say that a signing or verifier key is malformed or not the ledger's."""
+
+
+class AuditIntegrityError(AuditError):
+    """Say that the ledger is not what was written to it."""
+
+
+class AuditWriteError(AuditError, OSError):
+    """Say that a record could not be made durable."""
