@@ -26,6 +26,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "refusal": set(),
     "conversation": {"errors", "outcome"},
     "audio": {"errors"},
+    "audit": {"conversation", "errors", "outcome"},
     "calibration_data": {"audio", "errors"},
     # Inputs are built from turns, and vectors are made from a loaded model.
     "models": {"audio", "conversation", "errors"},
@@ -58,7 +59,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "__main__": {"cli"},
 }
 # Rooms that a machine without an accelerator stack must be able to load.
-WITHOUT_TORCH = ("errors", "outcome", "refusal", "conversation", "audio")
+WITHOUT_TORCH = ("errors", "outcome", "refusal", "conversation", "audio", "audit")
 
 
 def name_of(module: Path) -> str:
