@@ -1,0 +1,1 @@
+"""The ledger: an append-only, signed record of every request and what held for it."""

@@ -1,0 +1,47 @@
+"""Name records and requests, and write down times."""
+
+from __future__ import annotations
+
+import os
+import re
+import time
+from datetime import datetime, timedelta, timezone
+
+ALPHABET = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
+"""Crockford's base 32: no letter that is easily read as a digit."""
+
+NAME = re.compile(rf"^[a-z]{{2,8}}_[{ALPHABET}]{{26}}$")
+"""What a name made here looks like."""
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
+
+
+def new_name(prefix: str) -> str:
+    """Return a new name that sorts by the time at which it was made.
+
+    The name is a prefix and a ULID: 48 bits of milliseconds, 80 random bits.
+    """
+    number = (time.time_ns() // 1_000_000) << 80 | int.from_bytes(os.urandom(10), "big")
+    digits = (ALPHABET[number >> shift & 31] for shift in range(125, -5, -5))
+    return f"{prefix}_{''.join(digits)}"
+
+
+def now_us() -> int:
+    """Return the wall clock in microseconds since 1970."""
+    return time.time_ns() // 1000
+
+
+def time_text(micros: int) -> str:
+    """Write microseconds since 1970 as RFC 3339 in UTC, six decimals and a Z."""
+    moment = _EPOCH + timedelta(microseconds=micros)
+    return moment.strftime("%Y-%m-%dT%H:%M:%S.") + f"{moment.microsecond:06d}Z"
+
+
+def time_us(text: str) -> int:
+    """Read a time written by `time_text` back to microseconds since 1970.
+
+    Raises:
+        ValueError: if the text has another form.
+    """
+    moment = datetime.strptime(text, "%Y-%m-%dT%H:%M:%S.%fZ")
+    return (moment.replace(tzinfo=timezone.utc) - _EPOCH) // timedelta(microseconds=1)
