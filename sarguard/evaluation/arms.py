@@ -82,6 +82,10 @@ class UnguardedForMeasurement(Steerer):
             yield bare
         bare.closed = True
 
+    def check(self, receipt: Receipt, *, output_tokens: int) -> list[bool]:
+        """Accept what nothing was promised for."""
+        return [True] * len(receipt.alpha)
+
     def verify(self, receipt: Receipt, *, output_tokens: int) -> None:
         """Accept what nothing was promised for."""
 

@@ -18,7 +18,7 @@ class Receipt:
     steered: list[int] = field(default_factory=list)
     """Positions steered on each layer, the same for every row."""
     healthy: Tensor | None = None
-    """Whether the last layer's steered states were finite, on its device."""
+    """Whether each row was finite on the last layer, on its device."""
     closed: bool = False
     """Whether the guard has ended."""
 

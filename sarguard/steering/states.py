@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
@@ -37,27 +37,51 @@ def run_and_read(
     Raises:
         CalibrationError: A layer did not run exactly once.
     """
-    # Cloning one position frees the rest; `output_hidden_states` would keep every
-    # position and hand back the last layer after its final norm.
-    found: dict[int, Tensor] = {}
-    calls = [0] * len(decoder)
+    with capturing(decoder) as found, torch.no_grad():
+        output = decoder.backbone(**inputs, use_cache=use_cache)
+    return found.stacked().float().cpu(), getattr(output, "past_key_values", None)
 
-    def reader(index: int) -> Callable[[nn.Module, object, LayerOutput], None]:
+
+class Captured:
+    """Collect every layer's last-token state while `capturing`."""
+
+    def __init__(self, decoder: DecoderLayers) -> None:
+        self._decoder = decoder
+        self._states: dict[int, Tensor] = {}
+        self._calls = [0] * len(decoder)
+
+    def reader(self, index: int) -> Callable[[nn.Module, object, LayerOutput], None]:
+        """Return the hook of one layer."""
+
         def read(_module: nn.Module, _args: object, output: LayerOutput) -> None:
-            found[index] = read_stream(output)[:, -1].detach().clone()
-            calls[index] += 1
+            # Cloning one position frees the rest; `output_hidden_states` would keep
+            # every position and hand back the last layer after its final norm.
+            self._states[index] = read_stream(output)[:, -1].detach().clone()
+            self._calls[index] += 1
 
         return read
 
-    with ExitStack() as stack, torch.no_grad():
+    def stacked(self) -> Tensor:
+        """Return the states of one forward pass, shape (layers, rows, width).
+
+        Raises:
+            CalibrationError: A layer did not run exactly once.
+        """
+        if any(count != 1 for count in self._calls):
+            raise CalibrationError(
+                f"the layers of {self._decoder.path} ran {self._calls} times in one "
+                "forward pass: each has to run once"
+            )
+        home = self._states[0].device
+        return torch.stack([self._states[i].to(home) for i in range(len(self._calls))])
+
+
+@contextmanager
+def capturing(decoder: DecoderLayers) -> Iterator[Captured]:
+    """Read every layer's last-token state of the forward pass inside the block."""
+    found = Captured(decoder)
+    with ExitStack() as stack:
         for index, layer in enumerate(decoder.layers):
-            handle = layer.register_forward_hook(reader(index))
+            handle = layer.register_forward_hook(found.reader(index))
             stack.callback(handle.remove)
-        output = decoder.backbone(**inputs, use_cache=use_cache)
-    if any(count != 1 for count in calls):
-        raise CalibrationError(
-            f"the layers of {decoder.path} ran {calls} times in one forward pass: each "
-            "has to run once"
-        )
-    states = torch.stack([found[i].float().cpu() for i in range(len(decoder))])
-    return states, getattr(output, "past_key_values", None)
+        yield found

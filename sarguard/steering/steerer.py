@@ -12,7 +12,6 @@ left padded, so T is the same column for all of them.
 
 from __future__ import annotations
 
-import math
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -33,6 +32,7 @@ from sarguard.models.layers import DecoderLayers
 from sarguard.models.untyped import LayerOutput
 from sarguard.steering.compiled import refuse_compiled
 from sarguard.steering.receipt import Receipt
+from sarguard.steering.resident import Pristine, place, read_strengths
 from sarguard.steering.stream import read_stream, write_stream
 from sarguard.steering.vectors import vectors_digest
 
@@ -70,7 +70,8 @@ class Steerer:
         if not bool(torch.isfinite(vectors).all()):
             raise ConfigurationError("vectors hold NaN or infinity: calibrate again")
         self._decoder = decoder
-        self._vectors = _place(vectors, decoder.layers)
+        self._vectors = place(vectors, decoder.layers)
+        self._pristine = Pristine(self._vectors)
         self._digest = vectors_digest(vectors) if digest is None else digest
         self._handles: list[RemovableHandle] = []
         self._strengths: dict[torch.device, Tensor] = {}
@@ -147,7 +148,7 @@ class Steerer:
             SteeringError: The steerer is busy.
             SteeringRemovedError: The hooks are not on the model.
         """
-        strengths = _strengths(alpha, rows)
+        strengths = read_strengths(alpha, rows)
         if prompt_length < 1:
             raise ConfigurationError(
                 f"prompt_length is {prompt_length}: need 1 or more"
@@ -196,20 +197,40 @@ class Steerer:
             NonFiniteActivationError: A steered state was not finite.
         """
         self._check_hooks()
-        # The last token that is chosen is never fed back.
-        expected = 1 + (output_tokens - 1)
-        wrong = [i for i, count in enumerate(receipt.steered) if count != expected]
-        if wrong or output_tokens < 1 or not receipt.closed:
-            raise SteeringNotAppliedError(
-                f"{output_tokens} output token(s) need {expected} steered position(s) "
-                f"on each of {receipt.layers} layers, found {receipt.steered}"
-            )
-        if receipt.healthy is None or not bool(receipt.healthy):
+        _check_counts(receipt, output_tokens, whole=receipt.closed)
+        if receipt.healthy is None or not bool(receipt.healthy.all()):
             raise NonFiniteActivationError(
                 "a steered state holds NaN or infinity: lower alpha, or load the model "
                 "in bfloat16 or float32"
             )
         self._check_digest()
+
+    def check(self, receipt: Receipt, *, output_tokens: int) -> list[bool]:
+        """Check the answers so far, inside the guard and before a token leaves it.
+
+        Args:
+            receipt: What `guard` gave.
+            output_tokens: Tokens that the model chose for each row, the next included.
+
+        Returns:
+            Whether each row's steered states were finite.
+
+        Raises:
+            SteeringRemovedError: Hooks are gone, or vectors or strengths were changed.
+            SteeringNotAppliedError: A layer steered more or fewer positions than it
+                had to.
+        """
+        self._check_hooks()
+        _check_counts(receipt, output_tokens, whole=True)
+        if self._pristine.differs(self._vectors):
+            self._check_digest()
+        for strengths in self._strengths.values():
+            if tuple(strengths[:, 0].tolist()) != receipt.alpha:
+                raise SteeringRemovedError(
+                    f"the resident strengths are {strengths[:, 0].tolist()}, expected "
+                    f"{list(receipt.alpha)}: they were changed during the request"
+                )
+        return [] if receipt.healthy is None else receipt.healthy.tolist()
 
     def _check_idle(self) -> None:
         if self._thread is not None:
@@ -301,7 +322,7 @@ class Steerer:
         steered = self._add(index, hidden, strengths, count)
         receipt.steered[index] += count
         if index == receipt.layers - 1:
-            healthy = torch.isfinite(steered[:, -count:]).all()
+            healthy = torch.isfinite(steered[:, -count:]).flatten(1).all(dim=1)
             receipt.healthy = (
                 healthy if receipt.healthy is None else receipt.healthy & healthy
             )
@@ -333,25 +354,12 @@ class _LayerHook:
         return self._steerer._steer(self._index, output)
 
 
-def _place(vectors: Tensor, layers: Sequence[nn.Module]) -> tuple[Tensor, ...]:
-    exact = vectors.detach().to(torch.float32)
-    return tuple(
-        row.to(next(layer.parameters()).device, copy=True).contiguous()
-        for row, layer in zip(exact, layers, strict=True)
-    )
-
-
-def _strengths(alpha: float | Sequence[float] | Tensor, rows: int) -> Tensor:
-    given = torch.as_tensor(alpha, dtype=torch.float32).detach().cpu().reshape(-1)
-    values = given.expand(rows).clone() if given.numel() == 1 else given
-    if values.shape[0] != rows:
-        raise ConfigurationError(
-            f"{values.shape[0]} strengths for {rows} rows: give one, or one a row"
+def _check_counts(receipt: Receipt, output_tokens: int, *, whole: bool) -> None:
+    # The last token that is chosen is never fed back.
+    expected = 1 + (output_tokens - 1)
+    wrong = [i for i, count in enumerate(receipt.steered) if count != expected]
+    if wrong or output_tokens < 1 or not whole:
+        raise SteeringNotAppliedError(
+            f"{output_tokens} output token(s) need {expected} steered position(s) "
+            f"on each of {receipt.layers} layers, found {receipt.steered}"
         )
-    for value in values.tolist():
-        if not (math.isfinite(value) and value > 0):
-            raise ConfigurationError(
-                f"alpha is {value}: it has to be finite and above 0, because nothing "
-                "answers unsteered"
-            )
-    return values

@@ -1,0 +1,109 @@
+"""Reading a prompt: once, steered; or twice at its end, where a dose looks first.
+
+A dose that depends on the request reads the clean states of the last prompt token.
+The cache then loses that one token again, and the token is run a second time, now
+steered: what the answer is decoded from is what a single steered prefill gives.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+from transformers import DynamicCache, GenerationConfig
+from transformers.cache_utils import (
+    DummyLayer,
+    DynamicLayer,
+    DynamicSlidingWindowLayer,
+)
+
+from sarguard.generation.row import Row
+from sarguard.models.loading import LoadedModel
+from sarguard.models.untyped import KeyValueCache, PretrainedModel
+from sarguard.steering.states import capturing
+from sarguard.steering.steerer import Steerer
+
+_CACHE = "past_key_values"
+
+
+@dataclass(slots=True, kw_only=True)
+class Prompt:
+    """Hold what the library prepared for the first forward pass."""
+
+    model: PretrainedModel
+    ids: Tensor
+    """Left padded, shape (rows, tokens)."""
+    config: GenerationConfig
+    kwargs: dict[str, Any]
+    was_read: bool = False
+    """Whether the cache holds every token but the last of each row."""
+
+    def unpadded_ids(self) -> list[list[int]]:
+        """Return the prompt tokens of each row, without padding."""
+        mask = self.kwargs.get("attention_mask")
+        if mask is None:
+            return [list(row) for row in self.ids.tolist()]
+        return [
+            row[kept.bool()].tolist() for row, kept in zip(self.ids, mask, strict=True)
+        ]
+
+
+def clean_states(
+    loaded: LoadedModel, steerer: Steerer, prompt: Prompt, rows: Sequence[Row]
+) -> Tensor | None:
+    """Return the unsteered last-token states, shape (layers, rows, width).
+
+    Returns None where no dose reads them, and then nothing was run.
+    """
+    if not any(row.dose.reads_states for row in rows):
+        return None
+    # An empty cache costs nothing to copy.
+    untouched = copy.deepcopy(prompt.kwargs.get(_CACHE))
+    with steerer.reading(), capturing(loaded.decoder) as found:
+        outputs = _run(prompt)
+    cache = getattr(outputs, _CACHE, None)
+    prompt.was_read = _loses_one_token(cache)
+    prompt.kwargs[_CACHE] = cache if prompt.was_read else untouched
+    return found.stacked().float()
+
+
+def decide_doses(rows: Sequence[Row], states: Tensor | None) -> None:
+    """Decide each row's strength; rows that are to be blocked end."""
+    for index, row in enumerate(rows):
+        own = None if states is None else states[:, index : index + 1]
+        (row.decision,) = row.dose.decide(own, 1)
+        if row.decision.blocked:
+            row.end("blocked")
+
+
+def steered_prefill(prompt: Prompt) -> Any:  # noqa: ANN401
+    """Run what is left of the prompt, inside the guard; return the model's output."""
+    if not prompt.was_read:
+        return _run(prompt)
+    inputs = prompt.model.prepare_inputs_for_generation(
+        prompt.ids, next_sequence_length=1, **prompt.kwargs
+    )
+    return prompt.model(**inputs, return_dict=True)
+
+
+def _run(prompt: Prompt) -> Any:  # noqa: ANN401
+    return prompt.model._prefill(prompt.ids, prompt.config, prompt.kwargs)
+
+
+def _loses_one_token(cache: KeyValueCache) -> bool:
+    """Take the last token out of a cache, where that leaves it as it was before."""
+    if not isinstance(cache, DynamicCache):
+        return False
+    if not all(_is_plain(layer) for layer in cache.layers):
+        return False
+    cache.crop(-1)
+    return True
+
+
+def _is_plain(layer: object) -> bool:
+    if isinstance(layer, DynamicSlidingWindowLayer):
+        return layer.get_seq_length() < layer.sliding_window
+    return type(layer) in (DynamicLayer, DummyLayer)

@@ -1,0 +1,78 @@
+"""One answer while it is decoded."""
+
+from __future__ import annotations
+
+from typing import Literal, TypeAlias
+
+from sarguard.errors import ConfigurationError, SteeringNotAppliedError
+from sarguard.generation.sampling import Sampling
+from sarguard.steering.dose import Decision, Dose
+
+Ending: TypeAlias = Literal["stop", "length", "blocked", "unhealthy", "dropped"]
+"""Why a row ended: a stop token or string, its limit, its dose, a state that was not
+finite, or a caller who wants no more of it."""
+
+
+class Row:
+    """Hold what is asked of one row of a batch, and what came of it so far.
+
+    A token is in `token_ids` only after its step's receipt was checked.
+    """
+
+    def __init__(
+        self, *, dose: Dose, max_new_tokens: int, sampling: Sampling | None = None
+    ) -> None:
+        if max_new_tokens < 1:
+            raise ConfigurationError(
+                f"max_new_tokens is {max_new_tokens}: need 1 or more"
+            )
+        self.dose = dose
+        self.max_new_tokens = max_new_tokens
+        self.sampling = sampling or Sampling()
+        self.decision: Decision | None = None
+        """What the dose decided; None before that."""
+        self.token_ids: list[int] = []
+        """Answer tokens, without the token that ended it."""
+        self.output_tokens = 0
+        """Tokens chosen, the one that ended it among them."""
+        self.ending: Ending | None = None
+
+    @property
+    def alive(self) -> bool:
+        """Return whether the row wants another token."""
+        return self.ending is None
+
+    @property
+    def strength(self) -> float:
+        """Return the strength that the dose decided on.
+
+        Raises:
+            SteeringNotAppliedError: Nothing was decided yet.
+        """
+        if self.decision is None:
+            raise SteeringNotAppliedError(
+                "a row's dose was not decided before it was decoded: prefill it first"
+            )
+        return self.decision.alpha
+
+    @property
+    def steered_positions(self) -> int:
+        """Return the positions that were steered on every layer for this row.
+
+        The step that chose a token proved that they are as many as the tokens.
+        """
+        return self.output_tokens
+
+    def end(self, why: Ending) -> None:
+        """End the row; the first reason stays."""
+        self.ending = self.ending or why
+
+    def take(self, token: int, *, stops: frozenset[int]) -> None:
+        """Add a token that was proven to be steered."""
+        self.output_tokens += 1
+        if token in stops:
+            self.end("stop")
+            return
+        self.token_ids.append(token)
+        if self.output_tokens == self.max_new_tokens:
+            self.end("length")

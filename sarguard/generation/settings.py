@@ -1,0 +1,72 @@
+"""What the library's generate is told, and what it must not be told."""
+
+from __future__ import annotations
+
+from transformers import GenerationConfig
+
+from sarguard.errors import ConfigurationError
+from sarguard.models.loading import LoadedModel
+
+# Each of these makes the library decode in a way in which positions are guessed,
+# repeated or dropped, so what is steered would no longer be what is answered.
+_UNSAFE_SETTINGS = (
+    "prompt_lookup_num_tokens",
+    "assistant_early_exit",
+    "dola_layers",
+    "penalty_alpha",
+    "prefill_chunk_size",
+    "guidance_scale",
+    "watermarking_config",
+)
+
+
+def stop_tokens(loaded: LoadedModel) -> tuple[int, ...]:
+    """Return the ids of the tokens that end an answer."""
+    found = loaded.model.generation_config.eos_token_id
+    if found is None:
+        found = loaded.tokenizer.eos_token_id
+    if found is None:
+        return ()
+    return (found,) if isinstance(found, int) else tuple(found)
+
+
+def padding_token(loaded: LoadedModel) -> int:
+    """Return the id of the token that fills up rows which have ended."""
+    pad: int | None = loaded.tokenizer.pad_token_id
+    return pad if pad is not None else (*stop_tokens(loaded), 0)[0]
+
+
+def configure(loaded: LoadedModel, max_new_tokens: int) -> GenerationConfig:
+    """Return settings under which the library only prepares what a step needs.
+
+    Raises:
+        ConfigurationError: The model's own settings ask for speculative or cacheless
+            decoding, which cannot be guarded.
+    """
+    _refuse_unsafe(loaded.model.generation_config)
+    return GenerationConfig(  # type: ignore[no-untyped-call]
+        max_new_tokens=max_new_tokens,
+        do_sample=False,
+        use_cache=True,
+        num_beams=1,
+        num_return_sequences=1,
+        repetition_penalty=1.0,
+        no_repeat_ngram_size=0,
+        min_length=0,
+        return_dict_in_generate=False,
+        disable_compile=True,
+        eos_token_id=list(stop_tokens(loaded)) or None,
+        pad_token_id=padding_token(loaded),
+    )
+
+
+def _refuse_unsafe(config: GenerationConfig) -> None:
+    asked = {name: getattr(config, name, None) for name in _UNSAFE_SETTINGS}
+    found = [f"{name}={value!r}" for name, value in asked.items() if value is not None]
+    if config.use_cache is False:
+        found.append("use_cache=False")
+    if found:
+        raise ConfigurationError(
+            f"the model's generation_config sets {', '.join(found)}: speculative "
+            "and cacheless decoding cannot be guarded; set them to None"
+        )

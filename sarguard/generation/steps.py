@@ -1,0 +1,141 @@
+"""The decode loop: prefill, dose, then one checked step after the other."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import GenerationConfig, LogitsProcessorList
+
+from sarguard.generation.prefill import (
+    Prompt,
+    clean_states,
+    decide_doses,
+    steered_prefill,
+)
+from sarguard.generation.row import Row
+from sarguard.generation.sampling import Chooser, choose_tokens
+from sarguard.generation.settings import configure, stop_tokens
+from sarguard.models.loading import LoadedModel
+from sarguard.models.untyped import PretrainedModel
+from sarguard.steering.steerer import Steerer
+
+
+def decode_rows(
+    loaded: LoadedModel,
+    steerer: Steerer,
+    inputs: Mapping[str, Any],
+    rows: Sequence[Row],
+    *,
+    after_step: Callable[[], None] = lambda: None,
+) -> None:
+    """Decode until every row has ended, and prove each token before it is taken.
+
+    Args:
+        loaded: The model.
+        steerer: Attached to that model.
+        inputs: What `build_inputs` gave.
+        rows: One a row of the inputs; filled in.
+        after_step: Called when a step's tokens are in their rows. It may end rows;
+            if it raises, decoding stops and the model is free.
+
+    Raises:
+        ConfigurationError: The model's generation config asks for speculative or
+            cacheless decoding, or a strength is out of range.
+        SteeringError: From here on nothing can be proven to be steered; tokens that
+            are in the rows already were.
+    """
+    config = configure(loaded, max(row.max_new_tokens for row in rows))
+    loop = _Loop(loaded, steerer, rows, after_step)
+    loaded.model.generate(**inputs, generation_config=config, custom_generate=loop)
+
+
+class _Loop:
+    """Stand in for the library's sampling loop, which prepared everything else."""
+
+    def __init__(
+        self,
+        loaded: LoadedModel,
+        steerer: Steerer,
+        rows: Sequence[Row],
+        after_step: Callable[[], None],
+    ) -> None:
+        self._loaded = loaded
+        self._steerer = steerer
+        self._rows = rows
+        self._after_step = after_step
+        self._stops = frozenset(stop_tokens(loaded))
+
+    def __call__(
+        self,
+        model: PretrainedModel,
+        input_ids: Tensor,
+        logits_processor: LogitsProcessorList,
+        stopping_criteria: object,
+        generation_config: GenerationConfig,
+        **model_kwargs: Any,  # noqa: ANN401
+    ) -> Tensor:
+        prompt = Prompt(
+            model=model, ids=input_ids, config=generation_config, kwargs=model_kwargs
+        )
+        states = clean_states(self._loaded, self._steerer, prompt, self._rows)
+        decide_doses(self._rows, states)
+        if any(row.alive for row in self._rows):
+            self._decode(prompt, logits_processor)
+        return input_ids
+
+    def _decode(self, prompt: Prompt, processors: LogitsProcessorList) -> None:
+        guard = self._steerer.guard(
+            prompt_length=prompt.ids.shape[1],
+            alpha=[row.strength for row in self._rows],
+            rows=len(self._rows),
+        )
+        steps = 0
+        with guard as receipt:
+            for step, tokens in enumerate(self._steps(prompt, processors), start=1):
+                self._take(tokens, self._steerer.check(receipt, output_tokens=step))
+                steps = step
+        self._steerer.verify(receipt, output_tokens=steps)
+
+    def _take(self, tokens: Sequence[int], healthy: Sequence[bool]) -> None:
+        for row, token, sound in zip(self._rows, tokens, healthy, strict=True):
+            if not sound:
+                row.end("unhealthy")
+            if row.alive:
+                row.take(token, stops=self._stops)
+        self._after_step()
+
+    def _steps(
+        self, prompt: Prompt, processors: LogitsProcessorList
+    ) -> Iterator[list[int]]:
+        """Yield the tokens of each step; the next step waits until they are taken."""
+        model, ids = prompt.model, prompt.ids
+        choosers = self._choosers(prompt)
+        outputs = steered_prefill(prompt)
+        kwargs = prompt.kwargs
+        with model._optimize_model_for_decode():
+            while True:
+                kwargs = model._update_model_kwargs_for_generation(outputs, kwargs)
+                logits = outputs.logits[:, -1].to(torch.float32, copy=True)
+                # The whole prompt's logits would stay alive until the next step.
+                del outputs
+                alive = [row.alive for row in self._rows]
+                tokens = choose_tokens(choosers, processors(ids, logits), alive)
+                yield tokens
+                if not any(row.alive for row in self._rows):
+                    return
+                fed = torch.tensor(tokens, device=ids.device, dtype=ids.dtype)
+                ids = torch.cat([ids, fed[:, None]], dim=-1)
+                inputs = model.prepare_inputs_for_generation(
+                    ids, next_sequence_length=1, **kwargs
+                )
+                outputs = model(**inputs, return_dict=True)
+
+    def _choosers(self, prompt: Prompt) -> list[Chooser]:
+        device = self._loaded.device
+        return [
+            Chooser(row.sampling, ids, device)
+            for row, ids in zip(self._rows, prompt.unpadded_ids(), strict=True)
+        ]

@@ -1,0 +1,146 @@
+"""From tokens to text as they come, the same text whether it is streamed or not.
+
+A piece of text leaves only when nothing that follows can change it: not while a
+character still lacks bytes, not while it may turn out to be the start of a stop
+string, and not while it may turn out to be white space at the end of the answer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from sarguard.errors import ConfigurationError
+from sarguard.models.untyped import Tokenizer
+
+_INCOMPLETE = "\ufffd"
+
+
+class AnswerText:
+    """Collect one answer's text.
+
+    The pieces that `push` and `finish` return, joined, are `text`.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, stop: Sequence[str] = ()) -> None:
+        self._detokenizer = _Detokenizer(tokenizer)
+        self._stop = _StopWatch(stop)
+        self._trim = _Trim()
+        self.text = ""
+
+    @property
+    def stopped(self) -> bool:
+        """Return whether a stop string ended the answer."""
+        return self._stop.found
+
+    def push(self, token: int) -> str:
+        """Add a token and return the text that can be said now."""
+        return self._say(self._stop.push(self._detokenizer.push(token)))
+
+    def finish(self) -> str:
+        """Return the text that was held back, as nothing follows it."""
+        rest = self._stop.push(self._detokenizer.finish()) + self._stop.finish()
+        return self._say(rest)
+
+    def _say(self, piece: str) -> str:
+        said = self._trim.push(piece)
+        self.text += said
+        return said
+
+
+def read_stop(stop: str | Sequence[str] | None) -> tuple[str, ...]:
+    """Return stop strings as a tuple.
+
+    Raises:
+        ConfigurationError: One is empty, or is no string.
+    """
+    found = (stop,) if isinstance(stop, str) else tuple(stop or ())
+    if not all(isinstance(text, str) and text for text in found):
+        raise ConfigurationError(
+            f"stop is {stop!r}: give strings that are not empty; an empty one would "
+            "end every answer at once"
+        )
+    return found
+
+
+class _Detokenizer:
+    """Decode a growing list of tokens a window at a time.
+
+    A tokenizer may decode a token differently at the start of a text, so each window
+    begins with tokens that were decoded before.
+    """
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self._tokenizer = tokenizer
+        self._window: list[int] = []
+        self._known = 0
+
+    def push(self, token: int) -> str:
+        self._window.append(token)
+        before, after = self._decode()
+        if len(after) <= len(before) or after.endswith(_INCOMPLETE):
+            return ""
+        self._window = self._window[self._known :]
+        self._known = len(self._window)
+        return after[len(before) :]
+
+    def finish(self) -> str:
+        before, after = self._decode()
+        self._window, self._known = [], 0
+        return after[len(before) :]
+
+    def _decode(self) -> tuple[str, str]:
+        def decode(tokens: list[int]) -> str:
+            text: str = self._tokenizer.decode(tokens, skip_special_tokens=True)
+            return text
+
+        return decode(self._window[: self._known]), decode(self._window)
+
+
+class _StopWatch:
+    """Cut text before the stop string that begins first."""
+
+    def __init__(self, stop: Sequence[str]) -> None:
+        self._stop = tuple(stop)
+        self._held = ""
+        self.found = False
+
+    def push(self, piece: str) -> str:
+        if self.found:
+            return ""
+        text = self._held + piece
+        begin = min((i for s in self._stop if (i := text.find(s)) >= 0), default=None)
+        if begin is not None:
+            self.found, self._held = True, ""
+            return text[:begin]
+        keep = len(text) - self._possible_start(text)
+        self._held = text[keep:]
+        return text[:keep]
+
+    def finish(self) -> str:
+        held, self._held = self._held, ""
+        return held
+
+    def _possible_start(self, text: str) -> int:
+        """Return how many characters at the end may begin a stop string."""
+        longest = max((len(s) for s in self._stop), default=1) - 1
+        for size in range(min(longest, len(text)), 0, -1):
+            if any(s.startswith(text[-size:]) for s in self._stop):
+                return size
+        return 0
+
+
+class _Trim:
+    """Drop white space at both ends."""
+
+    def __init__(self) -> None:
+        self._begun = False
+        self._held = ""
+
+    def push(self, piece: str) -> str:
+        text = self._held + piece
+        if not self._begun:
+            text = text.lstrip()
+        self._begun = self._begun or bool(text)
+        kept = text.rstrip()
+        self._held = text[len(kept) :]
+        return kept
