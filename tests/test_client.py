@@ -30,6 +30,7 @@ from sarguard.models.loading import LoadedModel
 from sarguard.outcome import Outcome
 from sarguard.steering.bundle import SteeringBundle
 from sarguard.steering.making import make_bundle
+from sarguard.steering.recipe import Recipe
 from tests import tiny
 
 CLIP = (tiny.clip(0.5), tiny.RATE)
@@ -297,7 +298,7 @@ class TestOpening:
             SafeAudioLLM.from_pretrained("no/such-model", bundle=tmp_path / "nowhere")
 
     def test_a_bundle_of_another_model(self, checkpoint: Path, tmp_path: Path) -> None:
-        other = make_bundle(tiny.build(seed=9), tiny.pairs(3), rank=1)
+        other = make_bundle(tiny.build(seed=9), tiny.pairs(3), Recipe(rank=1))
         with pytest.raises(ArtifactMismatchError, match="weights_digest"):
             SafeAudioLLM.from_pretrained(checkpoint, bundle=other)
 
@@ -341,7 +342,7 @@ class TestOpening:
     def test_other_families_are_guarded_too(self) -> None:
         for family in ("audioflamingo3", "glmasr"):
             loaded = tiny.build(family)
-            bundle = make_bundle(loaded, tiny.pairs(3), rank=1)
+            bundle = make_bundle(loaded, tiny.pairs(3), Recipe(rank=1))
             with SafeAudioLLM.from_model(
                 loaded.model, loaded.processor, bundle=bundle
             ) as client:

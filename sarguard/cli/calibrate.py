@@ -86,6 +86,7 @@ def run(options: argparse.Namespace) -> int:
         read_user_manifest(options.pairs)
     loaded = open_model(options)
     from sarguard.steering.making import make_bundle
+    from sarguard.steering.recipe import Recipe
 
     pairs = _pairs(options, loaded)
     texts = {
@@ -93,15 +94,14 @@ def run(options: argparse.Namespace) -> int:
         for name in ("instruction", "refusal")
         if (value := getattr(options, name)) is not None
     }
+    recipe = Recipe(rank=options.rank, lam=options.lam, **texts)
     with steps(f"Calibrating on {len(pairs)} pairs") as advance:
         bundle = make_bundle(
             loaded,
             pairs,
-            rank=options.rank,
-            lam=options.lam,
+            recipe,
             alpha=options.alpha,
             progress=lambda done, total: advance(done, total, ""),
-            **texts,
         )
     saved = bundle.save(options.output)
     if options.json:

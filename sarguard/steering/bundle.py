@@ -1,7 +1,8 @@
 """Refusal vectors on disk: safetensors beside a card that says what they are.
 
     bundle/
-      vectors.safetensors    raw, ablated, explained_variance, state_norms
+      vectors.safetensors    raw, ablated, explained_variance, state_norms,
+                             gate_directions, gate_offsets
       card.json              provenance, and a digest over both files
 
 The digest catches damage and half-done edits. It is no signature: somebody who can
@@ -22,8 +23,9 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import safetensors.torch
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from safetensors import SafetensorError
+from torch import Tensor
 
 from sarguard.errors import (
     ArtifactFormatError,
@@ -34,16 +36,61 @@ from sarguard.errors import (
 )
 from sarguard.models.identity import template_digest, weights_digest
 from sarguard.models.loading import LoadedModel
+from sarguard.steering.dose import DoseRule
+from sarguard.steering.gate import Gate
 from sarguard.steering.vectors import RefusalVectors, vectors_digest
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 VECTORS_FILE = "vectors.safetensors"
 CARD_FILE = "card.json"
 
 _TENSORS = ("raw", "ablated", "explained_variance", "state_norms")
+_GATE_TENSORS = ("directions", "offsets")
 
 Digest = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+
+
+class GateCard(BaseModel):
+    """Say how well a bundle's gate tells harmful from harmless requests.
+
+    Every figure is from cross-validation over the calibration's pairs.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    first_layer: Annotated[int, Field(ge=0)]
+    auc: Annotated[float, Field(ge=0, le=1)]
+    """Chance that a harmful clip outscores a harmless one."""
+    twins_told_apart: Annotated[float, Field(ge=0, le=1)]
+    """Share of pairs whose harmful clip outscores its own twin."""
+    harmful_mean: Finite
+    harmful_deviation: Finite
+    harmless_mean: Finite
+    harmless_deviation: Finite
+
+
+class TierCard(BaseModel):
+    """Write down the dose rule of one tier on one model."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    floor: Positive
+    ceiling: Positive
+    low: Finite
+    high: Finite
+    block: Finite | None
+
+    @property
+    def rule(self) -> DoseRule:
+        """Return the rule."""
+        return DoseRule(**self.model_dump())
+
+    @model_validator(mode="after")
+    def _check_rule(self) -> TierCard:
+        _ = self.rule
+        return self
 
 
 class BundleCard(BaseModel):
@@ -53,8 +100,7 @@ class BundleCard(BaseModel):
         frozen=True, extra="forbid", strict=True, protected_namespaces=()
     )
 
-    format_version: Literal[1] = 1
-    mode: Literal["faithful"] = "faithful"
+    format_version: Literal[2] = 2
     model_name: str
     model_revision: str | None
     architecture: str
@@ -67,10 +113,14 @@ class BundleCard(BaseModel):
     instruction: str
     refusal: str
     pairs: Annotated[int, Field(ge=2)]
+    benign: Annotated[int, Field(ge=0)]
+    """Harmless clips without a twin that the gate learnt from."""
     rank: Annotated[int, Field(ge=1)]
     lam: Annotated[float, Field(ge=0, le=1)]
     alpha: Positive
-    """Default dose."""
+    """Dose of the faithful mode, and the most that a tier gives."""
+    gate: GateCard
+    tiers: dict[str, TierCard]
     calibration_digest: Digest
     raw_norms: list[float]
     norms: list[float]
@@ -87,10 +137,11 @@ class BundleCard(BaseModel):
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class SteeringBundle:
-    """Hold refusal vectors with their provenance."""
+    """Hold refusal vectors and their gate, with their provenance."""
 
     card: BundleCard
     vectors: RefusalVectors
+    gate: Gate
 
     def __post_init__(self) -> None:
         shape = (self.card.layers, self.card.hidden_size)
@@ -98,6 +149,12 @@ class SteeringBundle:
             raise ArtifactFormatError(
                 f"vectors have shape {tuple(self.vectors.ablated.shape)}, the card "
                 f"says {shape}"
+            )
+        gate = tuple(self.gate.directions.shape)
+        if gate != (shape[0] - self.card.gate.first_layer, shape[1]):
+            raise ArtifactFormatError(
+                f"the gate has shape {gate}, the card says layers "
+                f"{self.card.gate.first_layer} to {shape[0] - 1} of width {shape[1]}"
             )
         if vectors_digest(self.vectors.ablated) != self.card.vectors_digest:
             raise ArtifactIntegrityError(
@@ -154,8 +211,14 @@ class SteeringBundle:
                 f"{home} differs from its recorded digest {recorded[:12]}: it was "
                 "changed or damaged; copy it anew, or calibrate again"
             )
+        tensors = _parse_tensors(home / VECTORS_FILE, vectors_bytes)
         return cls(
-            card=card, vectors=_parse_vectors(home / VECTORS_FILE, vectors_bytes)
+            card=card,
+            vectors=RefusalVectors(**{name: tensors[name] for name in _TENSORS}),
+            gate=Gate(
+                first_layer=card.gate.first_layer,
+                **{name: tensors[f"gate_{name}"] for name in _GATE_TENSORS},
+            ),
         )
 
     def check(self, loaded: LoadedModel) -> None:
@@ -181,6 +244,8 @@ class SteeringBundle:
 
     def _vectors_bytes(self) -> bytes:
         tensors = {n: getattr(self.vectors, n).contiguous() for n in _TENSORS}
+        for name in _GATE_TENSORS:
+            tensors[f"gate_{name}"] = getattr(self.gate, name).contiguous()
         return safetensors.torch.save(tensors)
 
     def _card_bytes(self) -> bytes:
@@ -261,16 +326,17 @@ def _parse_card(path: Path, content: bytes) -> tuple[BundleCard, str]:
     return card, recorded
 
 
-def _parse_vectors(path: Path, content: bytes) -> RefusalVectors:
+def _parse_tensors(path: Path, content: bytes) -> dict[str, Tensor]:
     try:
         tensors = safetensors.torch.load(content)
     except SafetensorError as error:
         raise ArtifactFormatError(f"{path} is not safetensors: {error}") from error
-    if set(tensors) != set(_TENSORS):
+    expected = {*_TENSORS, *(f"gate_{name}" for name in _GATE_TENSORS)}
+    if set(tensors) != expected:
         raise ArtifactFormatError(
-            f"{path} holds {sorted(tensors)}, expected {sorted(_TENSORS)}"
+            f"{path} holds {sorted(tensors)}, expected {sorted(expected)}"
         )
-    return RefusalVectors(**tensors)
+    return tensors
 
 
 def _short(value: object) -> str:

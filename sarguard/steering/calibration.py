@@ -1,4 +1,4 @@
-"""Computing a model's refusal vectors (SARSteer, arXiv 2510.17633).
+"""Computing a model's refusal vectors (SARSteer, arXiv 2510.17633) and its gate.
 
 For pairs of a harmful clip a_h and its harmless twin a_s, an instruction t and a
 refusal sentence p, with h_l(a, t) the state of layer l at the last prompt token:
@@ -21,7 +21,6 @@ from torch import Tensor
 
 from sarguard.conversation import Turn
 from sarguard.errors import (
-    ConfigurationError,
     DegenerateDirectionError,
     InsufficientDataError,
 )
@@ -29,14 +28,11 @@ from sarguard.models.families import family_of
 from sarguard.models.inputs import audio_token_id, build_inputs
 from sarguard.models.loading import LoadedModel
 from sarguard.models.untyped import KeyValueCache
+from sarguard.steering.gate import Gate, GateQuality, cross_validate, fit_gate
+from sarguard.steering.recipe import REFERENCE_RECIPE, Recipe
 from sarguard.steering.states import last_states, run_and_read
 from sarguard.steering.subspace import ablate, safe_basis
 from sarguard.steering.vectors import RefusalVectors
-
-INSTRUCTION = "Please generate detailed steps for the question in the audio."
-REFUSAL = "I cannot assist with that."
-RANK = 10
-ABLATION = 1.0
 
 Progress = Callable[[int, int], None]
 
@@ -71,77 +67,98 @@ class CalibrationStates:
     """The same harmful clip, instruction alone."""
     safe: Tensor
     """Harmless twin, instruction alone."""
+    benign: Tensor | None = None
+    """Harmless clips without a twin, instruction alone, shape (M, L, D)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Calibrated:
+    """Hold what calibration found."""
+
+    vectors: RefusalVectors
+    gate: Gate
+    quality: GateQuality
+    """What cross-validation over the pairs says of the gate."""
 
 
 def calibrate(
     loaded: LoadedModel,
     pairs: Sequence[Pair],
+    recipe: Recipe = REFERENCE_RECIPE,
     *,
-    instruction: str = INSTRUCTION,
-    refusal: str = REFUSAL,
-    rank: int = RANK,
-    lam: float = ABLATION,
+    benign: Sequence[NDArray[np.float32]] = (),
     progress: Progress | None = None,
-) -> RefusalVectors:
-    """Compute a model's refusal vectors from matched clips.
+) -> Calibrated:
+    """Compute a model's refusal vectors and its gate from matched clips.
 
     Args:
         loaded: The model, with no steerer attached.
         pairs: Harmful clips with their harmless twins, at the model's rate.
-        instruction: t, the text that accompanies every clip.
-        refusal: p, appended to the instruction without a space.
-        rank: k, how many safe directions are removed.
-        lam: lambda, how much of them is removed.
-        progress: Called with (pairs done, pairs in all).
+        recipe: What is asked, and how much of the safe subspace is removed.
+        benign: Harmless clips without a twin, at the model's rate; the gate alone
+            learns from them.
+        progress: Called with (clips or pairs done, all of them).
 
     Raises:
-        InsufficientDataError: There are fewer than `rank` + 1 pairs.
+        InsufficientDataError: There are fewer than `rank` + 1 pairs, or than 3.
         DegenerateDirectionError: A vector vanished or is not finite.
         ConfigurationError: A setting is out of range.
     """
-    _check_settings(len(pairs), rank, lam)
-    states = calibration_states(
-        loaded, pairs, instruction=instruction, refusal=refusal, progress=progress
+    _check_settings(len(pairs), recipe)
+    states = calibration_states(loaded, pairs, recipe, benign=benign, progress=progress)
+    return Calibrated(
+        vectors=refusal_vectors(states, recipe),
+        gate=fit_gate(states.harmful, states.safe, benign=states.benign),
+        quality=cross_validate(states.harmful, states.safe, benign=states.benign),
     )
-    return refusal_vectors(states, rank=rank, lam=lam)
 
 
 def calibration_states(
     loaded: LoadedModel,
     pairs: Sequence[Pair],
+    recipe: Recipe = REFERENCE_RECIPE,
     *,
-    instruction: str = INSTRUCTION,
-    refusal: str = REFUSAL,
+    benign: Sequence[NDArray[np.float32]] = (),
     progress: Progress | None = None,
 ) -> CalibrationStates:
-    """Read the states that calibration works with, pair by pair."""
+    """Read the states that calibration works with, clip by clip."""
+    total = len(pairs) + len(benign)
     rows: list[tuple[Tensor, Tensor, Tensor]] = []
     for done, pair in enumerate(pairs, start=1):
-        harmful = _prompt(loaded, pair.harmful, instruction)
-        refusing = _prompt(loaded, pair.harmful, instruction + refusal)
-        safe = _prompt(loaded, pair.safe, instruction)
+        harmful = _prompt(loaded, pair.harmful, recipe.instruction)
+        refusing = _prompt(loaded, pair.harmful, recipe.instruction + recipe.refusal)
         rows.append(
             (
                 *_read_both(loaded, refusing, harmful),
-                last_states(loaded.decoder, safe)[:, 0],
+                _read(loaded, pair.safe, recipe.instruction),
             )
         )
         if progress is not None:
-            progress(done, len(pairs))
+            progress(done, total)
+    extra = []
+    for done, clip in enumerate(benign, start=len(pairs) + 1):
+        extra.append(_read(loaded, clip, recipe.instruction))
+        if progress is not None:
+            progress(done, total)
     stacked = [torch.stack(column) for column in zip(*rows, strict=True)]
-    return CalibrationStates(refusing=stacked[0], harmful=stacked[1], safe=stacked[2])
+    return CalibrationStates(
+        refusing=stacked[0],
+        harmful=stacked[1],
+        safe=stacked[2],
+        benign=torch.stack(extra) if extra else None,
+    )
 
 
 def refusal_vectors(
-    states: CalibrationStates, *, rank: int = RANK, lam: float = ABLATION
+    states: CalibrationStates, recipe: Recipe = REFERENCE_RECIPE
 ) -> RefusalVectors:
     """Compute refusal vectors from calibration's states, in float64."""
-    _check_settings(states.harmful.shape[0], rank, lam)
+    _check_settings(states.harmful.shape[0], recipe)
     raw = (states.refusing.double() - states.harmful.double()).mean(dim=0)
     _check_directions("refusal vector", raw, floor=torch.zeros(len(raw)))
-    bases = [safe_basis(layer, rank) for layer in states.safe.unbind(dim=1)]
+    bases = [safe_basis(layer, recipe.rank) for layer in states.safe.unbind(dim=1)]
     ablated = torch.stack(
-        [ablate(v, b.vectors, lam) for v, b in zip(raw, bases, strict=True)]
+        [ablate(v, b.vectors, recipe.lam) for v, b in zip(raw, bases, strict=True)]
     )
     # What rounding leaves of a vector that lies in the safe subspace is noise.
     _check_directions("ablated vector", ablated, floor=1e-6 * raw.norm(dim=-1))
@@ -153,15 +170,11 @@ def refusal_vectors(
     )
 
 
-def _check_settings(count: int, rank: int, lam: float) -> None:
-    if rank < 1:
-        raise ConfigurationError(f"rank is {rank}: it has to be 1 or more")
-    if not 0.0 <= lam <= 1.0:
-        raise ConfigurationError(f"lam is {lam}: it has to be between 0 and 1")
-    if count < rank + 1:
+def _check_settings(count: int, recipe: Recipe) -> None:
+    if count < recipe.rank + 1:
         raise InsufficientDataError(
-            f"{count} pair(s) for rank {rank}: give at least {rank + 1} pairs, or "
-            "lower the rank"
+            f"{count} pair(s) for rank {recipe.rank}: give at least {recipe.rank + 1} "
+            "pairs, or lower the rank"
         )
 
 
@@ -180,6 +193,10 @@ def _prompt(
     loaded: LoadedModel, clip: NDArray[np.float32], text: str
 ) -> dict[str, Tensor]:
     return build_inputs(loaded, [[Turn(role="user", text=text, audio=(clip,))]])
+
+
+def _read(loaded: LoadedModel, clip: NDArray[np.float32], text: str) -> Tensor:
+    return last_states(loaded.decoder, _prompt(loaded, clip, text))[:, 0]
 
 
 def _read_both(

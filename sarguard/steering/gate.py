@@ -91,6 +91,13 @@ class GateQuality:
     """Out-of-fold scores of the harmful clips, shape (N,)."""
     safe: Tensor
     """Out-of-fold scores of their twins, shape (N,)."""
+    benign: Tensor
+    """Out-of-fold scores of the harmless clips without a twin, shape (M,)."""
+
+    @property
+    def harmless(self) -> Tensor:
+        """Return the out-of-fold scores of every harmless clip, shape (N + M,)."""
+        return torch.cat([self.safe, self.benign])
 
     @property
     def auc(self) -> float:
@@ -121,7 +128,7 @@ def fit_gate(
         shrinkage: gamma, above 0 and at most 1.
 
     Raises:
-        InsufficientDataError: There are fewer than 4 pairs.
+        InsufficientDataError: There are fewer than 2 pairs.
         DegenerateDirectionError: The two groups have the same mean in some layer, or
             the states are not finite.
         ConfigurationError: A setting is out of range.
@@ -155,19 +162,30 @@ def cross_validate(
     Args:
         harmful: As for `fit_gate`.
         safe: As for `fit_gate`.
-        benign: As for `fit_gate`; part of every fit.
+        benign: As for `fit_gate`.
         shrinkage: As for `fit_gate`.
-        folds: Into how many parts the pairs are dealt.
+        folds: Into how many parts pairs and other clips are dealt.
+
+    Raises:
+        InsufficientDataError: There are fewer than 3 pairs.
     """
     pairs = harmful.shape[0]
+    extra = harmful[:0] if benign is None else benign
     dealt = min(folds, pairs)
-    scores = torch.zeros(2, pairs)
+    groups = (harmful, safe, extra)
+    scores = [torch.zeros(group.shape[0]) for group in groups]
     for fold in range(dealt):
-        out = torch.arange(pairs) % dealt == fold
-        gate = fit_gate(harmful[~out], safe[~out], benign=benign, shrinkage=shrinkage)
-        for row, states in zip(scores, (harmful, safe), strict=True):
-            row[out] = gate.score(states[out].transpose(0, 1))
-    return GateQuality(harmful=scores[0], safe=scores[1])
+        out = [torch.arange(len(row)) % dealt == fold for row in scores]
+        kept = [group[~left] for group, left in zip(groups, out, strict=True)]
+        gate = fit_gate(
+            kept[0],
+            kept[1],
+            benign=kept[2] if len(kept[2]) else None,
+            shrinkage=shrinkage,
+        )
+        for row, group, left in zip(scores, groups, out, strict=True):
+            row[left] = gate.score(group[left].transpose(0, 1))
+    return GateQuality(harmful=scores[0], safe=scores[1], benign=scores[2])
 
 
 def _fit_layer(
@@ -210,9 +228,10 @@ def _check(harmful: Tensor, safe: Tensor, shrinkage: float) -> None:
             f"states of shape {tuple(harmful.shape)} and {tuple(safe.shape)}: a gate "
             "is fitted to matched states of shape (N, L, D)"
         )
-    if harmful.shape[0] < 4:
+    if harmful.shape[0] < 2:
         raise InsufficientDataError(
-            f"{harmful.shape[0]} pair(s) for a gate: give at least 4"
+            f"{harmful.shape[0]} pair(s) to fit a gate: give at least 2, and 3 to "
+            "judge it"
         )
     if not 0 < shrinkage <= 1:
         raise ConfigurationError(

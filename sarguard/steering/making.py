@@ -4,23 +4,25 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from dataclasses import asdict
 from datetime import datetime, timezone
 from importlib.metadata import PackageNotFoundError, version
 
 import numpy as np
+from numpy.typing import NDArray
 
 from sarguard.models.loading import LoadedModel
-from sarguard.steering.bundle import BundleCard, SteeringBundle, describe_model
-from sarguard.steering.calibration import (
-    ABLATION,
-    INSTRUCTION,
-    RANK,
-    REFUSAL,
-    Pair,
-    Progress,
-    calibrate,
+from sarguard.steering.bundle import (
+    BundleCard,
+    GateCard,
+    SteeringBundle,
+    TierCard,
+    describe_model,
 )
-from sarguard.steering.vectors import RefusalVectors, vectors_digest
+from sarguard.steering.calibration import Calibrated, Pair, Progress, calibrate
+from sarguard.steering.recipe import REFERENCE_RECIPE, Recipe
+from sarguard.steering.tiers import tier_rules
+from sarguard.steering.vectors import vectors_digest
 
 ALPHA = 0.1
 
@@ -28,11 +30,9 @@ ALPHA = 0.1
 def make_bundle(
     loaded: LoadedModel,
     pairs: Sequence[Pair],
+    recipe: Recipe = REFERENCE_RECIPE,
     *,
-    instruction: str = INSTRUCTION,
-    refusal: str = REFUSAL,
-    rank: int = RANK,
-    lam: float = ABLATION,
+    benign: Sequence[NDArray[np.float32]] = (),
     alpha: float = ALPHA,
     progress: Progress | None = None,
 ) -> SteeringBundle:
@@ -41,60 +41,48 @@ def make_bundle(
     Args:
         loaded: The model, with no steerer attached.
         pairs: Matched clips at the model's rate.
-        instruction: t, the text that accompanies every clip.
-        refusal: p, appended to the instruction without a space.
-        rank: k, how many safe directions are removed.
-        lam: lambda, how much of them is removed.
+        recipe: What is asked, and how much of the safe subspace is removed.
+        benign: Harmless clips without a twin, for the gate.
         alpha: Default dose, kept in the card.
-        progress: Called with (pairs done, pairs in all).
+        progress: Called with (clips or pairs done, all of them).
 
     Raises:
-        CalibrationError: The vectors cannot be computed.
+        CalibrationError: The vectors or the gate cannot be computed.
         ConfigurationError: A setting is out of range.
     """
-    vectors = calibrate(
-        loaded,
-        pairs,
-        instruction=instruction,
-        refusal=refusal,
-        rank=rank,
-        lam=lam,
-        progress=progress,
-    )
-    return describe_bundle(
-        loaded,
-        vectors,
-        pairs,
-        instruction=instruction,
-        refusal=refusal,
-        lam=lam,
-        alpha=alpha,
-    )
+    found = calibrate(loaded, pairs, recipe, benign=benign, progress=progress)
+    heard = clips_digest(pairs, benign)
+    return describe_bundle(loaded, found, recipe, heard=heard, alpha=alpha)
 
 
 def describe_bundle(
     loaded: LoadedModel,
-    vectors: RefusalVectors,
-    pairs: Sequence[Pair],
+    found: Calibrated,
+    recipe: Recipe,
     *,
-    instruction: str,
-    refusal: str,
-    lam: float,
+    heard: str,
     alpha: float,
 ) -> SteeringBundle:
-    """Return a bundle of vectors that were computed from these pairs."""
+    """Return a bundle of what calibration found on clips with the digest `heard`."""
+    vectors, quality = found.vectors, found.quality
     card = BundleCard(
         **describe_model(loaded),
         model_name=loaded.name,
         model_revision=loaded.revision,
         vectors_digest=vectors_digest(vectors.ablated),
-        instruction=instruction,
-        refusal=refusal,
-        pairs=len(pairs),
-        rank=vectors.explained_variance.shape[-1],
-        lam=float(lam),
+        instruction=recipe.instruction,
+        refusal=recipe.refusal,
+        pairs=len(quality.harmful),
+        benign=len(quality.benign),
+        rank=recipe.rank,
+        lam=float(recipe.lam),
         alpha=float(alpha),
-        calibration_digest=pairs_digest(pairs),
+        gate=_describe_gate(found),
+        tiers={
+            name: TierCard(**asdict(rule))
+            for name, rule in tier_rules(quality, alpha).items()
+        },
+        calibration_digest=heard,
         raw_norms=vectors.raw.norm(dim=-1).tolist(),
         norms=vectors.norms.tolist(),
         state_norms=vectors.state_norms.tolist(),
@@ -105,17 +93,34 @@ def describe_bundle(
         torch_version=_version("torch"),
         created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
     )
-    return SteeringBundle(card=card, vectors=vectors)
+    return SteeringBundle(card=card, vectors=vectors, gate=found.gate)
 
 
-def pairs_digest(pairs: Sequence[Pair]) -> str:
+def clips_digest(
+    pairs: Sequence[Pair], benign: Sequence[NDArray[np.float32]] = ()
+) -> str:
     """Return the SHA-256 of the clips that calibration heard, in order."""
     digest = hashlib.sha256()
-    for pair in pairs:
-        for kind, clip in (("harmful", pair.harmful), ("safe", pair.safe)):
-            digest.update(f"{kind}:{clip.shape[0]}\n".encode())
-            digest.update(np.ascontiguousarray(clip, dtype="<f4").tobytes())
+    named = [("harmful", pair.harmful) for pair in pairs]
+    named += [("safe", pair.safe) for pair in pairs]
+    named += [("benign", clip) for clip in benign]
+    for kind, clip in named:
+        digest.update(f"{kind}:{clip.shape[0]}\n".encode())
+        digest.update(np.ascontiguousarray(clip, dtype="<f4").tobytes())
     return digest.hexdigest()
+
+
+def _describe_gate(found: Calibrated) -> GateCard:
+    quality = found.quality
+    return GateCard(
+        first_layer=found.gate.first_layer,
+        auc=quality.auc,
+        twins_told_apart=quality.twins_told_apart,
+        harmful_mean=float(quality.harmful.mean()),
+        harmful_deviation=float(quality.harmful.std()),
+        harmless_mean=float(quality.harmless.mean()),
+        harmless_deviation=float(quality.harmless.std()),
+    )
 
 
 def _version(package: str) -> str:

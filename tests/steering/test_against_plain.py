@@ -14,11 +14,10 @@ from sarguard.generation import guarded_decode
 from sarguard.models.inputs import build_inputs
 from sarguard.models.loading import LoadedModel
 from sarguard.steering.calibration import (
-    INSTRUCTION,
-    REFUSAL,
     calibration_states,
     refusal_vectors,
 )
+from sarguard.steering.recipe import REFERENCE_RECIPE, Recipe
 from sarguard.steering.steerer import Steerer
 from sarguard.steering.subspace import safe_basis
 from sarguard.steering.vectors import RefusalVectors
@@ -57,7 +56,7 @@ def case(request: pytest.FixtureRequest) -> Case:
     )
     return Case(
         loaded=loaded,
-        vectors=refusal_vectors(states, rank=RANK),
+        vectors=refusal_vectors(states, Recipe(rank=RANK)),
         projectors=np.array([(basis @ basis.T).numpy() for basis in bases]),
         plain_raw=raw,
         plain_projectors=projectors,
@@ -72,7 +71,8 @@ def largest_error(found: torch.Tensor, expected: NDArray[np.float64]) -> float:
 
 
 def test_reference_texts_are_the_papers() -> None:
-    assert (INSTRUCTION, REFUSAL) == (plain.INSTRUCTION, plain.REFUSAL)
+    texts = (REFERENCE_RECIPE.instruction, REFERENCE_RECIPE.refusal)
+    assert texts == (plain.INSTRUCTION, plain.REFUSAL)
 
 
 def test_raw_vectors_agree(case: Case) -> None:
@@ -90,7 +90,7 @@ def test_ablated_vectors_agree(case: Case) -> None:
 
 def test_ablation_is_partial_when_asked(case: Case) -> None:
     states = calibration_states(case.loaded, tiny.pairs(PAIRS))
-    half = refusal_vectors(states, rank=RANK, lam=0.5).ablated
+    half = refusal_vectors(states, Recipe(rank=RANK, lam=0.5)).ablated
     expected = (case.plain_raw + case.plain_ablated) / 2
     assert largest_error(half, expected) < 1e-5
 

@@ -18,7 +18,8 @@ from sarguard.errors import (
     ConfigurationError,
 )
 from sarguard.steering.bundle import CARD_FILE, VECTORS_FILE, SteeringBundle
-from sarguard.steering.making import make_bundle, pairs_digest
+from sarguard.steering.making import clips_digest, make_bundle
+from sarguard.steering.recipe import Recipe
 from sarguard.steering.vectors import RefusalVectors, vectors_digest
 from tests import tiny
 
@@ -56,7 +57,7 @@ class TestRoundTrip:
         assert (card.pairs, card.rank, card.lam, card.alpha) == (5, 2, 1.0, 0.1)
         assert card.instruction.startswith("Please generate detailed steps")
         assert card.refusal == "I cannot assist with that."
-        assert card.calibration_digest == pairs_digest(tiny.pairs(5))
+        assert card.calibration_digest == clips_digest(tiny.pairs(5))
         assert card.norms == pytest.approx(vectors.ablated.norm(dim=1).tolist())
         assert card.raw_norms == pytest.approx(vectors.raw.norm(dim=1).tolist())
         assert all(0 < cosine <= 1 for cosine in card.cosine)
@@ -71,7 +72,7 @@ class TestRoundTrip:
     def test_a_bundle_replaces_a_bundle(
         self, tiny_bundle: SteeringBundle, saved: Path
     ) -> None:
-        other = make_bundle(tiny.shared(), tiny.pairs(4), rank=1, alpha=0.2)
+        other = make_bundle(tiny.shared(), tiny.pairs(4), Recipe(rank=1), alpha=0.2)
         other.save(saved)
         assert SteeringBundle.load(saved).digest == other.digest
         assert other.digest != tiny_bundle.digest
@@ -99,7 +100,7 @@ class TestRoundTrip:
         def full(_descriptor: int) -> None:
             raise OSError(28, "No space left on device")
 
-        other = make_bundle(tiny.shared(), tiny.pairs(4), rank=1)
+        other = make_bundle(tiny.shared(), tiny.pairs(4), Recipe(rank=1))
         monkeypatch.setattr(os, "fsync", full)
         with pytest.raises(OSError, match="No space"):
             other.save(saved)
@@ -137,7 +138,7 @@ class TestDamage:
         with pytest.raises(ArtifactIntegrityError):
             SteeringBundle.load(saved)
 
-    @pytest.mark.parametrize("version", [0, 2, None, "1"])
+    @pytest.mark.parametrize("version", [0, 1, None, "2"])
     def test_another_format_version(self, saved: Path, version: object) -> None:
         edit_card(saved, lambda card: card.update(format_version=version))
         with pytest.raises(ArtifactFormatError, match="format version"):
@@ -185,7 +186,7 @@ class TestDamage:
             state_norms=found.state_norms,
         )
         with pytest.raises(ArtifactIntegrityError, match="not those"):
-            SteeringBundle(card=tiny_bundle.card, vectors=weaker)
+            SteeringBundle(card=tiny_bundle.card, vectors=weaker, gate=tiny_bundle.gate)
 
 
 class TestCheck:

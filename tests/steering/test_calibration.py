@@ -11,14 +11,13 @@ from sarguard.errors import (
 )
 from sarguard.models import families
 from sarguard.steering.calibration import (
-    INSTRUCTION,
-    REFUSAL,
     AudioPair,
     CalibrationStates,
     calibrate,
     calibration_states,
     refusal_vectors,
 )
+from sarguard.steering.recipe import REFERENCE_RECIPE, Recipe
 from sarguard.steering.states import last_states
 from sarguard.steering.steerer import Steerer
 from tests import tiny
@@ -62,25 +61,28 @@ def test_the_sentence_follows_the_instruction_without_a_space() -> None:
     )
     calibration_states(loaded, tiny.pairs(1))
     prompt = loaded.tokenizer.decode(ends[0] + ends[1])
-    assert prompt.endswith(f"{INSTRUCTION}{REFUSAL}<|im_end|>\n<|im_start|>assistant\n")
+    text = REFERENCE_RECIPE.instruction + REFERENCE_RECIPE.refusal
+    assert prompt.endswith(f"{text}<|im_end|>\n<|im_start|>assistant\n")
 
 
-def test_progress_counts_pairs() -> None:
+def test_progress_counts_pairs_and_other_clips() -> None:
     seen: list[tuple[int, int]] = []
     calibrate(
         tiny.shared(),
         tiny.pairs(3),
-        rank=1,
+        Recipe(rank=1),
+        benign=[tiny.clip(0.4)],
         progress=lambda done, total: seen.append((done, total)),
     )
-    assert seen == [(1, 3), (2, 3), (3, 3)]
+    assert seen == [(1, 4), (2, 4), (3, 4), (4, 4)]
 
 
 def test_calibration_leaves_no_hooks_and_repeats_itself() -> None:
     loaded = tiny.shared()
-    first = calibrate(loaded, tiny.pairs(4), rank=2)
-    second = calibrate(loaded, tiny.pairs(4), rank=2)
-    assert torch.equal(first.ablated, second.ablated)
+    first = calibrate(loaded, tiny.pairs(4), Recipe(rank=2))
+    second = calibrate(loaded, tiny.pairs(4), Recipe(rank=2))
+    assert torch.equal(first.vectors.ablated, second.vectors.ablated)
+    assert torch.equal(first.gate.directions, second.gate.directions)
     assert not any(layer._forward_hooks for layer in loaded.decoder.layers)
 
 
@@ -95,13 +97,13 @@ def test_a_guarded_model_is_not_calibrated_by_accident() -> None:
     loaded = tiny.build()
     vectors = torch.ones(len(loaded.decoder), loaded.decoder.hidden_size)
     with Steerer(loaded.decoder, vectors), pytest.raises(SteeringNotAppliedError):
-        calibrate(loaded, tiny.pairs(3), rank=1)
+        calibrate(loaded, tiny.pairs(3), Recipe(rank=1))
 
 
 @pytest.mark.parametrize(("count", "rank"), [(0, 1), (1, 1), (3, 3), (10, 10)])
 def test_too_few_pairs_are_named_before_any_work(count: int, rank: int) -> None:
     with pytest.raises(InsufficientDataError, match=f"{count} pair.*{rank + 1} pairs"):
-        calibrate(tiny.shared(), tiny.pairs(count), rank=rank)
+        calibrate(tiny.shared(), tiny.pairs(count), Recipe(rank=rank))
 
 
 @pytest.mark.parametrize(
@@ -110,26 +112,26 @@ def test_too_few_pairs_are_named_before_any_work(count: int, rank: int) -> None:
 )
 def test_settings_are_checked(settings: dict[str, float], message: str) -> None:
     with pytest.raises(ConfigurationError, match=message):
-        calibrate(tiny.shared(), tiny.pairs(3), **settings)  # type: ignore[arg-type]
+        Recipe(**settings)  # type: ignore[arg-type]
 
 
 def test_an_empty_refusal_has_no_direction() -> None:
     with pytest.raises(DegenerateDirectionError, match="norm 0"):
-        calibrate(tiny.shared(), tiny.pairs(3), rank=1, refusal="")
+        calibrate(tiny.shared(), tiny.pairs(3), Recipe(rank=1, refusal=""))
 
 
 def test_equal_safe_clips_have_no_directions() -> None:
     clip = tiny.clip(0.5)
     pairs = [AudioPair(harmful=pair.harmful, safe=clip) for pair in tiny.pairs(4)]
     with pytest.raises(DegenerateDirectionError, match="fewer than 2 directions"):
-        calibrate(tiny.shared(), pairs, rank=2)
+        calibrate(tiny.shared(), pairs, Recipe(rank=2))
 
 
 def test_states_that_overflow_are_named() -> None:
     states = random_states()
     states.refusing[0, 1, 0] = float("inf")
     with pytest.raises(DegenerateDirectionError, match="layer 1"):
-        refusal_vectors(states, rank=2)
+        refusal_vectors(states, Recipe(rank=2))
 
 
 def test_a_direction_inside_the_safe_space_is_degenerate() -> None:
@@ -139,7 +141,7 @@ def test_a_direction_inside_the_safe_space_is_degenerate() -> None:
         refusing=refusing, harmful=states.harmful, safe=states.safe
     )
     with pytest.raises(DegenerateDirectionError, match="ablated vector of layer 0"):
-        refusal_vectors(inside, rank=5)
+        refusal_vectors(inside, Recipe(rank=5))
 
 
 def test_means_do_not_drown_in_a_large_offset() -> None:
@@ -150,7 +152,7 @@ def test_means_do_not_drown_in_a_large_offset() -> None:
         harmful=states.harmful + offset,
         safe=states.safe + offset,
     )
-    plain = refusal_vectors(states, rank=3).ablated
+    plain = refusal_vectors(states, Recipe(rank=3)).ablated
     torch.testing.assert_close(
-        refusal_vectors(shifted, rank=3).ablated, plain, atol=5e-3, rtol=0
+        refusal_vectors(shifted, Recipe(rank=3)).ablated, plain, atol=5e-3, rtol=0
     )

@@ -130,14 +130,18 @@ def test_a_pair_is_scored_by_a_gate_that_never_saw_it() -> None:
 def test_auc_counts_wins_and_half_the_ties(
     harmful: list[float], safe: list[float], expected: float
 ) -> None:
-    found = GateQuality(harmful=torch.tensor(harmful), safe=torch.tensor(safe))
+    found = GateQuality(
+        harmful=torch.tensor(harmful), safe=torch.tensor(safe), benign=torch.zeros(0)
+    )
     assert found.auc == expected
 
 
 def test_bad_settings_are_named() -> None:
     harmful, safe = states(5)
-    with pytest.raises(InsufficientDataError, match="at least 4"):
-        fit_gate(harmful[:3], safe[:3])
+    with pytest.raises(InsufficientDataError, match="at least 2"):
+        fit_gate(harmful[:1], safe[:1])
+    with pytest.raises(InsufficientDataError, match="3 to judge"):
+        cross_validate(harmful[:2], safe[:2])
     with pytest.raises(ConfigurationError, match="shrinkage is 0"):
         fit_gate(harmful, safe, shrinkage=0.0)
     with pytest.raises(ConfigurationError, match="matched"):

@@ -16,6 +16,7 @@ from sarguard.models.loading import LoadedModel, load_model
 from sarguard.reference.assemble import ensure_reference
 from sarguard.steering.bundle import SteeringBundle
 from sarguard.steering.calibration import calibrate
+from sarguard.steering.recipe import Recipe
 from sarguard.steering.steerer import Steerer
 from tests.steering import plain
 
@@ -41,7 +42,7 @@ def test_vectors_logits_and_tokens_agree(
     loaded: LoadedModel, exact: LoadedModel
 ) -> None:
     pairs = load_pairs("calibration", sample_rate=loaded.sampling_rate)[:PAIRS]
-    vectors = calibrate(loaded, pairs, rank=RANK)
+    vectors = calibrate(loaded, pairs, Recipe(rank=RANK)).vectors
     layers = exact.decoder.layers
     raw, _, ablated = plain.vectors(
         exact.model,

@@ -1,0 +1,81 @@
+"""Tiers: named operating points of the conditioned dose.
+
+A tier says which share of harmless requests like those of the calibration may be
+blocked, and how strongly every request is steered at the least. The score that
+belongs to that share comes from the gate's out-of-fold scores, taken as normal:
+
+    t = mean(safe) + z(1 - share) * deviation(safe)
+
+At t and above a request is blocked. Below, the strength rises from the floor, reached
+halfway between the harmless mean and t, to the ceiling at t.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from statistics import NormalDist
+from types import MappingProxyType
+
+from sarguard.errors import ConfigurationError
+from sarguard.steering.dose import DoseRule
+from sarguard.steering.gate import GateQuality
+
+DEFAULT_TIER = "balanced"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tier:
+    """Define an operating point, on any model."""
+
+    harmless_blocked: float
+    """Share of harmless requests that may be blocked, as the calibration saw it."""
+    floor: float
+    """Least strength, as a part of the bundle's alpha."""
+
+
+TIERS: Mapping[str, Tier] = MappingProxyType(
+    {
+        "permissive": Tier(harmless_blocked=0.005, floor=0.1),
+        "balanced": Tier(harmless_blocked=0.02, floor=0.2),
+        "strict": Tier(harmless_blocked=0.05, floor=0.3),
+        "maximum": Tier(harmless_blocked=0.15, floor=0.5),
+    }
+)
+"""Every tier, the mildest first."""
+
+
+def tier_rules(quality: GateQuality, alpha: float) -> dict[str, DoseRule]:
+    """Return the dose rule of every tier on one model.
+
+    Args:
+        quality: Out-of-fold scores of the model's gate.
+        alpha: Strength that refuses harmful requests when every request gets it.
+    """
+    middle = float(quality.harmless.mean())
+    spread = max(float(quality.harmless.std()), 1e-6)
+    return {name: _rule(tier, middle, spread, alpha) for name, tier in TIERS.items()}
+
+
+def check_tier(name: str) -> str:
+    """Return the tier's name.
+
+    Raises:
+        ConfigurationError: There is no such tier.
+    """
+    if name not in TIERS:
+        raise ConfigurationError(
+            f"there is no tier {name!r}: choose {', '.join(TIERS)}"
+        )
+    return name
+
+
+def _rule(tier: Tier, middle: float, spread: float, alpha: float) -> DoseRule:
+    threshold = middle + NormalDist().inv_cdf(1 - tier.harmless_blocked) * spread
+    return DoseRule(
+        floor=tier.floor * alpha,
+        ceiling=alpha,
+        low=(middle + threshold) / 2,
+        high=threshold,
+        block=threshold,
+    )

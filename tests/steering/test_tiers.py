@@ -1,0 +1,64 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from sarguard.errors import ConfigurationError
+from sarguard.steering.gate import GateQuality
+from sarguard.steering.tiers import DEFAULT_TIER, TIERS, check_tier, tier_rules
+
+
+def quality(safe: float = -1.0, spread: float = 0.5) -> GateQuality:
+    generator = torch.Generator().manual_seed(1)
+    drawn = torch.randn(20_000, generator=generator)
+    return GateQuality(
+        harmful=torch.ones(5), safe=safe + spread * drawn, benign=torch.zeros(0)
+    )
+
+
+def test_a_tier_blocks_its_share_of_harmless_requests() -> None:
+    found = quality()
+    for name, rule in tier_rules(found, alpha=0.1).items():
+        blocked = [rule.decide(score).blocked for score in found.harmless.tolist()]
+        share = sum(blocked) / len(blocked)
+        assert share == pytest.approx(TIERS[name].harmless_blocked, rel=0.25)
+
+
+def test_every_tier_is_stricter_than_the_one_before() -> None:
+    rules = list(tier_rules(quality(), alpha=0.1).values())
+    for mild, strict in zip(rules, rules[1:], strict=False):
+        assert strict.floor > mild.floor
+        assert strict.block is not None and mild.block is not None
+        assert strict.block < mild.block
+        for score in (-2.0, -1.0, -0.5, 0.0, 0.5, 2.0):
+            assert strict.decide(score).alpha >= mild.decide(score).alpha
+
+
+def test_strengths_follow_the_bundles_alpha() -> None:
+    weak, strong = (tier_rules(quality(), alpha)["strict"] for alpha in (0.1, 0.2))
+    assert strong.ceiling == 0.2
+    assert strong.floor == pytest.approx(2 * weak.floor)
+    assert strong.block == weak.block
+
+
+def test_clips_without_a_twin_count_as_harmless() -> None:
+    plain = quality()
+    trapped = GateQuality(
+        harmful=plain.harmful, safe=plain.safe, benign=torch.full((5_000,), 1.0)
+    )
+    mild, wary = (tier_rules(q, 0.1)["balanced"].block for q in (plain, trapped))
+    assert mild is not None and wary is not None
+    assert wary > mild
+
+
+def test_scores_that_never_vary_still_make_rules() -> None:
+    still = GateQuality(
+        harmful=torch.ones(3), safe=-torch.ones(3), benign=torch.zeros(0)
+    )
+    assert tier_rules(still, 0.1)["balanced"].decide(1.0).blocked
+
+
+def test_a_tier_is_known_by_its_name() -> None:
+    assert check_tier(DEFAULT_TIER) == "balanced"
+    with pytest.raises(ConfigurationError, match="no tier 'mild': choose permissive"):
+        check_tier("mild")
