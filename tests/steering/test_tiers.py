@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import itertools
+
 import pytest
 import torch
 
@@ -26,9 +28,10 @@ def test_a_tier_blocks_its_share_of_harmless_requests() -> None:
 
 def test_every_tier_is_stricter_than_the_one_before() -> None:
     rules = list(tier_rules(quality(), alpha=0.1).values())
-    for mild, strict in zip(rules, rules[1:], strict=False):
+    for mild, strict in itertools.pairwise(rules):
         assert strict.floor > mild.floor
-        assert strict.block is not None and mild.block is not None
+        assert strict.block is not None
+        assert mild.block is not None
         assert strict.block < mild.block
         for score in (-2.0, -1.0, -0.5, 0.0, 0.5, 2.0):
             assert strict.decide(score).alpha >= mild.decide(score).alpha
@@ -47,7 +50,8 @@ def test_clips_without_a_twin_count_as_harmless() -> None:
         harmful=plain.harmful, safe=plain.safe, benign=torch.full((5_000,), 1.0)
     )
     mild, wary = (tier_rules(q, 0.1)["balanced"].block for q in (plain, trapped))
-    assert mild is not None and wary is not None
+    assert mild is not None
+    assert wary is not None
     assert wary > mild
 
 
