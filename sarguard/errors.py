@@ -26,6 +26,7 @@ SarguardError (Exception)
 ├── CalibrationError
 │   ├── InsufficientDataError (ValueError)
 │   └── DegenerateDirectionError (ArithmeticError)
+├── QueueFullError (RuntimeError)
 ├── SteeringError (RuntimeError)
 │   ├── SteeringNotAppliedError
 │   ├── SteeringRemovedError
@@ -134,6 +135,10 @@ class DegenerateDirectionError(CalibrationError, ArithmeticError):
     """Say that a refusal direction vanished or is not finite."""
 
 
+class QueueFullError(SarguardError, RuntimeError):
+    """Say that too many requests wait already; ask again later."""
+
+
 class SteeringError(SarguardError, RuntimeError):
     """Say that an answer was not steered as it had to be."""
 
@@ -176,3 +181,6 @@ class AuditIntegrityError(AuditError):
 
 class AuditWriteError(AuditError, OSError):
     """Say that a record could not be made durable."""
+
+    cause: str = "io_error"
+    """Why: `disk_full`, `io_error`, `read_only`, `lock_timeout` ..."""
