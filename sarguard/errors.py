@@ -6,7 +6,12 @@ sarguard can still catch it. Parentheses name the builtins a class adds.
 SarguardError (Exception)
 ├── ConfigurationError (ValueError)
 │   ├── UnsupportedModelError
-│   └── MissingDependencyError (ImportError)
+│   ├── MissingDependencyError (ImportError)
+│   └── PolicyError
+│       ├── PolicyNotFoundError (FileNotFoundError)
+│       ├── PolicyFormatError
+│       ├── PolicyFloorError
+│       └── PolicyOverrideError
 ├── AudioError (ValueError)
 │   ├── AudioNotFoundError (FileNotFoundError)
 │   ├── AudioDecodeError
@@ -57,6 +62,26 @@ class UnsupportedModelError(ConfigurationError):
 
 class MissingDependencyError(ConfigurationError, ImportError):
     """Say that an optional package is needed and not installed."""
+
+
+class PolicyError(ConfigurationError):
+    """Say that a policy cannot be used as it was asked for."""
+
+
+class PolicyNotFoundError(PolicyError, FileNotFoundError):
+    """Say that there is no policy file or preset of a name."""
+
+
+class PolicyFormatError(PolicyError):
+    """Say that a policy holds an unknown key or a value that makes no sense."""
+
+
+class PolicyFloorError(PolicyError):
+    """Say that a request, a caller or a file asked for less than its policy holds."""
+
+
+class PolicyOverrideError(PolicyError):
+    """Say that an override has expired, or breaks the rules for overrides."""
 
 
 class AudioError(SarguardError, ValueError):
