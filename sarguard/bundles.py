@@ -56,11 +56,12 @@ def reference_path(*, progress: bool) -> Path:
 
 def calibrate_now(loaded: LoadedModel, *, progress: bool) -> SteeringBundle:
     """Return a bundle made from the calibration clips that ship with sarguard."""
-    from sarguard.calibration_data import load_pairs
+    from sarguard.calibration_data import load_benign, load_pairs
 
     pairs = load_pairs("calibration", sample_rate=loaded.sampling_rate)
+    benign = load_benign(sample_rate=loaded.sampling_rate)
     with _calibration_progress(progress) as advance:
-        return make_bundle(loaded, pairs, progress=advance)
+        return make_bundle(loaded, pairs, benign=benign, progress=advance)
 
 
 @contextmanager

@@ -1,7 +1,7 @@
 """Matched spoken requests that ship with sarguard, and a reader for your own."""
 
 from .clips import Clip, data_digest, load_clips, load_manifest
-from .pairs import CalibrationPair, load_pairs
+from .pairs import CalibrationPair, load_benign, load_pairs
 from .texts import Request, load_sentences, load_texts
 from .user_manifest import (
     PairFiles,
@@ -16,6 +16,7 @@ __all__ = [
     "PairFiles",
     "Request",
     "data_digest",
+    "load_benign",
     "load_clips",
     "load_manifest",
     "load_pairs",

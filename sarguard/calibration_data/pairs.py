@@ -65,6 +65,21 @@ def load_pairs(
     ]
 
 
+def load_benign(*, sample_rate: int, limit: int | None = None) -> list[np.ndarray]:
+    """Return decoded harmless clips that sound or read like harm, for a gate.
+
+    Args:
+        sample_rate: Wanted rate in hertz.
+        limit: The most clips to return.
+
+    Raises:
+        ConfigurationError: The limit is below one.
+    """
+    check_limit(limit)
+    clips = load_clips("borderline_calibration")[:limit]
+    return [clip.load(sample_rate=sample_rate) for clip in clips]
+
+
 def match_clips(clips: Iterable[Clip]) -> list[tuple[Clip, Clip]]:
     """Return (harmful, safe) twins that share a pair and a group of voices."""
     safe: dict[tuple[str | None, str], Clip] = {}

@@ -15,6 +15,7 @@ from sarguard.cli.options import (
 from sarguard.errors import ConfigurationError
 
 if TYPE_CHECKING:
+    import numpy as np
     from rich.console import Console
 
     from sarguard.calibration_data import CalibrationPair
@@ -88,7 +89,7 @@ def run(options: argparse.Namespace) -> int:
     from sarguard.steering.making import make_bundle
     from sarguard.steering.recipe import Recipe
 
-    pairs = _pairs(options, loaded)
+    pairs, benign = _clips(options, loaded)
     texts = {
         name: value
         for name in ("instruction", "refusal")
@@ -100,6 +101,7 @@ def run(options: argparse.Namespace) -> int:
             loaded,
             pairs,
             recipe,
+            benign=benign,
             alpha=options.alpha,
             progress=lambda done, total: advance(done, total, ""),
         )
@@ -143,6 +145,12 @@ def print_summary(console: Console, card: BundleCard, saved: Path) -> None:
             style="dim",
         )
     )
+    console.print(
+        Text(
+            f"The gate tells {card.gate.twins_told_apart:.0%} of pairs it was not "
+            f"fitted on apart (chance: 50 %; AUC {card.gate.auc:.2f})."
+        )
+    )
     console.print(Text(f"Saved in {saved}. Try it:"), soft_wrap=True)
     console.print(
         Text(f"  sarguard ask clip.wav --model {card.model_name} --bundle {saved}"),
@@ -169,13 +177,17 @@ def _chosen_layers(layers: int) -> list[int]:
     return [round(step * row) for row in range(_MOST_ROWS)]
 
 
-def _pairs(options: argparse.Namespace, loaded: LoadedModel) -> list[CalibrationPair]:
-    from sarguard.calibration_data import load_pairs, load_user_pairs
+def _clips(
+    options: argparse.Namespace, loaded: LoadedModel
+) -> tuple[list[CalibrationPair], list[np.ndarray]]:
+    """Return the pairs, and the harmless clips that go with the shipped ones."""
+    from sarguard.calibration_data import load_benign, load_pairs, load_user_pairs
 
     rate, limit = loaded.sampling_rate, options.limit
-    if options.pairs is None:
-        return load_pairs("calibration", sample_rate=rate, limit=limit)
-    return load_user_pairs(options.pairs, sample_rate=rate, limit=limit)
+    if options.pairs is not None:
+        return load_user_pairs(options.pairs, sample_rate=rate, limit=limit), []
+    pairs = load_pairs("calibration", sample_rate=rate, limit=limit)
+    return pairs, load_benign(sample_rate=rate, limit=limit)
 
 
 def _check_output(output: str) -> None:

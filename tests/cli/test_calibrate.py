@@ -35,6 +35,8 @@ def test_a_bundle_is_made_and_can_be_used(
     assert "Calibrating on 4 pairs" in err
     card = SteeringBundle.load(made).card
     assert (card.pairs, card.rank, card.lam, card.alpha) == (4, 2, 1.0, 0.1)
+    assert card.benign == 4
+    assert f"tells {card.gate.twins_told_apart:.0%} of pairs" in out
     for layer in range(card.layers):
         assert f"{card.norms[layer]:.2f}" in out
         assert f"{card.cosine[layer]:.3f}" in out
@@ -60,6 +62,7 @@ def test_every_setting_reaches_the_card(
     assert card["instruction"] == "Answer it."
     assert card["refusal"] == "No, I will not."
     assert card["model_name"] == checkpoint
+    assert card["benign"] == 0
 
 
 def test_a_bundle_is_replaced(run: Run, checkpoint: str, tmp_path: Path) -> None:
