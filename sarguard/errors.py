@@ -31,6 +31,7 @@ SarguardError (Exception)
 ├── CalibrationError
 │   ├── InsufficientDataError (ValueError)
 │   └── DegenerateDirectionError (ArithmeticError)
+├── JudgeError (RuntimeError)
 ├── QueueFullError (RuntimeError)
 ├── SteeringError (RuntimeError)
 │   ├── SteeringNotAppliedError
@@ -158,6 +159,10 @@ class InsufficientDataError(CalibrationError, ValueError):
 
 class DegenerateDirectionError(CalibrationError, ArithmeticError):
     """Say that a refusal direction vanished or is not finite."""
+
+
+class JudgeError(SarguardError, RuntimeError):
+    """Say that the model that labels answers gave no label."""
 
 
 class QueueFullError(SarguardError, RuntimeError):
