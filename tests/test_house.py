@@ -27,6 +27,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "conversation": {"errors", "outcome"},
     "audio": {"errors"},
     "audit": {"conversation", "errors", "outcome"},
+    "policy": {"audio", "errors"},
     "calibration_data": {"audio", "errors"},
     # Inputs are built from turns, and vectors are made from a loaded model.
     "models": {"audio", "conversation", "errors"},
@@ -48,7 +49,8 @@ MAY_IMPORT: dict[str, set[str]] = {
         *("models", "outcome", "reference", "refusal", "steering"),
     },
     "evaluation": {
-        *("calibration_data", "client", "conversation", "errors", "generation"),
+        *("audio", "calibration_data", "client", "conversation", "errors"),
+        *("generation",),
         *("models", "outcome", "reference", "refusal", "steering"),
     },
     "cli": {
