@@ -27,7 +27,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "conversation": {"errors", "outcome"},
     "audio": {"errors"},
     "audit": {"conversation", "errors", "outcome"},
-    "policy": {"audio", "errors"},
+    "policy": {"audio", "errors", "outcome"},
     "calibration_data": {"audio", "errors"},
     # Inputs are built from turns, and vectors are made from a loaded model.
     "models": {"audio", "conversation", "errors"},
@@ -55,13 +55,29 @@ MAY_IMPORT: dict[str, set[str]] = {
     },
     "cli": {
         *("audio", "bundles", "calibration_data", "client", "conversation", "errors"),
-        *("evaluation", "generation", "models", "outcome", "reference", "refusal"),
+        *(
+            "evaluation",
+            "generation",
+            "models",
+            "outcome",
+            "policy",
+            "reference",
+            "refusal",
+        ),
         *("steering",),
     },
     "__main__": {"cli"},
 }
 # Rooms that a machine without an accelerator stack must be able to load.
-WITHOUT_TORCH = ("errors", "outcome", "refusal", "conversation", "audio", "audit")
+WITHOUT_TORCH = (
+    "errors",
+    "outcome",
+    "refusal",
+    "conversation",
+    "audio",
+    "audit",
+    "policy",
+)
 
 
 def name_of(module: Path) -> str:

@@ -113,10 +113,12 @@ _FALLBACK = (
     "safetensors>=0.5",
     "numpy>=1.26",
     "pydantic>=2.7",
+    "pyyaml>=6",
     "structlog>=24.1",
     "tenacity>=9",
     "gguf>=0.17",
     "filelock>=3.12",
     "soxr>=0.5",
     "rich>=13.7",
+    "cryptography>=43",
 )
