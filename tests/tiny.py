@@ -27,7 +27,7 @@ _CHATML = (
     "{% else %}{{ part['text'] }}{% endif %}{% endfor %}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
-_TEXT = {
+TEXT = {
     "hidden_size": 64,
     "intermediate_size": 96,
     "num_attention_heads": 2,
@@ -58,8 +58,11 @@ def pairs(count: int) -> list[AudioPair]:
     ]
 
 
-def tokenizer(*audio_tokens: str) -> transformers.PreTrainedTokenizerFast:
-    """Return a byte-level tokenizer with ChatML control tokens."""
+def tokenizer(*audio_tokens: str, **named: str) -> transformers.PreTrainedTokenizerFast:
+    """Return a byte-level tokenizer with ChatML control tokens.
+
+    Named tokens become attributes, such as `audio_token`, and have ids too.
+    """
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     vocabulary = {character: i for i, character in enumerate(alphabet)}
     backend = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
@@ -70,26 +73,34 @@ def tokenizer(*audio_tokens: str) -> transformers.PreTrainedTokenizerFast:
         eos_token="<|im_end|>",
         pad_token="<|endoftext|>",
         clean_up_tokenization_spaces=False,
+        extra_special_tokens=named,
     )
-    made.add_special_tokens({"additional_special_tokens": [*_CONTROL, *audio_tokens]})
+    every = [*_CONTROL, *audio_tokens, *named.values()]
+    made.add_special_tokens({"additional_special_tokens": every})
     return made
 
 
-def _extractor(bins: int) -> transformers.WhisperFeatureExtractor:
+def chatml(audio_token: str) -> str:
+    """Return a ChatML template with a token where a clip is heard."""
+    return _CHATML.replace("AUDIO_TOKEN", audio_token)
+
+
+def extractor(bins: int) -> transformers.WhisperFeatureExtractor:
+    """Return a Whisper feature extractor of so many mel bins."""
     return transformers.WhisperFeatureExtractor(feature_size=bins)
 
 
 def qwen2_audio(*, layers: int = 3, **text: object) -> tuple[Model, Processor]:
     """Return a tiny Qwen2-Audio and its processor."""
     words = tokenizer("<|AUDIO|>", "<|audio_bos|>", "<|audio_eos|>")
-    processor = transformers.Qwen2AudioProcessor(_extractor(80), words)
+    processor = transformers.Qwen2AudioProcessor(extractor(80), words)
     config = transformers.Qwen2AudioConfig(
         text_config={
             "model_type": "qwen2",
             "num_hidden_layers": layers,
             "vocab_size": len(words),
             "use_sliding_window": False,
-            **_TEXT,
+            **TEXT,
             **text,
         },
         audio_config={
@@ -102,21 +113,21 @@ def qwen2_audio(*, layers: int = 3, **text: object) -> tuple[Model, Processor]:
         audio_token_index=words.convert_tokens_to_ids("<|AUDIO|>"),
     )
     model = transformers.Qwen2AudioForConditionalGeneration(config)
-    return _finish(model, words), processor
+    return finish(model, words), processor
 
 
 def audio_flamingo(*, layers: int = 3) -> tuple[Model, Processor]:
     """Return a tiny Audio Flamingo 3 and its processor."""
     words = tokenizer("<sound>")
     processor = transformers.AudioFlamingo3Processor(
-        _extractor(80), words, chat_template=_CHATML.replace("AUDIO_TOKEN", "<sound>")
+        extractor(80), words, chat_template=chatml("<sound>")
     )
     config = transformers.AudioFlamingo3Config(
         text_config={
             "model_type": "qwen2",
             "num_hidden_layers": layers,
             "vocab_size": len(words),
-            **_TEXT,
+            **TEXT,
         },
         audio_config={
             "num_mel_bins": 80,
@@ -128,14 +139,14 @@ def audio_flamingo(*, layers: int = 3) -> tuple[Model, Processor]:
         audio_token_id=words.convert_tokens_to_ids("<sound>"),
     )
     model = transformers.AudioFlamingo3ForConditionalGeneration(config)
-    return _finish(model, words), processor
+    return finish(model, words), processor
 
 
 def glm_asr(*, layers: int = 3) -> tuple[Model, Processor]:
     """Return a tiny GLM-ASR, whose text model is a Llama, and its processor."""
     words = tokenizer("<|pad|>")
     processor = transformers.GlmAsrProcessor(
-        _extractor(80), words, chat_template=_CHATML.replace("AUDIO_TOKEN", "<|pad|>")
+        extractor(80), words, chat_template=chatml("<|pad|>")
     )
     config = transformers.GlmAsrConfig(
         text_config={
@@ -143,7 +154,7 @@ def glm_asr(*, layers: int = 3) -> tuple[Model, Processor]:
             "num_hidden_layers": layers,
             "vocab_size": len(words),
             "eos_token_id": words.eos_token_id,
-            **_TEXT,
+            **TEXT,
         },
         audio_config={
             "num_mel_bins": 80,
@@ -156,7 +167,7 @@ def glm_asr(*, layers: int = 3) -> tuple[Model, Processor]:
         audio_token_id=words.convert_tokens_to_ids("<|pad|>"),
     )
     model = transformers.GlmAsrForConditionalGeneration(config)
-    return _finish(model, words), processor
+    return finish(model, words), processor
 
 
 FAMILIES: dict[str, Callable[..., tuple[Model, Processor]]] = {
@@ -181,7 +192,8 @@ def shared(family: str = "qwen2_audio") -> LoadedModel:
     return build(family)
 
 
-def _finish(model: Model, words: transformers.PreTrainedTokenizerFast) -> Model:
+def finish(model: Model, words: transformers.PreTrainedTokenizerFast) -> Model:
+    """Return a model in float32 that stops where its tokenizer says."""
     model.generation_config.eos_token_id = words.eos_token_id
     model.generation_config.pad_token_id = words.pad_token_id
     return model.float().eval()

@@ -16,6 +16,9 @@ from sarguard.errors import UnsupportedModelError
 from sarguard.models.untyped import Processor
 
 _SAMPLES = 4096
+# These write prompts in code of their tokenizer's package instead of a template.
+_TEMPLATES_IN_CODE = frozenset(["VoxtralProcessor"])
+_PROBE = "Which prompt is this?"
 
 
 def weights_digest(model: nn.Module) -> str:
@@ -42,12 +45,16 @@ def weights_digest(model: nn.Module) -> str:
 def template_digest(processor: Processor) -> str:
     """Return the SHA-256 of the processor's chat template.
 
+    Where code stands in for a template, it is that of the tokens of a fixed prompt.
+
     Raises:
         UnsupportedModelError: The processor has no chat template.
     """
     template = getattr(processor, "chat_template", None)
     if template is None:
         template = getattr(processor.tokenizer, "chat_template", None)
+    if template is None and type(processor).__name__ in _TEMPLATES_IN_CODE:
+        template = _written_by_code(processor)
     if template is None:
         raise UnsupportedModelError(
             f"{type(processor).__name__} has no chat template: save one as "
@@ -56,6 +63,13 @@ def template_digest(processor: Processor) -> str:
     if not isinstance(template, str):
         template = json.dumps(template, sort_keys=True)
     return hashlib.sha256(template.encode()).hexdigest()
+
+
+def _written_by_code(processor: Processor) -> list[int]:
+    turn = {"role": "user", "content": [{"type": "text", "text": _PROBE}]}
+    written = processor.apply_chat_template([[turn]], tokenize=True, return_dict=True)
+    ids: list[int] = written["input_ids"][0].tolist()
+    return ids
 
 
 def _sample(parameter: torch.Tensor) -> bytes:

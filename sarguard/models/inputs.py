@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import io
 from collections.abc import Sequence
 from typing import Any
 
@@ -16,6 +18,8 @@ from sarguard.errors import (
     ConfigurationError,
     UnsupportedModelError,
 )
+from sarguard.models.batching import batch_key
+from sarguard.models.families import family_of
 from sarguard.models.loading import LoadedModel
 
 
@@ -38,7 +42,8 @@ def build_inputs(
 
     Raises:
         ConfigurationError: A conversation is empty or does not end with the user,
-            or holds more clips than the family takes.
+            or holds more clips than the family takes, or the conversations cannot
+            share a batch.
         AudioTooLongError: A clip is longer than the model hears.
         AudioFormatError: A clip is not what `load_audio` returns.
     """
@@ -46,17 +51,8 @@ def build_inputs(
         raise ConfigurationError("no conversation to answer: give at least one")
     for turns in conversations:
         _check(loaded, turns)
-    batch = loaded.processor.apply_chat_template(
-        [[_message(turn) for turn in turns] for turns in conversations],
-        tokenize=True,
-        return_dict=True,
-        add_generation_prompt=True,
-        sanitize_control_tokens=True,
-        processor_kwargs={
-            "text_kwargs": {"padding": True, "padding_side": "left"},
-            "return_tensors": "pt",
-        },
-    )
+    _check_batch(loaded, conversations)
+    batch = _write(loaded, conversations)
     inputs = dict(batch.to(loaded.device, loaded.dtype))
     if not bool(inputs["attention_mask"][:, -1].all()):
         raise UnsupportedModelError(
@@ -85,6 +81,24 @@ def audio_token_id(loaded: LoadedModel) -> int | None:
             if isinstance(found, int):
                 return found
     return None
+
+
+def _write(loaded: LoadedModel, conversations: Sequence[Sequence[Turn]]) -> Any:  # noqa: ANN401
+    messages = [[_message(loaded, turn) for turn in turns] for turns in conversations]
+    # A processor that takes no arrays is mistral-common's: it never reads control
+    # tokens out of text, and a keyword that it does not know undoes the others.
+    options = {"sanitize_control_tokens": True} if _takes_arrays(loaded) else {}
+    return loaded.processor.apply_chat_template(
+        messages,
+        tokenize=True,
+        return_dict=True,
+        add_generation_prompt=True,
+        processor_kwargs={
+            "text_kwargs": {"padding": True, "padding_side": "left"},
+            "return_tensors": "pt",
+        },
+        **options,
+    )
 
 
 def _check(loaded: LoadedModel, turns: Sequence[Turn]) -> None:
@@ -118,9 +132,34 @@ def _check_decoded(clip: NDArray[np.float32]) -> None:
         )
 
 
-def _message(turn: Turn) -> dict[str, Any]:
+def _check_batch(loaded: LoadedModel, conversations: Sequence[Sequence[Turn]]) -> None:
+    keys = {batch_key(loaded, turns) for turns in conversations}
+    if len(keys) > 1:
+        raise ConfigurationError(
+            f"{loaded.name} hears something else when clips of different length (or "
+            "prompts with and without a clip) share a batch: ask in batches of equal "
+            "clips, or one by one"
+        )
+
+
+def _takes_arrays(loaded: LoadedModel) -> bool:
+    return family_of(loaded.model.config).takes_arrays
+
+
+def _message(loaded: LoadedModel, turn: Turn) -> dict[str, Any]:
     clips: list[dict[str, Any]] = [
-        {"type": "audio", "audio": clip} for clip in turn.audio
+        {"type": "audio", "audio": clip}
+        if _takes_arrays(loaded)
+        else {"type": "audio", "base64": _wav(clip, loaded.sampling_rate)}
+        for clip in turn.audio
     ]
     text = [{"type": "text", "text": turn.text}] if turn.text else []
     return {"role": turn.role, "content": clips + text}
+
+
+def _wav(clip: NDArray[np.float32], rate: int) -> str:
+    import soundfile
+
+    file = io.BytesIO()
+    soundfile.write(file, clip, rate, format="WAV", subtype="FLOAT")
+    return base64.b64encode(file.getvalue()).decode()

@@ -60,6 +60,8 @@ class DecoderLayers:
     root: nn.Module
     """The whole model."""
     hidden_size: int
+    streams: int = 1
+    """Parallel streams that a layer hands on, the active one first (AltUp)."""
 
     def __len__(self) -> int:
         return len(self.layers)
@@ -87,15 +89,17 @@ def find_decoder_layers(
         )
     text_config = _text_config(config)
     if decoder_layers is not None:
-        return _describe(model, decoder_layers, _explicit(model, decoder_layers))
+        stack = _explicit(model, decoder_layers)
+        return _describe(model, decoder_layers, stack, text_config)
     path, stack = _best(model, text_config)
     _check_against_config(path, stack, text_config)
-    return _describe(model, path, stack)
+    return _describe(model, path, stack, text_config)
 
 
 def residual_width(block: nn.Module) -> int | None:
     """Return the width of the stream a block reads and writes."""
-    for name, module in block.named_modules():
+    # The block's own norms come first: those inside its attention may be narrower.
+    for name, module in (*block.named_children(), *block.named_modules()):
         weight = getattr(module, "weight", None)
         if "norm" in name.lower() and weight is not None and weight.dim() == 1:
             return int(weight.shape[0])
@@ -201,7 +205,9 @@ def _explicit(model: nn.Module, path: str) -> nn.ModuleList:
     return stack
 
 
-def _describe(model: nn.Module, path: str, stack: nn.ModuleList) -> DecoderLayers:
+def _describe(
+    model: nn.Module, path: str, stack: nn.ModuleList, text_config: Config
+) -> DecoderLayers:
     width = residual_width(stack[0])
     if width is None:
         raise UnsupportedModelError(
@@ -214,7 +220,17 @@ def _describe(model: nn.Module, path: str, stack: nn.ModuleList) -> DecoderLayer
         owner=model.get_submodule(path.rpartition(".")[0]),
         root=model,
         hidden_size=width,
+        streams=_streams(text_config),
     )
+
+
+def _streams(text_config: Config) -> int:
+    if getattr(text_config, "altup_active_idx", 0) != 0:
+        raise UnsupportedModelError(
+            f"altup_active_idx is {text_config.altup_active_idx}: only models whose "
+            "first stream is the active one are supported"
+        )
+    return int(getattr(text_config, "altup_num_inputs", 1))
 
 
 def _backbone(model: nn.Module, stack: nn.ModuleList) -> nn.Module:

@@ -15,8 +15,15 @@ from safetensors import SafetensorError
 from torch import nn
 
 from sarguard.errors import MissingDependencyError, UnsupportedModelError
-from sarguard.models.families import THINKERS, audio_window_seconds, family_of
+from sarguard.models.families import (
+    REFUSED,
+    THINKERS,
+    audio_half,
+    audio_window_seconds,
+    family_of,
+)
 from sarguard.models.layers import DecoderLayers, find_decoder_layers
+from sarguard.models.quirks import settle
 from sarguard.models.untyped import (
     Config,
     PretrainedModel,
@@ -136,6 +143,7 @@ def wrap_model(
     if isinstance(thinker, nn.Module):
         model = thinker
     unwrapped = model.get_base_model() if hasattr(model, "get_base_model") else model
+    _check_answers(model.config, name)
     _check_listens(type(unwrapped), name)
     _check_hears(processor, name)
     if not hasattr(model, "generate"):
@@ -144,12 +152,14 @@ def wrap_model(
             "ends in ForConditionalGeneration, not its inner model"
         )
     family = family_of(model.config)
+    decoder = find_decoder_layers(model, decoder_layers=decoder_layers)
+    settle(unwrapped, decoder)
     return LoadedModel(
         model=model.eval(),
         processor=processor,
-        decoder=find_decoder_layers(model, decoder_layers=decoder_layers),
-        sampling_rate=int(processor.feature_extractor.sampling_rate),
-        max_audio_seconds=audio_window_seconds(processor),
+        decoder=decoder,
+        sampling_rate=int(audio_half(processor).sampling_rate),
+        max_audio_seconds=audio_window_seconds(family, processor),
         single_audio=family.single_audio,
         name=name,
         revision=revision,
@@ -220,13 +230,27 @@ def _resolve_class(config: Config, name: str) -> type[nn.Module]:
             "with code of their own are loaded by you and given to "
             "SafeAudioLLM.from_model"
         )
-    if getattr(config, "is_encoder_decoder", False):
-        raise UnsupportedModelError(
-            f"{name}: {named} is an encoder-decoder: it transcribes, it does not "
-            "answer. Use an audio-language model such as Qwen2-Audio"
-        )
+    _check_answers(config, name)
     _check_listens(found, name)
     return found
+
+
+def _check_answers(config: Config, name: str) -> None:
+    reason = REFUSED.get(getattr(config, "model_type", ""))
+    if reason is not None:
+        raise UnsupportedModelError(
+            f"{name}: {reason}. Use an audio-language model such as Qwen2-Audio"
+        )
+    if getattr(config, "is_encoder_decoder", False):
+        raise UnsupportedModelError(
+            f"{name}: {_type_of(config)} is an encoder-decoder: it transcribes, it "
+            "does not answer. Use an audio-language model such as Qwen2-Audio"
+        )
+
+
+def _type_of(config: Config) -> str:
+    named = getattr(config, "architectures", None) or [type(config).__name__]
+    return str(named[0])
 
 
 def _check_listens(model_class: type[nn.Module], name: str) -> None:
@@ -239,8 +263,7 @@ def _check_listens(model_class: type[nn.Module], name: str) -> None:
 
 
 def _check_hears(processor: Processor, name: str) -> None:
-    extractor = getattr(processor, "feature_extractor", None)
-    if getattr(extractor, "sampling_rate", None) is None:
+    if audio_half(processor) is None:
         raise UnsupportedModelError(
             f"{name}: {type(processor).__name__} has no audio feature extractor: it "
             "looks like a text-only model. Use an audio-language model such as "

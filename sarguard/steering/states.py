@@ -56,7 +56,8 @@ class Captured:
         def read(_module: nn.Module, _args: object, output: LayerOutput) -> None:
             # Cloning one position frees the rest; `output_hidden_states` would keep
             # every position and hand back the last layer after its final norm.
-            self._states[index] = read_stream(output)[:, -1].detach().clone()
+            stream = read_stream(output, self._decoder.streams)
+            self._states[index] = stream[:, -1].detach().clone()
             self._calls[index] += 1
 
         return read

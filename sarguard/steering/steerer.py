@@ -298,7 +298,7 @@ class Steerer:
         receipt = self._receipt
         if receipt is None:
             return None
-        hidden = read_stream(output)
+        hidden = read_stream(output, self._decoder.streams)
         strengths = self._strengths[self._vectors[index].device]
         if hidden.shape[0] != strengths.shape[0]:
             raise SteeringNotAppliedError(

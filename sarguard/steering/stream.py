@@ -2,32 +2,47 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from sarguard.errors import UnsupportedModelError
 from sarguard.models.untyped import LayerOutput
 
 
-def read_stream(output: LayerOutput) -> Tensor:
+def read_stream(output: LayerOutput, streams: int = 1) -> Tensor:
     """Return a layer's hidden states, shape (rows, positions, width).
+
+    Args:
+        output: What the layer returned.
+        streams: Parallel streams it hands on (`DecoderLayers.streams`); where there
+            are several, shape (streams, rows, positions, width), the first is read.
 
     Raises:
         UnsupportedModelError: The layer hands on something else.
     """
     hidden = output[0] if isinstance(output, (tuple, list)) else output
-    if not isinstance(hidden, Tensor) or hidden.dim() != 3:
-        found = getattr(hidden, "shape", type(hidden).__name__)
-        raise UnsupportedModelError(
-            f"a decoder layer returned {found}: only layers that return (rows, "
-            "positions, width) can be steered"
-        )
-    return hidden
+    if isinstance(hidden, Tensor):
+        if streams == 1 and hidden.dim() == 3:
+            return hidden
+        if streams > 1 and hidden.dim() == 4 and hidden.shape[0] == streams:
+            return hidden[0]
+    found = getattr(hidden, "shape", type(hidden).__name__)
+    raise UnsupportedModelError(
+        f"a decoder layer returned {found}: only layers that return (rows, positions, "
+        f"width), {streams} stream(s) of them, can be steered"
+    )
 
 
 def write_stream(output: LayerOutput, hidden: Tensor) -> LayerOutput:
-    """Return a layer's output with other hidden states."""
+    """Return a layer's output with other hidden states, as `read_stream` reads it."""
     if isinstance(output, tuple):
-        return (hidden, *output[1:])
+        return (_among_others(output[0], hidden), *output[1:])
     if isinstance(output, list):
-        return [hidden, *output[1:]]
-    return hidden
+        return [_among_others(output[0], hidden), *output[1:]]
+    return _among_others(output, hidden)
+
+
+def _among_others(given: Tensor, hidden: Tensor) -> Tensor:
+    if given.dim() == hidden.dim():
+        return hidden
+    return torch.cat([hidden[None], given[1:]])
