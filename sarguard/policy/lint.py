@@ -1,0 +1,310 @@
+"""Finding the settings of a policy that hold less than they seem to."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from enum import Enum
+
+from sarguard.policy.fallback import Wording
+from sarguard.policy.locales import normalise_locale
+from sarguard.policy.messages import DEFAULT_MESSAGES, Reason
+from sarguard.policy.model import UNNAMED, Policy
+from sarguard.policy.moments import check_moment
+from sarguard.policy.sections import LEAST_RETENTION_DAYS, Mode
+from sarguard.policy.tiers import Tier
+
+_LONG_TIMEOUT_S = 120
+_LONG_CLIP_S = 600
+_MANY_TOKENS = 4096
+_LONG_OPEN = timedelta(days=7)
+_MANY_RECORDS = 1000
+_LONG_CHECKPOINT_S = 3600
+_LONG_OVERRIDE_H = 72
+# Words that tell a caller what stopped them.
+_REVEALING = (
+    *("policy", "threshold", "rule", "score", "filter", "jailbreak", "steering"),
+    *("guardrail", "sarguard", "classifier", "moderation", "flagged"),
+)
+
+
+class Severity(str, Enum):
+    """Say how much a finding weighs."""
+
+    ERROR = "error"
+    WARNING = "warning"
+    NOTE = "note"
+
+    def __str__(self) -> str:
+        return self.value
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Weakness:
+    """Hold one finding."""
+
+    code: str
+    """Stays the same from version to version."""
+    severity: Severity
+    path: str
+    """The setting."""
+    found: str
+    fix: str
+
+    def to_dict(self) -> dict[str, str]:
+        """Return the finding as plain values."""
+        return {
+            "code": self.code,
+            "severity": self.severity.value,
+            "path": self.path,
+            "found": self.found,
+            "fix": self.fix,
+        }
+
+
+def lint(policy: Policy, now: datetime | None = None) -> list[Weakness]:
+    """Return what is weak in a policy, the gravest first.
+
+    Args:
+        policy: What to look at.
+        now: When; an exception that has expired is another finding.
+
+    Raises:
+        PolicyFormatError: The moment has no time zone.
+    """
+    moment = check_moment(now)
+    found = [weak for check in _CHECKS for weak in check(policy)]
+    found += _failing_open(policy, moment)
+    order = list(Severity)
+    return sorted(found, key=lambda weak: (order.index(weak.severity), weak.code))
+
+
+def _error(code: str, path: str, found: str, fix: str) -> Weakness:
+    return Weakness(code=code, severity=Severity.ERROR, path=path, found=found, fix=fix)
+
+
+def _warning(code: str, path: str, found: str, fix: str) -> Weakness:
+    return Weakness(
+        code=code, severity=Severity.WARNING, path=path, found=found, fix=fix
+    )
+
+
+def _note(code: str, path: str, found: str, fix: str) -> Weakness:
+    return Weakness(code=code, severity=Severity.NOTE, path=path, found=found, fix=fix)
+
+
+def _naming(policy: Policy) -> Iterator[Weakness]:
+    if policy.id == UNNAMED:
+        yield _warning(
+            *("P001", "id", "records cannot tell this policy from others"),
+            "give it a name",
+        )
+
+
+def _steering(policy: Policy) -> Iterator[Weakness]:
+    steering = policy.steering
+    if policy.mode is Mode.SHADOW:
+        yield _warning(
+            *("P101", "mode", "blocks are recorded, and do not hold"),
+            "set mode: enforce once the records have been looked at",
+        )
+    if steering.tier is Tier.PERMISSIVE:
+        yield _warning(
+            *("P102", "steering.tier", "the mildest tier holds by default"),
+            "set tier: balanced, unless the card's figures justify it",
+        )
+    if policy.floor < steering.tier:
+        yield _note(
+            *("P103", "steering.floor"),
+            f"a request may ask for {policy.floor}, below {steering.tier}",
+            "leave floor out, or raise it to the tier",
+        )
+    if steering.block_threshold == "never":
+        yield _warning(
+            *("P104", "steering.block_threshold", "no request is ever blocked"),
+            "set block_threshold: tier",
+        )
+    elif steering.block_threshold != "tier":
+        yield _note(
+            *("P105", "steering.block_threshold", "the tier's own score is not used"),
+            "measure this score on your model, or set block_threshold: tier",
+        )
+    if steering.alpha is not None:
+        yield _note(
+            *(
+                "P106",
+                "steering.alpha",
+                "the card's figures do not cover this strength",
+            ),
+            "measure it on your model, or leave alpha out and raise the tier",
+        )
+
+
+def _failing_open(policy: Policy, now: datetime) -> Iterator[Weakness]:
+    failure = policy.failure
+    if failure.on_fault != "open" or failure.open_until is None:
+        return
+    if not failure.opens(now):
+        yield _warning(
+            *("P202", "failure.open_until", "failing open has expired: faults close"),
+            "set on_fault: closed, and remove open_reason and open_until",
+        )
+        return
+    yield _error(
+        *("P201", "failure.on_fault", "answers leave although something failed"),
+        "set on_fault: closed",
+    )
+    if failure.open_until - now > _LONG_OPEN:
+        yield _warning(
+            *("P203", "failure.open_until", "failing open holds for more than a week"),
+            "let it expire sooner",
+        )
+
+
+def _limits(policy: Policy) -> Iterator[Weakness]:
+    if policy.timeouts.total_s > _LONG_TIMEOUT_S:
+        yield _warning(
+            *(
+                "P301",
+                "timeouts.total_s",
+                f"a caller may wait {_plain(policy.timeouts.total_s)} s",
+            ),
+            f"set at most {_LONG_TIMEOUT_S}",
+        )
+    if policy.timeouts.queue_s > _LONG_TIMEOUT_S:
+        yield _warning(
+            *(
+                "P302",
+                "timeouts.queue_s",
+                f"a request may queue {_plain(policy.timeouts.queue_s)} s",
+            ),
+            f"set at most {_LONG_TIMEOUT_S}",
+        )
+    if policy.audio.max_seconds > _LONG_CLIP_S:
+        yield _warning(
+            *("P303", "audio.max_seconds", "one clip can occupy the machine for long"),
+            f"set at most {_LONG_CLIP_S}",
+        )
+    if policy.text.max_new_tokens > _MANY_TOKENS:
+        yield _warning(
+            *(
+                "P304",
+                "text.max_new_tokens",
+                "one answer can occupy the machine for long",
+            ),
+            f"set at most {_MANY_TOKENS}",
+        )
+
+
+def _auditing(policy: Policy) -> Iterator[Weakness]:
+    audit = policy.audit
+    if not audit.required:
+        yield _error(
+            *("P401", "audit.required", "answers may leave without any record"),
+            "set required: true",
+        )
+    if audit.content == "redacted":
+        yield _warning(
+            *("P402", "audit.content", "callers' words stand readable in the ledger"),
+            "set content: none, or encrypted, which can be erased",
+        )
+    if audit.on_write_failure == "degrade":
+        yield _warning(
+            *("P403", "audit.on_write_failure", "answers leave when no record can"),
+            "set on_write_failure: block, or spool",
+        )
+    if audit.on_write_failure == "spool":
+        yield _note(
+            *("P404", "audit.on_write_failure", "spooled records are not yet signed"),
+            "set on_write_failure: block where every record counts",
+        )
+    if (
+        audit.checkpoint_records > _MANY_RECORDS
+        or audit.checkpoint_seconds > _LONG_CHECKPOINT_S
+    ):
+        yield _warning(
+            *(
+                "P405",
+                "audit.checkpoint_records",
+                "the newest records stay unsigned long",
+            ),
+            f"sign every {_MANY_RECORDS} records and every hour at least",
+        )
+
+
+def _keeping(policy: Policy) -> Iterator[Weakness]:
+    if policy.retention.days < LEAST_RETENTION_DAYS:
+        yield _warning(
+            *(
+                "P501",
+                "retention.days",
+                f"records go after {policy.retention.days} days",
+            ),
+            f"keep them for at least {LEAST_RETENTION_DAYS} days",
+        )
+
+
+def _speaking(policy: Policy) -> Iterator[Weakness]:
+    fallback = policy.fallback
+    spoken = {fallback.locale, *fallback.messages}
+    for locale in sorted(spoken):
+        missing = [r for r in Reason if fallback.message(r, locale).locale != locale]
+        served = {fallback.message(reason, locale).locale for reason in missing}
+        if missing and served != {_language(locale)}:
+            yield _warning(
+                *("P601", f"fallback.messages.{locale}"),
+                f"no message for {', '.join(missing)}: callers hear {min(served)}",
+                "write the missing messages",
+            )
+        elif locale in fallback.messages and len(fallback.messages[locale]) < len(
+            Reason
+        ):
+            yield _note(
+                *("P602", f"fallback.messages.{locale}"),
+                "some messages are yours, the others the library's",
+                "write the others too, if they should sound alike",
+            )
+    for locale, wordings in fallback.messages.items():
+        for reason, words in wordings.items():
+            told = _revealed(words)
+            if told:
+                yield _warning(
+                    *("P603", f"fallback.messages.{locale}.{reason}"),
+                    f"it says {told!r}, which tells callers what stopped them",
+                    "say only that there is no answer",
+                )
+
+
+def _overriding(policy: Policy) -> Iterator[Weakness]:
+    rules = policy.overrides
+    if rules.allowed and not rules.second_person:
+        yield _note(
+            *("P701", "overrides.second_person", "one person alone may set it aside"),
+            "set second_person: true",
+        )
+    if rules.allowed and rules.longest_hours > _LONG_OVERRIDE_H:
+        yield _warning(
+            *("P702", "overrides.longest_hours", "an override may hold for many days"),
+            f"set at most {_LONG_OVERRIDE_H}",
+        )
+
+
+def _language(locale: str) -> str | None:
+    """Return the language whose default messages serve a locale."""
+    language = (normalise_locale(locale) or "").partition("-")[0]
+    return language if language in DEFAULT_MESSAGES else None
+
+
+def _revealed(words: Wording) -> str | None:
+    said = words.text.casefold()
+    return next((word for word in _REVEALING if word in said.split()), None)
+
+
+def _plain(number: float) -> str:
+    return f"{number:g}"
+
+
+_CHECKS: tuple[Callable[[Policy], Iterator[Weakness]], ...] = (
+    *(_naming, _steering, _limits, _auditing, _keeping, _speaking, _overriding),
+)

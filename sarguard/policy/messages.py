@@ -1,0 +1,118 @@
+# ruff: noqa: RUF001
+"""What is said when there is no answer, in ten languages.
+
+The messages are short and can be spoken. They never name a rule, a score or a
+threshold, and never speak of the request's content: whoever is trying where the limits
+are learns nothing from them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from enum import Enum
+from types import MappingProxyType
+
+
+class Reason(str, Enum):
+    """Name why a message stands in place of an answer."""
+
+    REFUSED = "refused"
+    BLOCKED = "blocked"
+    ERROR = "error"
+    TIMEOUT = "timeout"
+    UNSUPPORTED_AUDIO = "unsupported_audio"
+
+    def __str__(self) -> str:
+        return self.value
+
+
+def _messages(
+    refused: str, blocked: str, error: str, timeout: str, unsupported_audio: str
+) -> Mapping[Reason, str]:
+    texts = (refused, blocked, error, timeout, unsupported_audio)
+    return MappingProxyType(dict(zip(Reason, texts, strict=True)))
+
+
+DEFAULT_MESSAGES: Mapping[str, Mapping[Reason, str]] = MappingProxyType(
+    {
+        "en": _messages(
+            "I'm sorry, I can't help with that.",
+            "I'm sorry, I can't help with that. Is there something else I can do?",
+            "I'm sorry, I can't answer right now. Please try again later.",
+            "I'm sorry, that took too long. Please ask me again.",
+            "I'm sorry, I couldn't understand the recording. Please say it again.",
+        ),
+        "es": _messages(
+            "Lo siento, no puedo ayudarle con eso.",
+            "Lo siento, no puedo ayudarle con eso. ¿Puedo ayudarle en otra cosa?",
+            "Lo siento, ahora no puedo responder. Inténtelo de nuevo más tarde.",
+            "Lo siento, he tardado demasiado. Por favor, pregúnteme otra vez.",
+            "Lo siento, no he entendido la grabación. Por favor, repítalo.",
+        ),
+        "fr": _messages(
+            "Je suis désolé, je ne peux pas vous aider pour cela.",
+            "Je suis désolé, je ne peux pas vous aider pour cela. "
+            "Puis-je faire autre chose pour vous ?",
+            "Je suis désolé, je ne peux pas répondre pour le moment. "
+            "Veuillez réessayer plus tard.",
+            "Je suis désolé, cela a pris trop de temps. "
+            "Veuillez me reposer la question.",
+            "Je suis désolé, je n'ai pas compris l'enregistrement. Veuillez répéter.",
+        ),
+        "de": _messages(
+            "Es tut mir leid, dabei kann ich nicht helfen.",
+            "Es tut mir leid, dabei kann ich nicht helfen. "
+            "Kann ich sonst etwas für Sie tun?",
+            "Es tut mir leid, ich kann gerade nicht antworten. "
+            "Bitte versuchen Sie es später noch einmal.",
+            "Es tut mir leid, das hat zu lange gedauert. "
+            "Bitte fragen Sie mich noch einmal.",
+            "Es tut mir leid, ich habe die Aufnahme nicht verstanden. "
+            "Bitte sagen Sie es noch einmal.",
+        ),
+        "it": _messages(
+            "Mi dispiace, non posso aiutarla in questo.",
+            "Mi dispiace, non posso aiutarla in questo. Posso fare altro per lei?",
+            "Mi dispiace, al momento non posso rispondere. Riprovi più tardi.",
+            "Mi dispiace, ci è voluto troppo tempo. Me lo chieda di nuovo.",
+            "Mi dispiace, non ho capito la registrazione. Per favore, ripeta.",
+        ),
+        "pt": _messages(
+            "Desculpe, não posso ajudar com isso.",
+            "Desculpe, não posso ajudar com isso. Posso ajudar em outra coisa?",
+            "Desculpe, não consigo responder agora. Tente novamente mais tarde.",
+            "Desculpe, demorou demais. Por favor, pergunte outra vez.",
+            "Desculpe, não entendi a gravação. Por favor, repita.",
+        ),
+        "zh": _messages(
+            "抱歉，这件事我无法帮忙。",
+            "抱歉，这件事我无法帮忙。还有别的事需要我帮忙吗？",
+            "抱歉，我现在无法回答。请稍后再试。",
+            "抱歉，处理时间过长。请您再问一次。",
+            "抱歉，我没有听懂这段录音。请您再说一遍。",
+        ),
+        "ja": _messages(
+            "申し訳ありませんが、それについてはお手伝いできません。",
+            "申し訳ありませんが、それについてはお手伝いできません。"
+            "ほかにご用はありますか。",
+            "申し訳ありませんが、今はお答えできません。後でもう一度お試しください。",
+            "申し訳ありません、時間がかかりすぎました。もう一度お尋ねください。",
+            "申し訳ありません、録音を聞き取れませんでした。もう一度お話しください。",
+        ),
+        "hi": _messages(
+            "क्षमा करें, मैं इसमें मदद नहीं कर सकता।",
+            "क्षमा करें, मैं इसमें मदद नहीं कर सकता। क्या मैं कुछ और कर सकता हूँ?",
+            "क्षमा करें, मैं अभी उत्तर नहीं दे सकता। कृपया बाद में फिर कोशिश करें।",
+            "क्षमा करें, इसमें बहुत समय लग गया। कृपया फिर से पूछें।",
+            "क्षमा करें, मैं रिकॉर्डिंग समझ नहीं सका। कृपया फिर से कहें।",
+        ),
+        "ar": _messages(
+            "عذرًا، لا أستطيع المساعدة في ذلك.",
+            "عذرًا، لا أستطيع المساعدة في ذلك. هل يمكنني مساعدتك في شيء آخر؟",
+            "عذرًا، لا أستطيع الإجابة الآن. يرجى المحاولة مرة أخرى لاحقًا.",
+            "عذرًا، استغرق ذلك وقتًا طويلًا. يرجى السؤال مرة أخرى.",
+            "عذرًا، لم أفهم التسجيل. يرجى إعادة ما قلته.",
+        ),
+    }
+)
+"""Language, reason, text. Policies may say other words; see `Fallback`."""

@@ -1,0 +1,208 @@
+"""The parts of a policy, each with defaults that fail closed."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from enum import Enum
+from typing import Annotated, Literal
+
+from pydantic import AwareDatetime, Field, model_validator
+
+from sarguard.audio.limits import AudioLimits
+from sarguard.policy.moments import check_moment
+from sarguard.policy.section import Number, Seconds, Section, Words
+from sarguard.policy.tiers import Tier
+
+LEAST_RETENTION_DAYS = 183
+"""Half a year: what the library keeps records for unless a policy says otherwise."""
+
+
+class Mode(str, Enum):
+    """Say whether blocks hold. Steering is on in both modes."""
+
+    ENFORCE = "enforce"
+    SHADOW = "shadow"
+
+    def __str__(self) -> str:
+        return self.value
+
+
+class Steering(Section):
+    """Say how strongly answers are steered, and which requests get none."""
+
+    tier: Tier = Tier.BALANCED
+    """Operating point of a request that names none."""
+    floor: Tier | None = None
+    """Least tier that a request may name; without it, the tier."""
+    alpha: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+    """Least strength of every answer, in the bundle's units. It is added on top of
+    the tier: whichever of the two is stronger holds."""
+    block_threshold: (
+        Annotated[float, Field(allow_inf_nan=False)] | Literal["tier", "never"]
+    ) = "tier"
+    """Gate score from which on nothing is answered: the tier's own, a number (0 is
+    undecided, 1 a typical harmful request), or never."""
+
+    @model_validator(mode="after")
+    def _check_floor(self) -> Steering:
+        if self.floor is not None and self.tier < self.floor:
+            raise ValueError(
+                f"tier {self.tier} is below floor {self.floor}: raise the tier, or "
+                "lower the floor"
+            )
+        return self
+
+    @property
+    def least_tier(self) -> Tier:
+        """Return the floor, which is the tier where none is set."""
+        return self.tier if self.floor is None else self.floor
+
+    def strength(self, tier_alpha: float) -> float:
+        """Return the strength that holds, given the one that a tier decided on."""
+        return tier_alpha if self.alpha is None else max(tier_alpha, self.alpha)
+
+    def block_score(self, tier_score: float | None) -> float | None:
+        """Return the score from which on to block, given the tier's; None is never."""
+        if self.block_threshold == "tier":
+            return tier_score
+        return None if self.block_threshold == "never" else self.block_threshold
+
+
+class Failure(Section):
+    """Say what happens when something fails."""
+
+    on_fault: Literal["closed", "open"] = "closed"
+    """`closed`: no answer. `open`: where something beside the model failed, the
+    steered answer is let out, as `error_open`. An answer whose steering cannot be
+    proven is thrown away in either case."""
+    open_reason: Words | None = None
+    """Why failing open is acceptable; needed with `open`."""
+    open_until: AwareDatetime | None = None
+    """When failing open ends, with its time zone; needed with `open`."""
+
+    @model_validator(mode="after")
+    def _check_open(self) -> Failure:
+        given = self.open_reason is not None, self.open_until is not None
+        if self.on_fault == "open" and not all(given):
+            raise ValueError(
+                "on_fault is open: give open_reason and open_until, or fail closed"
+            )
+        if self.on_fault == "closed" and any(given):
+            raise ValueError(
+                "open_reason and open_until only belong to on_fault: open; remove them"
+            )
+        return self
+
+    def opens(self, now: datetime | None = None) -> bool:
+        """Return whether a fault lets the answer out at this moment.
+
+        Raises:
+            PolicyFormatError: The moment has no time zone.
+        """
+        if self.on_fault == "closed" or self.open_until is None:
+            return False
+        return check_moment(now) < self.open_until
+
+
+class Timeouts(Section):
+    """Bound how long a request may take, in seconds."""
+
+    total_s: Seconds = 60.0
+    """From the call to the end of the reply."""
+    first_token_s: Seconds | None = None
+    """From the call to the first token; None leaves it to `total_s`."""
+    queue_s: Seconds = 30.0
+    """Waiting for a turn."""
+
+
+class AudioBounds(Section):
+    """Bound the clips of a request."""
+
+    max_seconds: Seconds = 30.0
+    """The longest clip; a model that hears less lowers it further."""
+    min_seconds: Seconds = 0.1
+    max_bytes: Number = 64 * 2**20
+    max_channels: Number = 8
+    max_clips: Number = 4
+    """The most clips of one request."""
+
+    @model_validator(mode="after")
+    def _check_lengths(self) -> AudioBounds:
+        if self.min_seconds > self.max_seconds:
+            raise ValueError(
+                f"min_seconds {self.min_seconds:g} exceeds max_seconds "
+                f"{self.max_seconds:g}: no clip could meet both"
+            )
+        return self
+
+    def limits(self, model_seconds: float | None = None) -> AudioLimits:
+        """Return the limits of one clip for a model that hears so many seconds."""
+        longest = self.max_seconds
+        if model_seconds is not None:
+            longest = min(longest, model_seconds)
+        return AudioLimits(
+            max_seconds=longest,
+            min_seconds=min(self.min_seconds, longest),
+            max_bytes=self.max_bytes,
+            max_channels=self.max_channels,
+        )
+
+
+class TextBounds(Section):
+    """Bound the words of a request and of its answer."""
+
+    max_chars: Number = 8000
+    """Characters of the request's text, its system prompt and its history."""
+    max_turns: Number = 32
+    """Turns of history."""
+    max_new_tokens: Number = 512
+    """Tokens of the answer."""
+
+
+class Audit(Section):
+    """Say what the ledger holds, and what happens without it."""
+
+    required: bool = True
+    """Whether nothing is answered without a ledger."""
+    content: Literal["none", "redacted", "encrypted"] = "none"
+    """What is kept of sound and words: nothing but keyed marks and lengths; text
+    without what looks personal; or everything, sealed under keys that can be
+    destroyed."""
+    on_write_failure: Literal["block", "spool", "degrade"] = "block"
+    """When a record cannot be written: no answer; an answer while a bounded spool
+    holds the record; or an answer without a record, said loudly."""
+    spool_records: Number = 1000
+    """The most records that wait in the spool."""
+    checkpoint_records: Number = 100
+    """Records after which the ledger is signed."""
+    checkpoint_seconds: Seconds = 60.0
+    """Seconds after which the ledger is signed."""
+
+
+class Retention(Section):
+    """Say how long records are kept."""
+
+    days: Number = 365
+    floor_days: Number = LEAST_RETENTION_DAYS
+    """The least that `days` may be."""
+    legal_hold: bool = False
+    """Whether nothing is deleted, whatever its age."""
+
+    @model_validator(mode="after")
+    def _check_days(self) -> Retention:
+        if self.days < self.floor_days:
+            raise ValueError(
+                f"records are kept for {self.days} days, the least is "
+                f"{self.floor_days}: keep them longer, or set floor_days as well"
+            )
+        return self
+
+
+class OverrideRules(Section):
+    """Say whether and how a person may set this policy aside for a while."""
+
+    allowed: bool = True
+    longest_hours: Annotated[float, Field(gt=0, le=24 * 31)] = 24.0
+    """The longest time that an override may hold."""
+    second_person: bool = False
+    """Whether somebody else has to approve it."""
