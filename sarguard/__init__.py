@@ -8,21 +8,35 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from sarguard.audio import AudioLimits
     from sarguard.client import SafeAudioLLM
-    from sarguard.conversation import GuardReport, Reply, Timings, Turn, Usage
+    from sarguard.conversation import (
+        Done,
+        GuardReport,
+        Refusal,
+        Reply,
+        TextDelta,
+        Timings,
+        Turn,
+        Usage,
+    )
     from sarguard.errors import SarguardError
     from sarguard.outcome import Outcome
+    from sarguard.policy.model import Policy
     from sarguard.steering.bundle import SteeringBundle
 
 __version__ = "0.1.0"
 
 __all__ = [
     "AudioLimits",
+    "Done",
     "GuardReport",
     "Outcome",
+    "Policy",
+    "Refusal",
     "Reply",
     "SafeAudioLLM",
     "SarguardError",
     "SteeringBundle",
+    "TextDelta",
     "Timings",
     "Turn",
     "Usage",
@@ -30,12 +44,16 @@ __all__ = [
 
 _HOMES = {
     "AudioLimits": "sarguard.audio",
+    "Done": "sarguard.conversation",
     "GuardReport": "sarguard.conversation",
     "Outcome": "sarguard.outcome",
+    "Policy": "sarguard.policy.model",
+    "Refusal": "sarguard.conversation",
     "Reply": "sarguard.conversation",
     "SafeAudioLLM": "sarguard.client",
     "SarguardError": "sarguard.errors",
     "SteeringBundle": "sarguard.steering.bundle",
+    "TextDelta": "sarguard.conversation",
     "Timings": "sarguard.conversation",
     "Turn": "sarguard.conversation",
     "Usage": "sarguard.conversation",
