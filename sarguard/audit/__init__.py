@@ -1,1 +1,10 @@
 """The ledger: an append-only, signed record of every request and what held for it."""
+
+from __future__ import annotations
+
+from sarguard.audit.log import AuditLog
+from sarguard.audit.pen import Pace
+from sarguard.audit.reading import Entry, Query
+from sarguard.audit.recording import OnFailure, Receipt
+
+__all__ = ["AuditLog", "Entry", "OnFailure", "Pace", "Query", "Receipt"]

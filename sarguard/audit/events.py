@@ -95,6 +95,9 @@ class SegmentSealed(Header):
     """Close a segment; it is the first record of the next one."""
 
     kind: Literal["segment_sealed"] = "segment_sealed"
+    origin: Name
+    key: Text
+    """The key that signs from here on: the first record may be gone one day."""
     segment: Seq
     first_seq: Seq
     last_seq: Seq

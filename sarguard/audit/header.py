@@ -21,6 +21,8 @@ LogId = Annotated[str, StringConstraints(pattern=r"^log_[0-9A-Z]{26}$")]
 class Header(Fact):
     """Hold a record's place, time and writer; the ledger fills it in."""
 
+    kind: str
+
     schema_version: Literal[1] = 1
     log: LogId
     seq: Annotated[int, Field(ge=1)]

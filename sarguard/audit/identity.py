@@ -43,5 +43,7 @@ def time_us(text: str) -> int:
     Raises:
         ValueError: if the text has another form.
     """
-    moment = datetime.strptime(text, "%Y-%m-%dT%H:%M:%S.%fZ")
-    return (moment.replace(tzinfo=timezone.utc) - _EPOCH) // timedelta(microseconds=1)
+    if len(text) != 27 or text[-1] != "Z":
+        raise ValueError(f"not a time of the ledger: {text!r}")
+    gone = datetime.fromisoformat(text[:26] + "+00:00") - _EPOCH
+    return (gone.days * 86_400 + gone.seconds) * 1_000_000 + gone.microseconds

@@ -15,6 +15,7 @@ from pydantic import Field, TypeAdapter, ValidationError
 
 from sarguard.audit import events, requests
 from sarguard.audit.header import NO_RECORD, SCHEMA_VERSION, Header
+from sarguard.audit.identity import time_us
 from sarguard.audit.requests import RequestFinished, RequestStarted
 from sarguard.errors import AuditRecordError
 
@@ -30,6 +31,7 @@ __all__ = [
     "RequestStarted",
     "build",
     "canonical",
+    "columns",
     "json_schema",
     "parse",
 ]
@@ -137,6 +139,24 @@ def parse(data: bytes) -> Header:
     except ValidationError as error:
         raise AuditRecordError(f"a stored record {_explain(error)}") from error
     return record
+
+
+Columns = tuple[str, int, str | None, str | None, str | None, str | None]
+"""Kind, time, request, tenant, policy and outcome: what a record is found by."""
+
+
+def columns(record: Header) -> Columns:
+    """Return what a record is found by, as the ledger's table holds it."""
+    policy = getattr(record, "policy", None)
+    outcome = getattr(record, "outcome", None)
+    return (
+        str(record.kind),
+        time_us(record.time),
+        getattr(record, "audit_id", None),
+        getattr(record, "tenant", None),
+        None if policy is None else policy.id,
+        None if outcome is None else str(outcome),
+    )
 
 
 def json_schema() -> dict[str, Any]:

@@ -1,0 +1,397 @@
+"""The ledger as the rest of the library sees it."""
+
+from __future__ import annotations
+
+import atexit
+import weakref
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import structlog
+
+from sarguard.audit import upkeep
+from sarguard.audit.database import open_reader
+from sarguard.audit.facts import (
+    Content,
+    Dose,
+    FallbackFact,
+    FaultFact,
+    InputFact,
+    ModelRef,
+    OutputFact,
+    PolicyRef,
+    Score,
+    SteeringReceipt,
+    SteeringRef,
+    TimingsFact,
+    UsageFact,
+)
+from sarguard.audit.identity import new_name
+from sarguard.audit.keys import Signer
+from sarguard.audit.mirror import Mirror, Publisher
+from sarguard.audit.notes import Checkpoint, VerifierKey
+from sarguard.audit.opening import key_at, prepare
+from sarguard.audit.pen import Pace, draft
+from sarguard.audit.reading import Entry, Query, Reader
+from sarguard.audit.recording import OnFailure, Receipt, Recorder
+from sarguard.errors import AuditError, AuditRecordError, AuditWriteError
+from sarguard.outcome import Outcome
+
+_log = structlog.get_logger(__name__)
+
+
+class AuditLog:
+    """Hold a ledger open; make one with `AuditLog.open`.
+
+    Threads may share it, and several processes may have the same file open.
+    """
+
+    def __init__(self, reader: Reader, recorder: Recorder | None) -> None:
+        self.reader = reader
+        """Reads the ledger: counts, tallies, checkpoints."""
+        self.path = reader.path
+        self._recorder = recorder
+        self._begun: dict[str, dict[str, object]] = {}
+
+    @classmethod
+    def open(
+        cls,
+        path: str | Path,
+        *,
+        key: Signer | str | Path | None = None,
+        mirror: Mirror | str | Path | Sequence[Mirror | str | Path] = (),
+        on_failure: OnFailure = "block",
+        spool: str | Path | None = None,
+        spool_limit: int = 10_000,
+        lock_timeout: float = 5.0,
+        pace: Pace | None = None,
+        read_only: bool = False,
+    ) -> AuditLog:
+        """Open a ledger; make it, and its key, if there is none.
+
+        Args:
+            path: the ledger's file, on a local disk.
+            key: the key that signs checkpoints: a signer, or a key file. By default
+                the file's name with `.key` added; it is made with a new ledger.
+            mirror: where signed checkpoints are copied to: files to append to, or
+                functions that take their text. Use a place that those who can change
+                the ledger cannot change.
+            on_failure: what to do when a record cannot be written: `block` raises,
+                `spool` keeps it in a bounded file, `degrade` goes on unrecorded.
+            spool: the spool's file; by default beside the ledger.
+            spool_limit: the most records that wait in the spool.
+            lock_timeout: seconds to wait for other writers.
+            pace: how often to sign and to begin a segment.
+            read_only: open for reading only; no key is needed.
+
+        Raises:
+            AuditNotFoundError: if the key, or a ledger opened to read, is missing.
+            AuditFormatError: if the file is damaged, foreign or from a newer version.
+            AuditKeyError: if the key is not the ledger's.
+            AuditIntegrityError: if a mirrored checkpoint does not fit the ledger.
+            AuditWriteError: if the ledger cannot be written.
+        """
+        reader = Reader(Path(path))
+        if read_only:
+            reader.connect().close()
+            return cls(reader, None)
+        publisher = Publisher(mirror)
+        recorder = prepare(
+            reader.path,
+            key_at(reader.path, key),
+            publisher,
+            on_failure=on_failure,
+            spool=Path(spool) if spool else None,
+            spool_limit=spool_limit,
+            lock_timeout=lock_timeout,
+            pace=pace or Pace(),
+        )
+        log = cls(reader, recorder)
+        _OPEN.add(log)
+        return log
+
+    def started(
+        self,
+        *,
+        entry: str,
+        policy: PolicyRef | None = None,
+        model: ModelRef | None = None,
+        steering: SteeringRef | None = None,
+        input: InputFact | None = None,
+        tenant: str | None = None,
+        session: str | None = None,
+        actor: str | None = None,
+        mark_key: str | None = None,
+        request_id: str | None = None,
+        parent: str | None = None,
+        trace_id: str | None = None,
+        span_id: str | None = None,
+        locale: str | None = None,
+        content: Sequence[Content] = (),
+    ) -> Receipt:
+        """Record that a request came in; do this before its first token.
+
+        Args:
+            entry: the way in: `generate`, `stream`, `batch`, `agenerate` ...
+            policy: the policy that holds.
+            model: the model that will answer.
+            steering: the steering that is attached.
+            input: what came in, described without holding it.
+            tenant: whose request it is.
+            session: HMAC of the caller's session.
+            actor: HMAC of who asked.
+            mark_key: the key under which HMACs were made.
+            request_id: the caller's own name for the request.
+            parent: the request that this one follows from.
+            trace_id: a distributed trace's id.
+            span_id: the id of a span of that trace.
+            locale: the caller's language.
+            content: content that the policy keeps, redacted or sealed.
+
+        Returns:
+            A receipt; `finished` wants its `audit_id`.
+
+        Raises:
+            AuditWriteError: if it could not be kept: do not answer.
+            AuditRecordError: if a value does not fit the schema.
+        """
+        audit_id = new_name("req")
+        shared: dict[str, object] = {
+            "audit_id": audit_id,
+            "tenant": tenant,
+            "session": session,
+            "actor": actor,
+            "mark_key": mark_key,
+            "policy": policy,
+        }
+        own: dict[str, object] = {
+            "entry": entry,
+            "model": model,
+            "steering": steering,
+            "input": input,
+            "request_id": request_id,
+            "parent": parent,
+            "trace_id": trace_id,
+            "span_id": span_id,
+            "locale": locale,
+            "content": tuple(content),
+        }
+        receipt = self._writing().record(draft("request_started", {**shared, **own}))
+        self._begun[audit_id] = shared
+        return receipt
+
+    def finished(
+        self,
+        audit_id: str,
+        *,
+        outcome: Outcome | str,
+        reason: str | None = None,
+        rule: str | None = None,
+        scores: Sequence[Score] = (),
+        dose: Dose | None = None,
+        receipt: SteeringReceipt | None = None,
+        output: OutputFact | None = None,
+        usage: UsageFact | None = None,
+        timings: TimingsFact | None = None,
+        fallback: FallbackFact | None = None,
+        fault: FaultFact | None = None,
+        content: Sequence[Content] = (),
+        policy: PolicyRef | None = None,
+    ) -> Receipt:
+        """Record how a request ended; do this before the answer leaves.
+
+        Args:
+            audit_id: what `started` gave.
+            outcome: how it ended.
+            reason: why, as a code; never a rule's inner working.
+            rule: the policy's rule that decided.
+            scores: what detectors said.
+            dose: how strongly the answer was steered.
+            receipt: the proof that it was steered.
+            output: what went out, described without holding it.
+            usage: token counts.
+            timings: durations.
+            fallback: the message given instead of an answer.
+            fault: what failed, without its message.
+            content: content that the policy keeps, redacted or sealed.
+            policy: the policy that held at the end, where it was raised meanwhile.
+
+        Raises:
+            AuditWriteError: if it could not be kept: do not answer. The request can
+                be finished again, as an error.
+            AuditRecordError: if the request is unknown or finished, or a value does
+                not fit the schema.
+        """
+        shared = self._begun.get(audit_id) or self._shared(audit_id)
+        own: dict[str, object] = {
+            "outcome": outcome,
+            "reason": reason,
+            "rule": rule,
+            "scores": tuple(scores),
+            "dose": dose,
+            "receipt": receipt,
+            "output": output,
+            "usage": usage,
+            "timings": timings,
+            "fallback": fallback,
+            "fault": fault,
+            "content": tuple(content),
+        }
+        if policy is not None:
+            own["policy"] = policy
+        done = self._writing().record(draft("request_finished", {**shared, **own}))
+        self._begun.pop(audit_id, None)
+        return done
+
+    def event(self, kind: str, **fields: object) -> Receipt:
+        """Record an event; `sarguard.audit.schema.EVENTS` lists kinds and fields.
+
+        Raises:
+            AuditWriteError: if it could not be kept.
+            AuditRecordError: if the kind or a field does not fit the schema.
+        """
+        if kind.startswith("request_"):
+            raise AuditRecordError("requests are recorded by started and finished")
+        return self._writing().record(draft(kind, fields))
+
+    def entries(self, first: int = 1, last: int | None = None) -> Iterator[Entry]:
+        """Yield records in order, from one number to another."""
+        return self.reader.entries(first, last)
+
+    def search(
+        self,
+        query: Query | None = None,
+        *,
+        limit: int | None = 100,
+        newest_first: bool = True,
+    ) -> Iterator[Entry]:
+        """Yield the records that fit a query, ordered by time."""
+        wanted = query or Query()
+        return self.reader.search(wanted, limit=limit, newest_first=newest_first)
+
+    def request(self, audit_id: str) -> list[Entry]:
+        """Return a request's records: its start, and its end if it has one."""
+        found = self.search(Query(audit_id=audit_id), limit=None)
+        return sorted(found, key=lambda entry: entry.seq)
+
+    def unfinished(self) -> Iterator[Entry]:
+        """Yield the records of requests that began and have no outcome."""
+        return self.reader.unfinished()
+
+    def checkpoint(self) -> Checkpoint | None:
+        """Sign the ledger as it is; return its newest checkpoint."""
+        self._writing().writer.act(lambda pen: pen.sign())
+        return self.reader.checkpoint()
+
+    def seal_segment(self) -> int:
+        """Close the open segment; return the number of the sealing record."""
+        return self._writing().writer.act(lambda pen: pen.seal())
+
+    def segments(self) -> list[upkeep.Segment]:
+        """Return the sealed segments, and those that retention buried."""
+        with closing(open_reader(self.path)) as connection:
+            return upkeep.segments(connection)
+
+    def bury(
+        self,
+        segment: int,
+        *,
+        retention_days: int,
+        reason: str,
+        actor: str | None = None,
+    ) -> int:
+        """Delete a sealed segment, leave a signed tombstone; return how many went.
+
+        Whether a segment may go (its age, the floor, legal holds) is for the caller
+        to decide.
+
+        Raises:
+            AuditRecordError: if there is no such sealed segment, or it is buried.
+            AuditIntegrityError: if it is not what was sealed.
+        """
+        return self._writing().writer.act(
+            lambda pen: upkeep.bury(
+                pen, segment, retention_days=retention_days, reason=reason, actor=actor
+            )
+        )
+
+    def rotate_key(self, new: Signer, keep: Callable[[], None] | None = None) -> None:
+        """Let a new key sign from here on; both keys sign the handover.
+
+        Args:
+            new: the new key; its name is the ledger's origin.
+            keep: puts the new key where later processes look for it. By default, a
+                `SigningKey` takes the place of the ledger's key file.
+
+        Raises:
+            AuditKeyError: if the new key has another name, or is the old one.
+        """
+        writer = self._writing().writer
+        place = self.path.with_name(f"{self.path.name}.key")
+        store = keep or (lambda: upkeep.replace_key_file(place, new))
+        writer.act(lambda pen: upkeep.rotate_key(pen, new, store))
+        writer.signer = new
+
+    @property
+    def verifier(self) -> VerifierKey:
+        """Return the public key that signs checkpoints now."""
+        return self._writing().writer.signer.verifier
+
+    def close(self) -> None:
+        """Record the end of writing, sign, and close; a second call does nothing."""
+        recorder, self._recorder = self._recorder, None
+        _OPEN.discard(self)
+        if recorder is None:
+            return
+        recorder.stop()
+        try:
+            recorder.settle()
+            recorder.writer.write(draft("writer_closed", {}))
+            recorder.writer.act(lambda pen: pen.sign())
+        finally:
+            recorder.writer.close()
+
+    def __enter__(self) -> AuditLog:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _writing(self) -> Recorder:
+        if self._recorder is None:
+            raise AuditWriteError(
+                f"the ledger {self.path} is closed, or open for reading only"
+            )
+        return self._recorder
+
+    def _shared(self, audit_id: str) -> dict[str, object]:
+        """Read what a request's records share from its first one."""
+        query = Query(audit_id=audit_id, kind="request_started")
+        for entry in self.search(query, limit=1):
+            begun: Any = entry.record
+            names = ("audit_id", "tenant", "session", "actor", "mark_key", "policy")
+            return {name: getattr(begun, name) for name in names}
+        raise AuditRecordError(
+            f"no request {audit_id} was started in {self.path}, or its record is "
+            "not there yet"
+        )
+
+
+_OPEN: weakref.WeakSet[AuditLog] = weakref.WeakSet()
+
+
+@atexit.register
+def _close_all() -> None:
+    for log in list(_OPEN):
+        try:
+            log.close()
+        except AuditError as error:
+            _log.error("audit_close_failed", path=str(log.path), error=str(error))

@@ -1,0 +1,174 @@
+"""Hash records into one tree, and prove what is in it (RFC 6962, RFC 9162).
+
+A leaf is hashed as SHA-256(0x00 ‖ record), a node as SHA-256(0x01 ‖ left ‖ right),
+so no record can pass for a node.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from hashlib import sha256
+
+EMPTY_ROOT = sha256(b"").digest()
+"""The root of a tree without leaves."""
+
+Subtree = Callable[[int, int], bytes]
+"""Return the root over the leaves from one index up to, not including, another."""
+
+
+def leaf_hash(data: bytes) -> bytes:
+    """Return the hash of a leaf."""
+    return sha256(b"\x00" + data).digest()
+
+
+def node_hash(left: bytes, right: bytes) -> bytes:
+    """Return the hash of a node over its two children."""
+    return sha256(b"\x01" + left + right).digest()
+
+
+class Frontier:
+    """Grow a tree leaf by leaf, in memory that grows with its height only."""
+
+    def __init__(self) -> None:
+        self.size = 0
+        self._peaks: list[bytes] = []
+
+    def append(self, leaf: bytes, level: int = 0) -> None:
+        """Add a leaf's hash, or the root of a full subtree of 2**level leaves.
+
+        Raises:
+            ValueError: if a subtree would not stand on its own boundary.
+        """
+        if self.size % (1 << level):
+            raise ValueError(
+                f"a subtree of {1 << level} leaves cannot follow {self.size} leaves"
+            )
+        place = self.size >> level
+        while place & 1:
+            leaf = node_hash(self._peaks.pop(), leaf)
+            place >>= 1
+        self._peaks.append(leaf)
+        self.size += 1 << level
+
+    def root(self) -> bytes:
+        """Return the root over the leaves so far."""
+        if not self._peaks:
+            return EMPTY_ROOT
+        *rest, root = self._peaks
+        for peak in reversed(rest):
+            root = node_hash(peak, root)
+        return root
+
+
+def root_of(leaves: Iterable[bytes]) -> bytes:
+    """Return the root over leaf hashes."""
+    frontier = Frontier()
+    for leaf in leaves:
+        frontier.append(leaf)
+    return frontier.root()
+
+
+def largest_power_below(size: int) -> int:
+    """Return the largest power of two smaller than a size of at least two."""
+    return int(1 << (size - 1).bit_length() - 1)
+
+
+def inclusion_proof(index: int, size: int, subtree: Subtree) -> list[bytes]:
+    """Return the hashes that lead from a leaf to the root of a tree (2.1.3.1).
+
+    Args:
+        index: the leaf's index, from 0.
+        size: the leaves in the tree.
+        subtree: gives the root over a range of leaves.
+
+    Raises:
+        ValueError: if the leaf is not in the tree.
+    """
+    if not 0 <= index < size:
+        raise ValueError(f"leaf {index} is not in a tree of {size}")
+    proof: list[bytes] = []
+    low, high = 0, size
+    while high - low > 1:
+        split = low + largest_power_below(high - low)
+        if index < split:
+            proof.append(subtree(split, high))
+            high = split
+        else:
+            proof.append(subtree(low, split))
+            low = split
+    return proof[::-1]
+
+
+def consistency_proof(old: int, new: int, subtree: Subtree) -> list[bytes]:
+    """Return the hashes that show that a tree grew from an older one (2.1.4.1).
+
+    Raises:
+        ValueError: unless 0 < old <= new.
+    """
+    if not 0 < old <= new:
+        raise ValueError(f"no tree of {new} leaves grew from one of {old}")
+    return _subproof(old, 0, new, True, subtree)
+
+
+def _subproof(
+    old: int, low: int, high: int, whole: bool, subtree: Subtree
+) -> list[bytes]:
+    size = high - low
+    if old == size:
+        return [] if whole else [subtree(low, high)]
+    split = largest_power_below(size)
+    if old <= split:
+        inner = _subproof(old, low, low + split, whole, subtree)
+        return [*inner, subtree(low + split, high)]
+    inner = _subproof(old - split, low + split, high, False, subtree)
+    return [*inner, subtree(low, low + split)]
+
+
+def verify_inclusion(
+    leaf: bytes, index: int, size: int, proof: Sequence[bytes], root: bytes
+) -> bool:
+    """Tell whether a proof leads from a leaf hash to a root (2.1.3.2)."""
+    if not 0 <= index < size:
+        return False
+    place, last, found = index, size - 1, leaf
+    for step in proof:
+        if last == 0:
+            return False
+        if place & 1 or place == last:
+            found = node_hash(step, found)
+            while not place & 1 and place:
+                place, last = place >> 1, last >> 1
+        else:
+            found = node_hash(found, step)
+        place, last = place >> 1, last >> 1
+    return last == 0 and found == root
+
+
+def verify_consistency(
+    old: int, new: int, proof: Sequence[bytes], old_root: bytes, new_root: bytes
+) -> bool:
+    """Tell whether a proof shows that a tree grew from an older one (2.1.4.2)."""
+    if not 0 < old <= new:
+        return False
+    if old == new:
+        return not proof and old_root == new_root
+    steps = list(proof)
+    if old & (old - 1) == 0:
+        steps.insert(0, old_root)
+    if not steps:
+        return False
+    place, last = old - 1, new - 1
+    while place & 1:
+        place, last = place >> 1, last >> 1
+    first = second = steps[0]
+    for step in steps[1:]:
+        if last == 0:
+            return False
+        if place & 1 or place == last:
+            first, second = node_hash(step, first), node_hash(step, second)
+            while not place & 1 and place:
+                place, last = place >> 1, last >> 1
+        else:
+            second = node_hash(second, step)
+        place, last = place >> 1, last >> 1
+    return last == 0 and first == old_root and second == new_root

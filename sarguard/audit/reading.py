@@ -1,0 +1,209 @@
+"""Read and search the ledger: its own connection each time, never a lock."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from functools import cached_property
+from pathlib import Path
+
+from sarguard.audit.database import open_reader
+from sarguard.audit.header import Header
+from sarguard.audit.identity import time_us
+from sarguard.audit.merkle import leaf_hash
+from sarguard.audit.notes import Checkpoint
+from sarguard.audit.schema import parse
+from sarguard.errors import AuditNotFoundError, AuditRecordError
+
+
+@dataclass(frozen=True)
+class Entry:
+    """Hold one stored record: its number and the exact bytes that were hashed."""
+
+    seq: int
+    data: bytes
+
+    @cached_property
+    def record(self) -> Header:
+        """Return the record, read and checked against the schema."""
+        return parse(self.data)
+
+    @property
+    def leaf(self) -> str:
+        """Return the record's leaf hash in hexadecimal."""
+        return leaf_hash(self.data).hex()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Query:
+    """Say which records are wanted; what is None or empty is not asked for.
+
+    Times are datetimes with a zone, or texts as records hold them.
+    """
+
+    since: datetime | str | None = None
+    until: datetime | str | None = None
+    """The first moment that is not wanted."""
+    kind: str | None = None
+    outcome: str | None = None
+    policy: str | None = None
+    tenant: str | None = None
+    audit_id: str | None = None
+    containing: str | None = None
+    """A text that the record's bytes must hold, such as an HMAC."""
+    first_seq: int | None = None
+    last_seq: int | None = None
+
+    def conditions(self) -> tuple[str, list[object]]:
+        """Return the query as SQL and its values."""
+        wanted: list[tuple[str, object]] = [
+            ("time >= ?", _micros(self.since)),
+            ("time < ?", _micros(self.until)),
+            ("seq >= ?", self.first_seq),
+            ("seq <= ?", self.last_seq),
+            ("kind = ?", self.kind),
+            ("outcome = ?", None if self.outcome is None else str(self.outcome)),
+            ("policy = ?", self.policy),
+            ("tenant = ?", self.tenant),
+            ("audit_id = ?", self.audit_id),
+            (
+                "instr(record, ?) > 0",
+                None if self.containing is None else self.containing.encode(),
+            ),
+        ]
+        asked = [(sql, value) for sql, value in wanted if value is not None]
+        return " AND ".join(sql for sql, _ in asked) or "1", [v for _, v in asked]
+
+
+class Reader:
+    """Read one ledger's file.
+
+    Raises:
+        AuditNotFoundError: if there is no file.
+        AuditFormatError: if it is damaged, foreign or from a newer version.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def connect(self) -> sqlite3.Connection:
+        """Return a connection that can only read; the caller closes it."""
+        return open_reader(self.path)
+
+    def entries(self, first: int = 1, last: int | None = None) -> Iterator[Entry]:
+        """Yield stored records in order, one at a time."""
+        with closing(self.connect()) as connection:
+            for seq, data in connection.execute(
+                "SELECT seq, record FROM records WHERE seq >= ? AND seq <= ? "
+                "ORDER BY seq",
+                (first, 2**62 if last is None else last),
+            ):
+                yield Entry(seq, bytes(data))
+
+    def search(
+        self, query: Query, *, limit: int | None, newest_first: bool
+    ) -> Iterator[Entry]:
+        """Yield what fits a query, ordered by time."""
+        where, values = query.conditions()
+        order = "DESC" if newest_first else "ASC"
+        with closing(self.connect()) as connection:
+            for seq, data in connection.execute(
+                f"SELECT seq, record FROM records WHERE {where} "
+                f"ORDER BY time {order}, seq {order} LIMIT ?",
+                (*values, -1 if limit is None else limit),
+            ):
+                yield Entry(seq, bytes(data))
+
+    def count(self, query: Query) -> int:
+        """Return how many records fit a query."""
+        where, values = query.conditions()
+        return int(self._one(f"SELECT count(*) FROM records WHERE {where}", values)[0])
+
+    def tally(self, column: str, query: Query) -> dict[str, int]:
+        """Count the records that fit a query by kind, outcome, policy or tenant."""
+        if column not in {"kind", "outcome", "policy", "tenant"}:
+            raise AuditRecordError(f"records cannot be counted by {column!r}")
+        where, values = query.conditions()
+        with closing(self.connect()) as connection:
+            return {
+                str(name): int(number)
+                for name, number in connection.execute(
+                    f"SELECT {column}, count(*) FROM records WHERE {where} "
+                    f"AND {column} IS NOT NULL GROUP BY {column}",
+                    values,
+                )
+            }
+
+    def get(self, seq: int) -> Entry:
+        """Return one record.
+
+        Raises:
+            AuditNotFoundError: if there is none with that number.
+        """
+        for entry in self.entries(seq, seq):
+            return entry
+        raise AuditNotFoundError(f"no record {seq} in {self.path}")
+
+    def unfinished(self) -> Iterator[Entry]:
+        """Yield the records of requests that began and have no outcome."""
+        with closing(self.connect()) as connection:
+            for seq, data in connection.execute(
+                "SELECT seq, record FROM records AS begun "
+                "WHERE kind = 'request_started' AND NOT EXISTS (SELECT 1 FROM records "
+                "AS ended WHERE ended.audit_id = begun.audit_id "
+                "AND ended.kind = 'request_finished') ORDER BY seq"
+            ):
+                yield Entry(seq, bytes(data))
+
+    def size(self) -> int:
+        """Return the number of the last record."""
+        return int(self._one("SELECT coalesce(max(seq), 0) FROM records")[0])
+
+    def checkpoints(self) -> list[Checkpoint]:
+        """Return every stored checkpoint, oldest first."""
+        with closing(self.connect()) as connection:
+            rows = connection.execute("SELECT note FROM checkpoints ORDER BY size")
+            return [Checkpoint.parse(note) for (note,) in rows]
+
+    def checkpoint(self) -> Checkpoint | None:
+        """Return the newest stored checkpoint."""
+        with closing(self.connect()) as connection:
+            found = connection.execute(
+                "SELECT note FROM checkpoints ORDER BY size DESC LIMIT 1"
+            ).fetchone()
+        return None if found is None else Checkpoint.parse(found[0])
+
+    def _one(self, sql: str, values: list[object] | None = None) -> tuple[int, ...]:
+        with closing(self.connect()) as connection:
+            row: tuple[int, ...] = connection.execute(sql, values or []).fetchone()
+        return row
+
+
+def _micros(moment: datetime | str | None) -> int | None:
+    if moment is None:
+        return None
+    if isinstance(moment, str):
+        try:
+            return time_us(moment)
+        except ValueError:
+            moment = _read_time(moment)
+    if moment.tzinfo is None:
+        raise AuditRecordError(
+            f"the time {moment.isoformat()} has no zone: add one, such as +00:00"
+        )
+    gone = moment - datetime(1970, 1, 1, tzinfo=timezone.utc)
+    return (gone.days * 86_400 + gone.seconds) * 1_000_000 + gone.microseconds
+
+
+def _read_time(text: str) -> datetime:
+    try:
+        found = datetime.fromisoformat(text.replace("Z", "+00:00"))
+    except ValueError as error:
+        raise AuditRecordError(
+            f"not a time: {text!r}; write 2026-05-01 or 2026-05-01T09:30:00Z"
+        ) from error
+    # A day, or a time, without a zone is read as UTC, as records are.
+    return found if found.tzinfo else found.replace(tzinfo=timezone.utc)
