@@ -15,7 +15,7 @@ from pydantic import (
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema
 
-from sarguard.policy.frozen import FREEZE, THAW, FrozenMap
+from sarguard.policy.frozen import FREEZE, THAW
 from sarguard.policy.locales import fallback_chain, normalise_locale
 from sarguard.policy.messages import DEFAULT_MESSAGES, Reason
 from sarguard.policy.section import Section
@@ -83,7 +83,7 @@ class Fallback(Section):
     replace_refusals: bool = False
     """Whether the message for `refused` takes the place of the model's own words."""
     messages: Annotated[Mapping[Locale, Wordings], FREEZE, THAW] = Field(
-        default_factory=lambda: FrozenMap({})
+        default_factory=dict
     )
     """The policy's own words, by locale and reason; the rest is the library's."""
 

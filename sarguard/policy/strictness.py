@@ -10,7 +10,6 @@ from typing import Any, TypeAlias
 from sarguard.policy.tiers import Tier
 
 Plain: TypeAlias = Any
-_MISSING = object()
 
 
 class Effect(str, Enum):
@@ -58,19 +57,21 @@ def compare(old: Mapping[str, Plain], new: Mapping[str, Plain]) -> list[Change]:
         new: Another one.
     """
     before, after = dict(_flatten(old)), dict(_flatten(new))
-    return [
-        Change(path=path, old=_plain(a), new=_plain(b), effect=effect_of(path, a, b))
+    pairs = (
+        (path, before.get(path), after.get(path))
         for path in sorted(before.keys() | after.keys())
-        if (a := before.get(path, _MISSING)) != (b := after.get(path, _MISSING))
+    )
+    return [
+        Change(path=path, old=was, new=now, effect=effect_of(path, was, now))
+        for path, was, now in pairs
+        if was != now
     ]
 
 
 def effect_of(path: str, old: Plain, new: Plain) -> Effect:
     """Return what changing one setting does."""
     rule = _RULES.get(path)
-    if rule is None or _MISSING in (old, new):
-        return Effect.OTHER
-    return rule(old, new)
+    return Effect.OTHER if rule is None else rule(old, new)
 
 
 def _judge(stronger: bool) -> Effect:
@@ -144,10 +145,6 @@ def _flatten(
             yield from _flatten(value, f"{path}.")
         else:
             yield path, value
-
-
-def _plain(value: Plain) -> Plain:
-    return None if value is _MISSING else value
 
 
 def _shown(value: Plain) -> str:
