@@ -158,7 +158,7 @@ def _message(loaded: LoadedModel, turn: Turn) -> dict[str, Any]:
 
 
 def _wav(clip: NDArray[np.float32], rate: int) -> str:
-    import soundfile
+    import soundfile  # type: ignore[import-untyped]
 
     file = io.BytesIO()
     soundfile.write(file, clip, rate, format="WAV", subtype="FLOAT")

@@ -1,0 +1,329 @@
+"""What holds for every family: one way in, one way to steer, one proof."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from sarguard.client import SafeAudioLLM
+from sarguard.conversation import Turn
+from sarguard.errors import (
+    ArtifactMismatchError,
+    AudioTooLongError,
+    ConfigurationError,
+    SteeringNotAppliedError,
+    SteeringRemovedError,
+)
+from sarguard.generation import guarded_decode
+from sarguard.models.families import FAMILIES, Evidence, family_of
+from sarguard.models.inputs import audio_token_counts, build_inputs
+from sarguard.models.loading import LoadedModel
+from sarguard.outcome import Outcome
+from sarguard.steering.bundle import SteeringBundle
+from sarguard.steering.canary import check_steering_bites
+from sarguard.steering.making import make_bundle
+from sarguard.steering.recipe import Recipe
+from sarguard.steering.steerer import Steerer
+from tests import tiny
+from tests.contract.families import BUILDERS, fresh, shared
+
+ALPHA = 0.4
+STEPS = 5
+PATHS = {
+    "phi4_multimodal": "model.layers",
+    "nemotron_h_omni": "language_model.model.layers",
+}
+# Where a clip of any length costs the same number of tokens.
+FIXED_COST = ("gemma3n", "voxtral")
+
+
+@pytest.fixture(scope="module", params=list(BUILDERS))
+def name(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture(scope="module")
+def loaded(name: str) -> LoadedModel:
+    return shared(name)
+
+
+def kind_of(loaded: LoadedModel) -> str:
+    return str(loaded.model.config.model_type)
+
+
+def vectors_for(loaded: LoadedModel) -> Tensor:
+    generator = torch.Generator().manual_seed(5)
+    shape = (len(loaded.decoder), loaded.decoder.hidden_size)
+    return 5 * torch.randn(shape, generator=generator)
+
+
+def question(loaded: LoadedModel, text: str, seconds: float = 0.6) -> list[Turn]:
+    clip = tiny.clip(seconds, pitch=200 + 40 * len(text))
+    return [Turn(role="user", text=text, audio=(clip,))]
+
+
+def questions(loaded: LoadedModel) -> list[list[Turn]]:
+    """Return three prompts of different length that may share a batch."""
+    equal = family_of(loaded.model.config).equal_lengths
+    seconds = (0.6, 0.6, 0.6) if equal else (0.5, 0.8, 0.6)
+    texts = ("One.", "A somewhat longer question.", "Three?")
+    return [
+        question(loaded, text, length)
+        for text, length in zip(texts, seconds, strict=True)
+    ]
+
+
+@contextmanager
+def authors_rule(loaded: LoadedModel, vectors: Tensor) -> Iterator[None]:
+    """Push the last position of every forward pass, as the paper's code does."""
+
+    def pushing(vector: Tensor) -> Callable[..., Any]:
+        def push(_module: object, _args: object, out: Any) -> Any:  # noqa: ANN401
+            changed = out.clone()
+            stream = changed[0] if loaded.decoder.streams > 1 else changed
+            stream[:, -1, :] += ALPHA * vector
+            return changed
+
+        return push
+
+    handles = [
+        layer.register_forward_hook(pushing(vector))
+        for layer, vector in zip(loaded.decoder.layers, vectors, strict=True)
+    ]
+    yield
+    for handle in handles:
+        handle.remove()
+
+
+def plain_tokens(loaded: LoadedModel, inputs: dict[str, Tensor]) -> list[int]:
+    with torch.no_grad():
+        output = loaded.model.generate(
+            **inputs, max_new_tokens=STEPS, do_sample=False, eos_token_id=None
+        )
+    return list(output[0, inputs["input_ids"].shape[1] :].tolist())
+
+
+def until_stop(loaded: LoadedModel, tokens: Sequence[int]) -> list[int]:
+    stop = loaded.tokenizer.eos_token_id
+    return list(tokens[: tokens.index(stop)] if stop in tokens else tokens)
+
+
+def layer_states(loaded: LoadedModel, index: int, action: Callable[[], object]) -> Any:  # noqa: ANN401
+    seen: list[Tensor] = []
+    layer = loaded.decoder.layers[index]
+    handle = layer.register_forward_hook(lambda _m, _a, out: seen.append(out.clone()))
+    action()
+    handle.remove()
+    found = seen[0]
+    return found[0] if loaded.decoder.streams > 1 else found
+
+
+def test_every_family_of_the_table_is_here() -> None:
+    assert {name.split()[0] for name in BUILDERS} == set(FAMILIES)
+
+
+def test_the_table_names_the_class_that_is_loaded(loaded: LoadedModel) -> None:
+    family = family_of(loaded.model.config)
+    assert type(loaded.model).__name__ == family.architecture
+    needs_more = family.evidence in (Evidence.HEARING, Evidence.STAND_IN)
+    assert needs_more is bool(family.needs)
+
+
+def test_the_text_decoder_is_found(loaded: LoadedModel) -> None:
+    path = PATHS.get(kind_of(loaded), "model.language_model.layers")
+    assert loaded.decoder.path == path
+    assert loaded.decoder.hidden_size == 64
+    assert loaded.decoder.streams == (4 if kind_of(loaded) == "gemma3n" else 1)
+
+
+def test_a_clip_is_heard(loaded: LoadedModel) -> None:
+    inputs = build_inputs(loaded, [question(loaded, "Hi.")])
+    (tokens,) = audio_token_counts(loaded, inputs)
+    assert tokens > 0
+    other = question(loaded, "Hi.")
+    other[0] = Turn(role="user", text="Hi.", audio=(-other[0].audio[0][::-1].copy(),))
+    with torch.no_grad():
+        first, second = (
+            loaded.model(**made).logits[0, -1]
+            for made in (inputs, build_inputs(loaded, [other]))
+        )
+    assert not torch.equal(first, second)
+
+
+def test_the_same_prompt_gives_the_same_states(loaded: LoadedModel) -> None:
+    inputs = build_inputs(loaded, [question(loaded, "Hi.")])
+    with torch.no_grad():
+        first, second = (loaded.model(**inputs).logits for _ in range(2))
+    assert torch.equal(first, second)
+
+
+def test_only_the_last_prompt_token_is_steered(loaded: LoadedModel) -> None:
+    inputs = build_inputs(loaded, questions(loaded))
+    rows, length = inputs["input_ids"].shape
+    vectors = vectors_for(loaded)
+
+    def run() -> None:
+        with torch.no_grad():
+            loaded.model(**inputs)
+
+    bare = layer_states(loaded, 0, run)
+    with (
+        Steerer(loaded.decoder, vectors) as steerer,
+        steerer.guard(prompt_length=length, alpha=ALPHA, rows=rows) as receipt,
+    ):
+        steered = layer_states(loaded, 0, run)
+    steerer_moves = steered - bare
+    assert receipt.steered == [1] * len(loaded.decoder)
+    assert not steerer_moves[:, :-1].any()
+    expected = (ALPHA * vectors[0]).expand(rows, -1)
+    torch.testing.assert_close(steerer_moves[:, -1], expected, atol=1e-4, rtol=1e-4)
+
+
+def test_answers_are_those_of_the_authors_rule(loaded: LoadedModel) -> None:
+    inputs = build_inputs(loaded, [question(loaded, "What is this?")])
+    vectors = vectors_for(loaded)
+    bare = plain_tokens(loaded, inputs)
+    with authors_rule(loaded, vectors):
+        expected = plain_tokens(loaded, inputs)
+    with Steerer(loaded.decoder, vectors) as steerer:
+        (found,) = guarded_decode(
+            loaded, steerer, inputs, alpha=ALPHA, max_new_tokens=STEPS
+        )
+    assert list(found.token_ids) == until_stop(loaded, expected)
+    assert found.steered_positions == found.output_tokens
+    assert expected != bare
+
+
+def test_a_padded_batch_of_mixed_strengths_answers_like_each_row_alone(
+    loaded: LoadedModel,
+) -> None:
+    strengths = [0.05, 0.3, 0.8]
+    prompts = questions(loaded)
+    together = build_inputs(loaded, prompts)
+    assert not bool(together["attention_mask"].all())
+    with Steerer(loaded.decoder, vectors_for(loaded)) as steerer:
+        found = guarded_decode(
+            loaded, steerer, together, alpha=strengths, max_new_tokens=STEPS
+        )
+        for row, (turns, strength) in enumerate(zip(prompts, strengths, strict=True)):
+            (alone,) = guarded_decode(
+                loaded,
+                steerer,
+                build_inputs(loaded, [turns]),
+                alpha=strength,
+                max_new_tokens=STEPS,
+            )
+            assert alone.token_ids == found[row].token_ids, f"row {row}"
+            assert alone.output_tokens == alone.steered_positions
+
+
+def test_nobody_answers_unsteered(loaded: LoadedModel) -> None:
+    inputs = build_inputs(loaded, [question(loaded, "Hi.")])
+    with Steerer(loaded.decoder, vectors_for(loaded)) as steerer:
+        with pytest.raises(SteeringNotAppliedError, match="called directly"):
+            loaded.model.generate(**inputs, max_new_tokens=1)
+        layer = loaded.decoder.layers[-1]
+        kept = dict(layer._forward_hooks)
+        layer._forward_hooks.clear()
+        with pytest.raises(SteeringRemovedError):
+            guarded_decode(loaded, steerer, inputs, alpha=ALPHA, max_new_tokens=2)
+        layer._forward_hooks.update(kept)
+
+
+def test_a_bundle_guards_its_model(
+    loaded: LoadedModel, name: str, tmp_path: Path
+) -> None:
+    made = make_bundle(loaded, tiny.pairs(4), Recipe(rank=2), alpha=0.5)
+    bundle = SteeringBundle.load(made.save(tmp_path / "bundle"))
+    assert bundle.digest == made.digest
+    bundle.check(loaded)
+    with pytest.raises(ArtifactMismatchError, match="weights_digest"):
+        bundle.check(fresh(name, seed=1))
+    vectors, digest = bundle.vectors.ablated, bundle.card.vectors_digest
+    with Steerer(loaded.decoder, vectors, digest=digest) as steerer:
+        check_steering_bites(loaded, steerer, alpha=0.5)
+    with SafeAudioLLM(loaded, bundle) as client:
+        clip = (tiny.clip(0.6), loaded.sampling_rate)
+        reply = client.generate(clip, "Hi.", max_new_tokens=STEPS)
+        streamed = list(client.stream(clip, "Hi.", max_new_tokens=STEPS))
+    assert reply.outcome in (Outcome.ANSWERED, Outcome.REFUSED), reply.guard
+    assert reply.usage.audio_tokens > 0
+    assert streamed[-1].reply.text == reply.text
+
+
+def test_a_text_alone_is_answered(loaded: LoadedModel) -> None:
+    inputs = build_inputs(loaded, [[Turn(role="user", text="Just text.")]])
+    assert audio_token_counts(loaded, inputs) == [0]
+    with Steerer(loaded.decoder, vectors_for(loaded)) as steerer:
+        (found,) = guarded_decode(
+            loaded, steerer, inputs, alpha=ALPHA, max_new_tokens=2
+        )
+    assert found.steered_positions == found.output_tokens
+
+
+def test_half_precision_is_steered(name: str) -> None:
+    loaded = fresh(name)
+    loaded.model.bfloat16()
+    inputs = build_inputs(loaded, [question(loaded, "Hi.")])
+    with Steerer(loaded.decoder, vectors_for(loaded)) as steerer:
+        (found,) = guarded_decode(
+            loaded, steerer, inputs, alpha=ALPHA, max_new_tokens=2
+        )
+    assert found.steered_positions == found.output_tokens
+
+
+class TestLimits:
+    def test_a_clip_that_would_be_cut_is_refused(self, loaded: LoadedModel) -> None:
+        samples = int((loaded.max_audio_seconds + 1) * loaded.sampling_rate)
+        clip = torch.zeros(samples).numpy()
+        too_long = [Turn(role="user", text="Hi.", audio=(clip,))]
+        with pytest.raises(AudioTooLongError, match="hears no more than"):
+            build_inputs(loaded, [too_long])
+
+    def test_a_clip_that_is_allowed_is_heard_whole(self, loaded: LoadedModel) -> None:
+        if kind_of(loaded) in FIXED_COST:
+            pytest.skip("a clip costs the same at any length")
+        longest = min(loaded.max_audio_seconds, 45.0)
+        counts = []
+        for seconds in (longest - 8, longest):
+            samples = int(seconds * loaded.sampling_rate)
+            clip = 0.01 * torch.ones(samples).numpy()
+            turn = Turn(role="user", text="Hi.", audio=(clip,))
+            counts += audio_token_counts(loaded, build_inputs(loaded, [[turn]]))
+        shorter, longer = counts
+        assert longer / shorter == pytest.approx(longest / (longest - 8), rel=0.03)
+
+    def test_one_clip_or_several(self, loaded: LoadedModel) -> None:
+        clips = (tiny.clip(0.5), tiny.clip(0.5, pitch=300))
+        turn = Turn(role="user", text="Compare.", audio=clips)
+        if loaded.single_audio:
+            with pytest.raises(ConfigurationError, match="one clip a conversation"):
+                build_inputs(loaded, [[turn]])
+            return
+        (both,) = audio_token_counts(loaded, build_inputs(loaded, [[turn]]))
+        alone = Turn(role="user", text="Compare.", audio=clips[:1])
+        assert (
+            both == 2 * audio_token_counts(loaded, build_inputs(loaded, [[alone]]))[0]
+        )
+
+    def test_unequal_clips_share_a_batch_only_where_that_is_exact(
+        self, loaded: LoadedModel
+    ) -> None:
+        prompts = [question(loaded, "Hi.", seconds) for seconds in (0.5, 0.9)]
+        if family_of(loaded.model.config).equal_lengths:
+            with pytest.raises(ConfigurationError, match="share a batch"):
+                build_inputs(loaded, prompts)
+            return
+        with torch.no_grad():
+            together = loaded.model(**build_inputs(loaded, prompts)).logits[:, -1]
+            for row, turns in enumerate(prompts):
+                alone = loaded.model(**build_inputs(loaded, [turns])).logits[0, -1]
+                scale = float(alone.abs().max())
+                error = float((together[row] - alone).abs().max()) / scale
+                assert error < 1e-4
