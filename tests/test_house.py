@@ -26,7 +26,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "refusal": set(),
     "conversation": {"errors", "outcome"},
     "audio": {"errors"},
-    "audit": {"conversation", "errors", "outcome"},
+    "audit": {"audio", "conversation", "errors", "outcome"},
     "policy": {"audio", "errors", "outcome"},
     "calibration_data": {"audio", "errors"},
     # Inputs are built from turns, and vectors are made from a loaded model.
@@ -54,8 +54,10 @@ MAY_IMPORT: dict[str, set[str]] = {
         *("models", "outcome", "reference", "refusal", "steering"),
     },
     "cli": {
-        *("audio", "bundles", "calibration_data", "client", "conversation", "errors"),
+        *("audio", "audit", "bundles", "calibration_data", "client"),
         *(
+            "conversation",
+            "errors",
             "evaluation",
             "generation",
             "models",
