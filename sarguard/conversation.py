@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 
 from sarguard.errors import ConfigurationError
 from sarguard.outcome import Outcome
@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 Role = Literal["system", "user", "assistant"]
-FinishReason = Literal["stop", "length", "error"]
-GuardMode = Literal["faithful"]
+FinishReason = Literal["stop", "length", "error", "blocked", "cancelled", "timeout"]
+GuardMode = Literal["faithful", "conditioned"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -52,13 +52,15 @@ class Usage:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Timings:
-    """Give a request's durations in seconds.
+    """Give a request's durations in seconds; 0 for what was not reached.
 
-    `prefill_s` runs from the start of decoding to the first answer token,
-    `first_token_s` from the call to the first answer token (audio decoding and
-    feature extraction included), `total_s` from the call to the reply.
+    `queue_s` runs from the request's place in the queue to its turn, `prefill_s` from
+    the start of decoding to the first answer token, `first_token_s` from the call to
+    the first answer token (audio decoding, the queue and feature extraction
+    included), `total_s` from the call to the reply.
     """
 
+    queue_s: float = 0.0
     prefill_s: float
     first_token_s: float
     total_s: float
@@ -70,17 +72,24 @@ class GuardReport:
 
     mode: GuardMode = "faithful"
     alpha: float
+    """Dose; 0 where the request ended before its dose was decided."""
     bundle_digest: str
     steered_positions: int
     """Positions steered on every one of the layers."""
     layers: int
+    score: float | None = None
+    """What the gate made of the request; None where nothing was scored."""
     fault: str | None = None
-    """Why the answer was thrown away; None unless the outcome is error_closed."""
+    """What went wrong, or why the request was blocked; None where nothing did."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reply:
-    """Hold one guarded answer."""
+    """Hold one guarded answer.
+
+    `text` is what the model said, as far as it got, or the fallback where it said
+    nothing that may be passed on.
+    """
 
     text: str
     outcome: Outcome
@@ -88,6 +97,8 @@ class Reply:
     usage: Usage
     timings: Timings
     guard: GuardReport
+    audit_id: str | None = None
+    """Name of the request's record, where records are kept."""
 
     def as_turn(self) -> Turn:
         """Return the reply as a turn for the next request's history."""
@@ -98,3 +109,32 @@ class Reply:
         from dataclasses import asdict
 
         return {**asdict(self), "outcome": self.outcome.value}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TextDelta:
+    """Hold the next piece of an answer; the pieces, joined, are the reply's text."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Refusal:
+    """Say that what the caller gets is no answer, and why.
+
+    After `refused` the text was streamed already: it is the model that declined.
+    After any other outcome the text takes the place of what was streamed.
+    """
+
+    outcome: Outcome
+    text: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Done:
+    """End a stream, always, with the reply that `generate` would have returned."""
+
+    reply: Reply
+
+
+Event: TypeAlias = TextDelta | Refusal | Done

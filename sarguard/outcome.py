@@ -14,8 +14,20 @@ class Outcome(str, Enum):
     REFUSED = "refused"
     """The model answered, steered, and what it said is a refusal."""
 
+    BLOCKED = "blocked"
+    """Nothing was decoded: a policy or the request's own score forbade it."""
+
     ERROR_CLOSED = "error_closed"
-    """Steering could not be proven, so the answer was thrown away."""
+    """Something failed, or steering could not be proven, so there is no answer."""
+
+    ERROR_OPEN = "error_open"
+    """Something beside the model failed, and a policy let the steered answer out."""
+
+    CANCELLED = "cancelled"
+    """The caller wanted no more of it."""
+
+    TIMEOUT = "timeout"
+    """The request took longer than it was given."""
 
     def __str__(self) -> str:
         return self.value

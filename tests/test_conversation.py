@@ -57,5 +57,9 @@ def test_outcomes_read_as_their_values() -> None:
     assert [str(outcome) for outcome in Outcome] == [
         "answered",
         "refused",
+        "blocked",
         "error_closed",
+        "error_open",
+        "cancelled",
+        "timeout",
     ]

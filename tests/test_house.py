@@ -37,16 +37,12 @@ MAY_IMPORT: dict[str, set[str]] = {
     "bundles": {
         *("audio", "calibration_data", "errors", "models", "reference", "steering"),
     },
+    "serving": {
+        *("audio", "conversation", "errors", "generation", "models", "outcome"),
+        *("refusal", "steering"),
+    },
     "client": {
-        *(
-            "audio",
-            "bundles",
-            "calibration_data",
-            "conversation",
-            "errors",
-            "generation",
-        ),
-        *("models", "outcome", "reference", "refusal", "steering"),
+        *("bundles", "conversation", "errors", "models", "serving", "steering"),
     },
     "evaluation": {
         *("audio", "calibration_data", "client", "conversation", "errors"),

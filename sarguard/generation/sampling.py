@@ -82,7 +82,7 @@ class Chooser:
     def choose(self, scores: Tensor) -> int:
         """Choose from the scores of one row, float32, shape (vocabulary,)."""
         seen = torch.tensor([self._seen], device=scores.device)
-        warped = self._warpers(seen, scores[None])
+        warped = self._warpers(seen, scores[None])  # type: ignore[arg-type]
         if self._generator is None:
             token = int(warped.argmax(dim=-1))
         else:

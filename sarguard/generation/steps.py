@@ -122,7 +122,8 @@ class _Loop:
                 # The whole prompt's logits would stay alive until the next step.
                 del outputs
                 alive = [row.alive for row in self._rows]
-                tokens = choose_tokens(choosers, processors(ids, logits), alive)
+                scores = processors(ids, logits)  # type: ignore[arg-type]
+                tokens = choose_tokens(choosers, scores, alive)
                 yield tokens
                 if not any(row.alive for row in self._rows):
                     return

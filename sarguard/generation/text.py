@@ -93,7 +93,8 @@ class _Detokenizer:
             text: str = self._tokenizer.decode(tokens, skip_special_tokens=True)
             return text
 
-        return decode(self._window[: self._known]), decode(self._window)
+        known = self._window[: self._known]
+        return decode(known) if known else "", decode(self._window)
 
 
 class _StopWatch:

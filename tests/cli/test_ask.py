@@ -15,6 +15,7 @@ from sarguard.calibration_data import load_clips
 from sarguard.client import FALLBACK
 from sarguard.errors import SteeringNotAppliedError
 from sarguard.evaluation.judge import find_collapse
+from sarguard.serving import engine
 from tests import tiny
 from tests.cli.conftest import Run
 
@@ -72,7 +73,7 @@ def test_an_answer_that_is_not_proven_is_withheld(
     def fail(*_: object, **__: object) -> None:
         raise SteeringNotAppliedError("a layer was not steered")
 
-    monkeypatch.setattr(client, "guarded_decode", fail)
+    monkeypatch.setattr(engine, "decode_rows", fail)
     status, out, err = run("ask", clip, *options)
     assert (status, out) == (1, f"{FALLBACK}\n")
     assert "withheld: SteeringNotAppliedError: a layer was not steered" in err

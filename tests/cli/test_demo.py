@@ -8,7 +8,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from sarguard import client
 from sarguard.calibration_data import load_clips
 from sarguard.cli.demo_screen import print_demo
 from sarguard.errors import SteeringNotAppliedError
@@ -22,6 +21,7 @@ from sarguard.evaluation.side_by_side import (
     first_words,
     judge,
 )
+from sarguard.serving import engine
 from tests.cli.conftest import Run
 
 COMPLIES = "To do that, you will need to follow these steps. SECRET is the first one."
@@ -191,7 +191,7 @@ def test_an_answer_that_is_not_proven_makes_the_demo_fail(
     def fail(*_: object, **__: object) -> None:
         raise SteeringNotAppliedError("a layer was not steered")
 
-    monkeypatch.setattr(client, "guarded_decode", fail)
+    monkeypatch.setattr(engine, "decode_rows", fail)
     status, out, _ = run("demo", *options)
     assert status == 1
     assert "12 guarded answer(s) were thrown away" in " ".join(out.split())

@@ -1,0 +1,113 @@
+"""One request as it goes in, and what those who look at requests may do to it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Protocol, TypedDict
+
+from sarguard.conversation import Reply, Turn
+from sarguard.errors import ConfigurationError
+from sarguard.generation import Sampling
+from sarguard.steering.dose import Dose
+
+if TYPE_CHECKING:
+    from sarguard.audio import AudioSource
+
+
+class Settings(TypedDict, total=False):
+    """Name what `SafeAudioLLM.generate` takes besides audio and text."""
+
+    system: str | None
+    history: Sequence[Turn]
+    max_new_tokens: int
+    temperature: float
+    top_p: float
+    top_k: int
+    repetition_penalty: float
+    stop: str | Sequence[str] | None
+    seed: int | None
+    timeout: float | None
+    alpha: float | None
+
+
+class Question(Settings, total=False):
+    """Name what `SafeAudioLLM.generate` takes, as one item of `generate_batch`."""
+
+    audio: AudioSource | list[AudioSource] | None
+    text: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Asked:
+    """Hold one request."""
+
+    turns: tuple[Turn, ...] = ()
+    """The whole conversation; empty until its clips are decoded."""
+    dose: Dose
+    fallback: str
+    """What to say where there is no answer."""
+    max_new_tokens: int = 128
+    sampling: Sampling = field(default_factory=Sampling)
+    stop: tuple[str, ...] = ()
+    timeout: float | None = None
+    """Seconds from the call to the reply, the queue included; None waits."""
+
+    def __post_init__(self) -> None:
+        if self.max_new_tokens < 1:
+            raise ConfigurationError(
+                f"max_new_tokens is {self.max_new_tokens}: need 1 or more"
+            )
+        timeout = self.timeout
+        if timeout is not None and not (math.isfinite(timeout) and timeout > 0):
+            raise ConfigurationError(
+                f"timeout is {timeout}: it has to be a positive number of seconds, "
+                "or None"
+            )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Blocked:
+    """Say that a request gets no answer."""
+
+    reason: str
+    """For the record; the caller hears `message`."""
+    message: str | None = None
+    """What to say to the caller; None for the request's fallback."""
+
+
+class Attendant(Protocol):
+    """Stand by every request: decide whether and how it is answered, and record it.
+
+    Calls come from the callers' threads and the worker's, several at a time. If one
+    raises, there is no answer: the reply is the fallback, its outcome `error_closed`.
+    """
+
+    def admit(self, asked: Asked) -> Asked | Blocked:
+        """Let a request pass, changed or not, or block it."""
+
+    def begin(self, asked: Asked) -> str | None:
+        """Note that a request is going to be answered, before its first token.
+
+        Returns:
+            The name of the record, for `Reply.audit_id`; None if there is none.
+        """
+
+    def end(self, asked: Asked, reply: Reply) -> None:
+        """Note how a request ended, before its reply is handed out."""
+
+
+class NoAttendant:
+    """Let every request pass and note nothing."""
+
+    def admit(self, asked: Asked) -> Asked | Blocked:
+        """Let the request pass."""
+        return asked
+
+    def begin(self, asked: Asked) -> str | None:
+        """Note nothing."""
+        return None
+
+    def end(self, asked: Asked, reply: Reply) -> None:
+        """Note nothing."""

@@ -1,0 +1,66 @@
+"""Trying again where trying again may help: a download that broke off."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import TypeVar
+
+import structlog
+from tenacity import (
+    RetryCallState,
+    Retrying,
+    retry_if_exception,
+    stop_after_attempt,
+    wait_random_exponential,
+)
+
+T = TypeVar("T")
+
+_log = structlog.get_logger(__name__)
+_ATTEMPTS = 3
+_BUSY = frozenset([408, 429, 500, 502, 503, 504])
+# Clients of hubs differ; what they raise when a connection fails does not.
+_CONNECTION_ERRORS = frozenset(
+    [
+        *("ConnectError", "ConnectTimeout", "ReadTimeout", "ReadError", "PoolTimeout"),
+        *("RemoteProtocolError", "ChunkedEncodingError", "IncompleteRead"),
+    ]
+)
+
+
+def retry_download(load: Callable[[], T]) -> T:
+    """Call again, after a pause, what failed for want of a connection."""
+    retrying = Retrying(
+        retry=retry_if_exception(is_transient),
+        stop=stop_after_attempt(_ATTEMPTS),
+        wait=wait_random_exponential(multiplier=0.5, max=5),
+        before_sleep=_note,
+        reraise=True,
+    )
+    return retrying(load)
+
+
+def is_transient(error: BaseException) -> bool:
+    """Return whether an error, or what caused it, may pass by itself."""
+    return any(_is_transient(cause) for cause in _causes(error))
+
+
+def _is_transient(error: BaseException) -> bool:
+    if isinstance(error, (ConnectionError, TimeoutError)):
+        return True
+    status = getattr(getattr(error, "response", None), "status_code", None)
+    return status in _BUSY or type(error).__name__ in _CONNECTION_ERRORS
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    seen: list[BaseException] = []
+    found: BaseException | None = error
+    while found is not None and found not in seen:
+        seen.append(found)
+        yield found
+        found = found.__cause__ or found.__context__
+
+
+def _note(state: RetryCallState) -> None:
+    error = None if state.outcome is None else state.outcome.exception()
+    _log.warning("download failed, trying again", error=str(error))
