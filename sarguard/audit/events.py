@@ -117,6 +117,8 @@ class RetentionTombstone(Header):
     first_time: Moment
     last_time: Moment
     tree_root: Hash
+    keys: tuple[Text, ...]
+    """The keys that signed while the segment was open."""
     retention_days: Count
     reason: Text
     actor: Name | None = None

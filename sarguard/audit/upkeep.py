@@ -140,8 +140,9 @@ def bury(
     kept = _tombstones_in(pen.connection, segment)
     hashes = list(leaves(pen.connection, low, high))
     _check_root(pen.connection, segment)
-    again = {"retention_days": retention_days, "reason": reason, "actor": actor}
-    pen.write(draft("retention_tombstone", {**_facts(segment), **again}))
+    why = {"retention_days": retention_days, "reason": reason, "actor": actor}
+    facts = {**_facts(segment), "keys": _keys_in(pen.connection, segment), **why}
+    pen.write(draft("retention_tombstone", facts))
     for fields in kept:
         pen.write(draft("retention_tombstone", fields))
     pen.connection.execute(
@@ -158,6 +159,19 @@ def bury(
 def _facts(segment: Segment) -> dict[str, object]:
     names = ("segment", "first_seq", "last_seq", "first_time", "last_time", "tree_root")
     return {name: getattr(segment, name) for name in names}
+
+
+def _keys_in(connection: sqlite3.Connection, segment: Segment) -> tuple[str, ...]:
+    """Return the keys that the records of a segment name, in order."""
+    found: dict[str, None] = {}
+    for (data,) in connection.execute(
+        "SELECT record FROM records WHERE seq BETWEEN ? AND ? "
+        "AND kind IN ('log_opened', 'segment_sealed', 'key_rotated') ORDER BY seq",
+        (segment.first_seq, segment.last_seq),
+    ):
+        record: Any = parse(bytes(data))
+        found[record.new_key if record.kind == "key_rotated" else record.key] = None
+    return tuple(found)
 
 
 def _sealed(connection: sqlite3.Connection, number: int) -> Segment:
