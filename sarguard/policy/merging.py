@@ -25,15 +25,32 @@ def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     return merged
 
 
-def follow_floor(asked: Mapping[str, Any], tier: Tier) -> dict[str, Any]:
-    """Let the tier rise with a floor that is asked for alone."""
+def follow_floor(
+    asked: Mapping[str, Any], *, tier: Tier, floor: Tier
+) -> dict[str, Any]:
+    """Let the tier rise with a floor that is asked for alone.
+
+    Args:
+        asked: Some of a policy's settings.
+        tier: Tier of the policy in force.
+        floor: Least tier of the policy in force.
+
+    Raises:
+        PolicyFloorError: The request asks for a tier below the floor.
+        PolicyFormatError: The request asks for a floor that is no tier.
+    """
     steering = asked.get("steering")
     if not isinstance(steering, Mapping):
         return dict(asked)
-    floor = steering.get("floor")
-    if floor is None or "tier" in steering:
+    lower = [low for low in Tier if low < floor and low.value == steering.get("tier")]
+    if lower:
+        raise PolicyFloorError(
+            f"the request asks for tier {lower[0]}, the floor is {floor}: ask for "
+            f"{floor} or more"
+        )
+    if steering.get("floor") is None or "tier" in steering:
         return dict(asked)
-    risen = max(tier, Tier.named(floor))
+    risen = max(tier, Tier.named(steering["floor"]))
     return merge(asked, {"steering": {"tier": risen.value}})
 
 

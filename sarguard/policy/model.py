@@ -181,7 +181,7 @@ class Policy(Section):
                 "settings, as a mapping"
             )
         now = self.to_dict()
-        patch = follow_floor(asked, self.steering.tier)
+        patch = follow_floor(asked, tier=self.steering.tier, floor=self.floor)
         wanted = Policy.build(merge(now, patch), source="what the request asks for")
         check_raises(compare(now, wanted.to_dict()), self.floor)
         return wanted

@@ -150,7 +150,14 @@ _SCALARS = {
         list("-+.0123456789"),
     ),
 }
-for _name, (_pattern, _first) in _SCALARS.items():
-    _PolicyLoader.add_implicit_resolver(
-        f"tag:yaml.org,2002:{_name}", re.compile(_pattern), _first
-    )
+
+
+def add_scalars(dialect: type[yaml.SafeLoader] | type[yaml.SafeDumper]) -> None:
+    """Make a loader or dumper tell YAML 1.2's scalars from words."""
+    for name, (pattern, first) in _SCALARS.items():
+        dialect.add_implicit_resolver(
+            f"tag:yaml.org,2002:{name}", re.compile(pattern), first
+        )
+
+
+add_scalars(_PolicyLoader)

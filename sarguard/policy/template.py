@@ -9,6 +9,7 @@ import yaml
 
 from sarguard.policy.loading import load_preset
 from sarguard.policy.model import Policy
+from sarguard.policy.reading import add_scalars
 
 _TEMPLATE = """\
 # What has to hold for every answer. Check it: sarguard policy lint FILE
@@ -88,3 +89,7 @@ class _Dumper(yaml.SafeDumper):
 
     def ignore_aliases(self, data: object) -> bool:
         return True
+
+
+# A word that the reader would take for a number is quoted.
+add_scalars(_Dumper)
