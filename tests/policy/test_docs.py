@@ -1,0 +1,50 @@
+"""Hold the page on policies to what the code does."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from structlog.testing import capture_logs
+
+from sarguard.policy.model import Policy
+from tests.policy.test_lint import WEAK
+
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "policy.md"
+BLOCKS = re.findall(r"```(\w+)\n(.*?)```", PAGE.read_text("utf-8"), re.DOTALL)
+
+
+def blocks(language: str) -> list[str]:
+    return [text for found, text in BLOCKS if found == language]
+
+
+def test_the_examples_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for number, text in enumerate(blocks("yaml")):
+        path = tmp_path / ("clinic.yaml" if number == 0 else f"{number}.yaml")
+        path.write_text(text, "utf-8")
+        Policy.load(path)
+    names: dict[str, Any] = {}
+    with capture_logs() as logs:
+        for text in blocks("python"):
+            exec(text, names)
+    assert [log["event"] for log in logs] == ["policy overridden"]
+    assert str(names["in_force"].at().floor) == "balanced"
+
+
+def test_every_finding_is_listed() -> None:
+    rows = re.findall(r"^\| (P\d+(?:, P\d+)*) \| (\w+) \|", PAGE.read_text(), re.M)
+    listed = {
+        (code, severity) for codes, severity in rows for code in codes.split(", ")
+    }
+    assert listed == {*((code, grave) for code, grave, _ in WEAK), ("P203", "warning")}
+
+
+def test_every_section_is_listed() -> None:
+    table = PAGE.read_text("utf-8").partition("| section |")[2].partition("\n\n")[0]
+    listed = set(
+        re.findall(r"`(\w+)`", "".join(re.findall(r"^\| (`.*?) \|", table, re.M)))
+    )
+    assert listed | {"api_version"} == set(Policy.model_fields)
