@@ -30,7 +30,9 @@ from sarguard.errors import (
 )
 from sarguard.models.layers import DecoderLayers
 from sarguard.models.untyped import LayerOutput
+from sarguard.steering.anatomy import Anatomy
 from sarguard.steering.compiled import refuse_compiled
+from sarguard.steering.hooks import BeginHook, LayerHook
 from sarguard.steering.receipt import Receipt
 from sarguard.steering.resident import Pristine, place, read_strengths
 from sarguard.steering.stream import read_stream, write_stream
@@ -73,6 +75,7 @@ class Steerer:
         self._vectors = place(vectors, decoder.layers)
         self._pristine = Pristine(self._vectors)
         self._digest = vectors_digest(vectors) if digest is None else digest
+        self._anatomy = Anatomy(decoder)
         self._handles: list[RemovableHandle] = []
         self._strengths: dict[torch.device, Tensor] = {}
         self._receipt: Receipt | None = None
@@ -104,12 +107,12 @@ class Steerer:
                 "the model is guarded already: close the client that guards it first"
             )
         refuse_compiled(self._decoder.root)
+        self._anatomy.check()
         owner = self._decoder.owner
-        self._handles = [
-            owner.register_forward_pre_hook(self._begin_forward, with_kwargs=True)
-        ]
+        begin = BeginHook(self._begin_forward)
+        self._handles = [owner.register_forward_pre_hook(begin, with_kwargs=True)]
         for index, layer in enumerate(self._decoder.layers):
-            hook = _LayerHook(self, index)
+            hook = LayerHook(index, self._steer)
             # First in line, so whatever else reads the layer sees it steered.
             self._handles.append(layer.register_forward_hook(hook, prepend=True))
         setattr(owner, _MARK, self)
@@ -146,7 +149,8 @@ class Steerer:
         Raises:
             ConfigurationError: A strength is out of range, or their number is wrong.
             SteeringError: The steerer is busy.
-            SteeringRemovedError: The hooks are not on the model.
+            SteeringRemovedError: The hooks are not on the model, or its layers were
+                replaced.
         """
         strengths = read_strengths(alpha, rows)
         if prompt_length < 1:
@@ -155,6 +159,7 @@ class Steerer:
             )
         self._check_idle()
         self._check_hooks()
+        self._anatomy.check()
         self._set_strengths(strengths)
         self._width = 0
         receipt = Receipt(
@@ -191,12 +196,14 @@ class Steerer:
             output_tokens: Tokens that the model chose for each row.
 
         Raises:
-            SteeringRemovedError: Hooks are gone, or the vectors were changed.
+            SteeringRemovedError: Hooks are gone, layers were replaced, or the vectors
+                were changed.
             SteeringNotAppliedError: A layer steered more or fewer positions than the
                 last prompt token and each answer token that was fed back.
             NonFiniteActivationError: A steered state was not finite.
         """
         self._check_hooks()
+        self._anatomy.check()
         _check_counts(receipt, output_tokens, whole=receipt.closed)
         if receipt.healthy is None or not bool(receipt.healthy.all()):
             raise NonFiniteActivationError(
@@ -337,21 +344,6 @@ class Steerer:
         steered = hidden.clone()
         steered[:, -count:] += push
         return steered
-
-
-class _LayerHook:
-    """Steer one layer; a class, so that it names its steerer when inspected."""
-
-    __slots__ = ("_index", "_steerer")
-
-    def __init__(self, steerer: Steerer, index: int) -> None:
-        self._steerer = steerer
-        self._index = index
-
-    def __call__(
-        self, _module: nn.Module, _args: object, output: LayerOutput
-    ) -> LayerOutput:
-        return self._steerer._steer(self._index, output)
 
 
 def _check_counts(receipt: Receipt, output_tokens: int, *, whole: bool) -> None:

@@ -21,15 +21,15 @@ def read_stream(output: LayerOutput, streams: int = 1) -> Tensor:
         UnsupportedModelError: The layer hands on something else.
     """
     hidden = output[0] if isinstance(output, (tuple, list)) else output
-    if isinstance(hidden, Tensor):
+    if isinstance(hidden, Tensor) and not _has_twin(output):
         if streams == 1 and hidden.dim() == 3:
             return hidden
         if streams > 1 and hidden.dim() == 4 and hidden.shape[0] == streams:
             return hidden[0]
     found = getattr(hidden, "shape", type(hidden).__name__)
     raise UnsupportedModelError(
-        f"a decoder layer returned {found}: only layers that return (rows, positions, "
-        f"width), {streams} stream(s) of them, can be steered"
+        f"a decoder layer returned {found}: only layers that return the whole residual "
+        f"as (rows, positions, width), {streams} stream(s) of it, can be steered"
     )
 
 
@@ -46,3 +46,11 @@ def _among_others(given: Tensor, hidden: Tensor) -> Tensor:
     if given.dim() == hidden.dim():
         return hidden
     return torch.cat([hidden[None], given[1:]])
+
+
+def _has_twin(output: LayerOutput) -> bool:
+    # Two tensors of one shape are a residual and what is to be added to it: half of
+    # the state, which a vector for the whole state would push wrongly.
+    if not isinstance(output, (tuple, list)) or len(output) < 2:
+        return False
+    return isinstance(output[1], Tensor) and output[1].shape == output[0].shape
