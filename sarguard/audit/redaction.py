@@ -1,0 +1,125 @@
+"""Take out of a text what looks personal, before it can reach a record.
+
+Patterns find forms, not names: a text without an address or a number passes
+unchanged. Where that is not enough, bring another `Redactor`.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+_DIGIT = (
+    "zero|oh|one|two|three|four|five|six|seven|eight|nine|ten|eleven|twelve|thirteen|"
+    "fourteen|fifteen|sixteen|seventeen|eighteen|nineteen|twenty|thirty|forty|fifty|"
+    "sixty|seventy|eighty|ninety|hundred|double|triple"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Redacted:
+    """Hold what is left of a text, and how many places were taken out."""
+
+    text: str
+    count: int
+
+
+class Redactor(Protocol):
+    """Redact texts; an exception means that nothing of the text is kept."""
+
+    @property
+    def name(self) -> str:
+        """Return the redactor's name and version, as records hold it."""
+
+    def redact(self, text: str) -> Redacted:
+        """Return the text without what is personal."""
+
+
+class PatternRedactor:
+    """Redact mail and network addresses, links, numbers in digits and in words."""
+
+    name = "sarguard.patterns/1"
+
+    def redact(self, text: str) -> Redacted:
+        """Return the text with a word in brackets for each thing taken out."""
+        count = 0
+
+        def replace(label: str, fits: _Check) -> Callable[[re.Match[str]], str]:
+            def one(match: re.Match[str]) -> str:
+                nonlocal count
+                if not fits(match[0]):
+                    return match[0]
+                count += 1
+                return f"[{label}]"
+
+            return one
+
+        for label, pattern, fits in _PATTERNS:
+            text = pattern.sub(replace(label, fits), text)
+        return Redacted(text, count)
+
+
+_Check = Callable[[str], bool]
+
+
+def _always(found: str) -> bool:
+    return True
+
+
+def _digits(text: str) -> list[int]:
+    # Digits of every script: isdecimal() is what int() takes.
+    return [int(letter) for letter in text if letter.isdecimal()]
+
+
+def passes_luhn(text: str) -> bool:
+    """Tell whether 13 to 19 digits end in the check digit of a payment card."""
+    digits = _digits(text)
+    if not 13 <= len(digits) <= 19:
+        return False
+    doubled = [digit * 2 - 9 * (digit > 4) for digit in digits[-2::-2]]
+    return (sum(digits[::-2]) + sum(doubled)) % 10 == 0
+
+
+def passes_mod_97(text: str) -> bool:
+    """Tell whether a text is an account number with the check digits of an IBAN."""
+    plain = re.sub(r"\s", "", text).upper()
+    if not 15 <= len(plain) <= 34:
+        return False
+    turned = plain[4:] + plain[:4]
+    return int("".join(str(int(letter, 36)) for letter in turned)) % 97 == 1
+
+
+def _is_address(text: str) -> bool:
+    try:
+        ipaddress.ip_address(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _has_digits(least: int, most: int = 64) -> _Check:
+    return lambda found: least <= len(_digits(found)) <= most
+
+
+_PATTERNS: tuple[tuple[str, re.Pattern[str], _Check], ...] = (
+    ("link", re.compile(r"\bhttps?://\S+", re.IGNORECASE), _always),
+    ("email", re.compile(r"[^\s@<>,;:\"()\[\]]+@[^\s@<>,;:\"()\[\]]+\.\w+"), _always),
+    (
+        "account",
+        re.compile(r"\b[A-Za-z]{2}\d{2}(?: ?[A-Za-z0-9]){11,30}\b", re.ASCII),
+        passes_mod_97,
+    ),
+    ("address", re.compile(r"(?<![\w.:])[0-9A-Fa-f:.]{3,45}(?![\w:])"), _is_address),
+    ("card", re.compile(r"(?<!\d)\d(?:[ -]?\d){12,18}(?!\d)"), passes_luhn),
+    ("ssn", re.compile(r"(?<!\d)\d{3}[- ]\d{2}[- ]\d{4}(?!\d)"), _always),
+    ("phone", re.compile(r"(?<!\w)\+?\(?\d[\d\s().\-/]{5,20}\d(?!\w)"), _has_digits(7)),
+    ("number", re.compile(r"(?<![\d.])\d{6,}(?![\d.])"), _always),
+    (
+        "number",
+        re.compile(rf"\b(?:{_DIGIT})(?:[\s,\-]+(?:and\s+)?(?:{_DIGIT})){{4,}}\b", re.I),
+        _always,
+    ),
+)

@@ -1,0 +1,72 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from sarguard.audit.erasure import erase
+from sarguard.audit.holds import place_hold
+from sarguard.audit.lookup import lookup
+from sarguard.audit.verification import verify
+from sarguard.errors import AuditNotFoundError, AuditRecordError, AuditWriteError
+from tests.audit.filled import RATE, ask, clip, ledger
+
+
+def test_a_session_is_erased_and_the_chain_stays_valid(tmp_path: Path) -> None:
+    log, privacy = ledger(tmp_path, content="encrypted")
+    with log:
+        gone = ask(log, privacy, session="call-1")
+        stays = ask(log, privacy, session="call-2")
+        before = [entry.data for entry in log.request(gone)]
+        session = privacy.marks().session("call-1")
+        done = erase(log, privacy.sealer, session=session, reason="asked", actor="dpo")
+        assert (len(done.keys), done.contents) == (1, 3)
+        assert [entry.data for entry in log.request(gone)] == before
+        for entry in log.request(gone):
+            for content in entry.record.content:  # type: ignore[attr-defined]
+                with pytest.raises(AuditNotFoundError):
+                    privacy.sealer.unseal(content)
+        (first, _) = log.request(stays)
+        assert privacy.sealer.unseal(first.record.content[0])  # type: ignore[attr-defined]
+        kinds = [entry.record.kind for entry in log.entries()][-2:]
+        assert kinds == ["erasure_requested", "erased"]
+    assert verify(log.path).ok
+
+
+def test_a_tenant_s_marks_can_no_longer_be_made(tmp_path: Path) -> None:
+    log, privacy = ledger(tmp_path)
+    with log:
+        ask(log, privacy, seed=5, tenant="acme")
+        ask(log, privacy, seed=5, tenant="other")
+        mark = lambda marks: marks.audio(clip(5), RATE)  # noqa: E731
+        assert len(lookup(log, privacy.keyring, mark, tenant="acme").entries) == 1
+        erase(log, privacy.sealer, tenant="acme", whole_tenant=True, actor="dpo")
+        with pytest.raises(AuditNotFoundError, match="destroyed"):
+            lookup(log, privacy.keyring, mark, tenant="acme")
+        every = lookup(log, privacy.keyring, mark, every_tenant=True)
+        assert [e.record.tenant for e in every.entries] == ["other"]  # type: ignore[attr-defined]
+
+
+def test_a_hold_stands_against_erasure(tmp_path: Path) -> None:
+    log, privacy = ledger(tmp_path, content="encrypted")
+    with log:
+        ask(log, privacy, tenant="acme")
+        place_hold(log, reason="case 7", actor="counsel", tenant="acme")
+        with pytest.raises(AuditRecordError, match="case 7"):
+            erase(log, privacy.sealer, tenant="acme", whole_tenant=True)
+        assert erase(log, privacy.sealer, tenant="b", whole_tenant=True).keys == ()
+
+
+def test_what_cannot_be_recorded_is_not_erased(tmp_path: Path) -> None:
+    log, privacy = ledger(tmp_path, content="encrypted")
+    ask(log, privacy)
+    log.close()
+    with pytest.raises(AuditWriteError):
+        erase(log, privacy.sealer, whole_tenant=True)
+    assert privacy.keyring.secrets()
+
+
+def test_one_subject_has_to_be_named(tmp_path: Path) -> None:
+    log, privacy = ledger(tmp_path)
+    with log, pytest.raises(AuditRecordError, match="name a session"):
+        erase(log, privacy.sealer, tenant="acme")
