@@ -6,7 +6,7 @@ from datetime import datetime
 from enum import Enum
 from typing import Annotated, Literal
 
-from pydantic import AwareDatetime, Field, model_validator
+from pydantic import AfterValidator, AwareDatetime, Field, model_validator
 
 from sarguard.audio.limits import AudioLimits
 from sarguard.policy.moments import check_moment
@@ -77,7 +77,7 @@ class Failure(Section):
     proven is thrown away in either case."""
     open_reason: Words | None = None
     """Why failing open is acceptable; needed with `open`."""
-    open_until: AwareDatetime | None = None
+    open_until: Annotated[AwareDatetime, AfterValidator(check_moment)] | None = None
     """When failing open ends, with its time zone; needed with `open`."""
 
     @model_validator(mode="after")

@@ -205,6 +205,8 @@ class TestFailure:
             Policy.build({"failure": values})
         values["open_until"] += "+01:00"
         policy = Policy.build({"failure": values})
+        same = Policy.build({"failure": {**values, "open_until": "2026-03-01T12:00Z"}})
+        assert same.digest == policy.digest
         assert policy.fault_outcome(NOON - timedelta(seconds=1)) is Outcome.ERROR_OPEN
         assert policy.fault_outcome(NOON) is Outcome.ERROR_CLOSED
 
