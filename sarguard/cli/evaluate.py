@@ -1,32 +1,33 @@
-"""`sarguard evaluate MODEL`: bare, raw, ablated and random, at several doses."""
+"""`sarguard evaluate MODEL`: what a guard changes, measured in many arms."""
 
 from __future__ import annotations
 
 import argparse
-import json
+import os
+import sys
+from contextlib import AbstractContextManager, nullcontext
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sarguard.cli.options import (
-    add_bundle_option,
-    add_model_options,
-    add_token_option,
-    positive_floats,
-    positive_int,
-)
+from sarguard.cli.evaluate_options import add_options, command_line
+from sarguard.cli.evaluate_requests import choose_items
 from sarguard.errors import ConfigurationError
 
 if TYPE_CHECKING:
-    from sarguard.calibration_data import CalibrationPair
     from sarguard.cli.options import Commands
-    from sarguard.evaluation.answering import Question
-    from sarguard.evaluation.measuring import ArmAnswers
+    from sarguard.evaluation.arms import Arm, Setup
+    from sarguard.evaluation.items import Item
+    from sarguard.evaluation.judging import Judge
+    from sarguard.evaluation.latency import Latency
+    from sarguard.evaluation.report import Report
+    from sarguard.evaluation.run_log import Log
+    from sarguard.evaluation.running import Conduct
+    from sarguard.evaluation.separation import Separation
     from sarguard.models.loading import LoadedModel
+    from sarguard.steering.bundle import SteeringBundle
 
-_ALPHAS = (0.05, 0.1, 0.15, 0.2)
-_MAX_NEW_TOKENS = 40
-_BATCH_SIZE = 16
-_ARMS = ("bare", "raw", "ablated", "random")
+_KEY = "SARGUARD_JUDGE_KEY"
 
 
 def add_parser(commands: Commands) -> None:
@@ -34,138 +35,237 @@ def add_parser(commands: Commands) -> None:
     parser = commands.add_parser(
         "evaluate",
         help="measure refusals, over-refusals and broken answers",
-        description="Ask held-out harmful and harmless spoken requests: the bare "
-        "model, the raw and the safe-ablated vector, and a random direction, at "
-        "several doses, greedily. The default grid asks 150 requests in 13 arms.",
+        description="Ask held-out spoken requests, harmful, matched safe, borderline "
+        "and ordinary, in many arms: the bare model, a written defence, the raw and "
+        "the safe-ablated vector at several doses, tiers, and controls. Greedy.",
     )
-    parser.add_argument(
-        "model", nargs="?", default="reference", help="model (default: reference)"
-    )
-    add_bundle_option(parser)
-    parser.add_argument(
-        "--split", choices=("test", "calibration", "demo"), default="test"
-    )
-    parser.add_argument(
-        "--voice",
-        choices=("seen", "unseen", "all"),
-        default="seen",
-        help="voices that the reference model was trained on, others, or both "
-        "(default: seen)",
-    )
-    parser.add_argument(
-        "--pairs", metavar="FILE", help="pairs of your own: a JSONL manifest"
-    )
-    parser.add_argument(
-        "--limit", type=positive_int, metavar="N", help="most pairs to ask"
-    )
-    parser.add_argument("--text", default="", help="text that goes with every clip")
-    parser.add_argument(
-        "--alphas",
-        type=positive_floats,
-        default=_ALPHAS,
-        metavar="A,B,...",
-        help=f"doses (default: {','.join(f'{a:g}' for a in _ALPHAS)})",
-    )
-    parser.add_argument(
-        "--arms",
-        type=_arms,
-        default=_ARMS,
-        metavar="A,B,...",
-        help=f"which of {', '.join(_ARMS)} (default: all)",
-    )
-    add_token_option(parser, _MAX_NEW_TOKENS)
-    parser.add_argument(
-        "--batch-size", type=positive_int, default=_BATCH_SIZE, metavar="N"
-    )
-    parser.add_argument(
-        "--json", metavar="FILE", help="also write JSON, to a file or - for stdout"
-    )
-    parser.add_argument("--markdown", metavar="FILE", help="also write Markdown")
-    add_model_options(parser)
-    parser.set_defaults(run=run)
+    add_options(parser)
+    parser.set_defaults(run=run, parser=parser)
 
 
 def run(options: argparse.Namespace) -> int:
     """Measure, and write the tables."""
-    from sarguard.cli.evaluate_screen import print_table
-    from sarguard.cli.opening import open_model_and_bundle
-    from sarguard.cli.screen import print_json, remarks, results, steps
-    from sarguard.evaluation.answering import as_questions
-    from sarguard.evaluation.arms import ArmName, plan_arms
-    from sarguard.evaluation.markdown import to_markdown
-    from sarguard.evaluation.measuring import measure
-    from sarguard.evaluation.table import tabulate
-
     for file in (options.json, options.markdown):
         _check_writable(file)
+    with _judge(options) as judge:
+        if options.check_judge:
+            return _check_judge(options, judge)
+        return _evaluate(options, judge)
+
+
+def _evaluate(options: argparse.Namespace, judge: Judge) -> int:
+    from sarguard.cli.opening import open_model_and_bundle
+    from sarguard.cli.screen import steps
+    from sarguard.evaluation.arms import plan_arms
+    from sarguard.evaluation.running import run_arms
+
+    arms = plan_arms(options.alphas, options.arms)
+    items = choose_items(options)
     loaded, bundle = open_model_and_bundle(options)
-    questions = as_questions(_pairs(options, loaded))
-    arms = plan_arms(options.alphas, [ArmName(name) for name in options.arms])
-    with steps(f"{len(questions)} requests in {len(arms)} arms") as advance:
-        answers = measure(
-            loaded,
-            bundle.vectors,
-            questions,
-            arms,
-            text=options.text,
-            max_new_tokens=options.max_new_tokens,
-            batch_size=options.batch_size,
-            progress=advance,
-        )
-    table = tabulate(questions, answers)
-    facts = {
-        "model": loaded.name,
-        "bundle_digest": bundle.digest,
-        "pairs_from": options.pairs or f"{options.split}, {options.voice} voices",
-        "text": options.text,
-        "max_new_tokens": options.max_new_tokens,
-    }
-    print_table(remarks() if options.json == "-" else results(), table, facts)
-    content = {**facts, **table.to_dict(), "labels": _labels(questions, answers)}
-    if options.json == "-":
-        print_json(content)
-    elif options.json is not None:
-        _write_json(options.json, content)
-    if options.markdown is not None:
-        Path(options.markdown).write_text(to_markdown(table), encoding="utf-8")
+    setup = _setup(loaded, bundle)
+    facts = _facts(options, setup, judge)
+    log = _log(options, facts, items, arms)
+    conduct = _conduct(options, setup, items, judge)
+    with steps(f"{len(items)} requests in {len(arms)} arms") as advance:
+        run_arms(setup, items, arms, conduct=conduct, log=log, progress=advance)
+    report = _report(options, setup, items, arms, log, facts, judge)
+    _write(options, report)
     return 0
 
 
-def _arms(text: str) -> tuple[str, ...]:
-    names = tuple(part.strip() for part in text.split(","))
-    unknown = sorted(set(names) - set(_ARMS))
-    if unknown:
-        raise argparse.ArgumentTypeError(
-            f"{', '.join(unknown)}: choose from {', '.join(_ARMS)}"
+def _judge(options: argparse.Namespace) -> AbstractContextManager[Judge]:
+    if (options.judge_url is None) != (options.judge_model is None):
+        raise ConfigurationError(
+            "a judge behind an endpoint needs both --judge-url and --judge-model"
         )
-    return tuple(name for name in _ARMS if name in names)
+    if options.judge_url is None:
+        from sarguard.evaluation.judging import RuleJudge
 
+        return nullcontext(RuleJudge())
+    from sarguard.evaluation.llm_judge import LlmJudge
 
-def _pairs(options: argparse.Namespace, loaded: LoadedModel) -> list[CalibrationPair]:
-    from sarguard.calibration_data import load_pairs, load_user_pairs
-
-    rate = loaded.sampling_rate
-    if options.pairs is not None:
-        return load_user_pairs(options.pairs, sample_rate=rate, limit=options.limit)
-    return load_pairs(
-        options.split,
-        sample_rate=rate,
-        limit=options.limit,
-        voice=None if options.voice == "all" else options.voice,
+    return LlmJudge(
+        url=options.judge_url, model=options.judge_model, key=os.environ.get(_KEY)
     )
 
 
-def _labels(
-    questions: list[Question], answers: list[ArmAnswers]
-) -> list[dict[str, Any]]:
-    return [
-        {
-            "pair": question.pair,
-            "kind": question.kind,
-            "labels": {str(a.arm): a.labels[place].value for a in answers},
-        }
-        for place, question in enumerate(questions)
-    ]
+def _check_judge(options: argparse.Namespace, judge: Judge) -> int:
+    from sarguard.cli.evaluate_screen import print_agreement
+    from sarguard.cli.screen import print_json, results
+    from sarguard.evaluation.agreement import measure_agreement
+
+    found = measure_agreement(judge)
+    if options.json == "-":
+        print_json(found.to_dict())
+    else:
+        print_agreement(results(), found)
+    return 0
+
+
+def _setup(loaded: LoadedModel, bundle: SteeringBundle) -> Setup:
+    from sarguard.calibration_data import load_pairs
+    from sarguard.cli.screen import working
+    from sarguard.evaluation.arms import Setup
+    from sarguard.evaluation.controls import shuffled_vectors
+    from sarguard.steering.recipe import Recipe
+    from sarguard.steering.vectors import RefusalVectors
+
+    card = bundle.card
+    recipe = Recipe(
+        instruction=card.instruction, refusal=card.refusal, rank=card.rank, lam=card.lam
+    )
+
+    def shuffle() -> RefusalVectors:
+        pairs = load_pairs("calibration", sample_rate=loaded.sampling_rate)
+        with working(f"Calibrating on {len(pairs)} shuffled pairs"):
+            return shuffled_vectors(loaded, pairs, recipe)
+
+    return Setup(loaded=loaded, bundle=bundle, shuffled=cache(shuffle))
+
+
+def _facts(options: argparse.Namespace, setup: Setup, judge: Judge) -> dict[str, Any]:
+    from sarguard import __version__
+
+    return {
+        "title": f"sarguard evaluation: {setup.loaded.name}",
+        "command": command_line(options),
+        "model": setup.loaded.name,
+        "bundle_digest": setup.bundle.digest,
+        "voices": options.voice,
+        "part": options.part,
+        "text": options.text,
+        "max_new_tokens": options.max_new_tokens,
+        "decoding": "greedy",
+        "judged_by": judge.name,
+        "version": __version__,
+    }
+
+
+def _log(
+    options: argparse.Namespace,
+    facts: dict[str, Any],
+    items: list[Item],
+    arms: tuple[Arm, ...],
+) -> Log:
+    from sarguard.evaluation.items import digest_items
+    from sarguard.evaluation.run_log import MemoryLog, RunLog
+
+    if options.out is None:
+        return MemoryLog()
+    settings = {name: facts[name] for name in facts if name not in ("title", "command")}
+    settings |= {
+        "requests": digest_items(items),
+        "arms": [str(arm) for arm in arms],
+        "batch_size": options.batch_size,
+        "topic": not options.no_topic,
+    }
+    return RunLog(Path(options.out), settings)
+
+
+def _conduct(
+    options: argparse.Namespace, setup: Setup, items: list[Item], judge: Judge
+) -> Conduct:
+    from sarguard.cli.screen import working
+    from sarguard.evaluation.running import Conduct, answer_in_writing
+    from sarguard.evaluation.topic import TopicJudge
+
+    topic = None
+    if not options.no_topic and any(item.request for item in items):
+        with working("Answering in writing, to tell what is off topic"):
+            references = answer_in_writing(
+                setup.loaded,
+                items,
+                max_new_tokens=options.max_new_tokens,
+                batch_size=options.batch_size,
+            )
+        topic = TopicJudge(references)
+    return Conduct(
+        judge=judge,
+        topic=topic,
+        max_new_tokens=options.max_new_tokens,
+        batch_size=options.batch_size,
+    )
+
+
+def _report(
+    options: argparse.Namespace,
+    setup: Setup,
+    items: list[Item],
+    arms: tuple[Arm, ...],
+    log: Log,
+    facts: dict[str, Any],
+    judge: Judge,
+) -> Report:
+    from sarguard.evaluation.agreement import measure_agreement
+    from sarguard.evaluation.findings import find_remarks
+    from sarguard.evaluation.judging import RuleJudge
+    from sarguard.evaluation.report import Report, spread_doses
+    from sarguard.evaluation.summary import summarise
+
+    summary = summarise(log.records)
+    rules = isinstance(judge, RuleJudge)
+    return Report(
+        facts=facts,
+        summary=summary,
+        findings=find_remarks(summary, log.records),
+        doses=spread_doses(log.records),
+        separation=_separation(options, setup, items),
+        latency=_latency(options, setup, items, arms),
+        agreement=measure_agreement(judge) if rules or options.out else None,
+    )
+
+
+def _separation(
+    options: argparse.Namespace, setup: Setup, items: list[Item]
+) -> Separation | None:
+    from sarguard.cli.screen import steps
+    from sarguard.evaluation.separation import measure_separation
+
+    if options.out is None:
+        return None
+    with steps("Reading states") as advance:
+        return measure_separation(
+            setup.loaded,
+            setup.bundle.vectors.ablated,
+            items,
+            batch_size=options.batch_size,
+            progress=advance,
+        )
+
+
+def _latency(
+    options: argparse.Namespace,
+    setup: Setup,
+    items: list[Item],
+    arms: tuple[Arm, ...],
+) -> tuple[Latency, ...]:
+    from sarguard.cli.screen import steps
+    from sarguard.evaluation.latency import measure_latency
+
+    if options.latency is None:
+        return ()
+    with steps(f"Timing {options.latency} requests") as advance:
+        return measure_latency(
+            setup, items, arms, requests=options.latency, progress=advance
+        )
+
+
+def _write(options: argparse.Namespace, report: Report) -> None:
+    from sarguard.cli.evaluate_screen import print_report
+    from sarguard.cli.screen import remarks, results
+    from sarguard.evaluation.report import to_json, to_markdown, write_report
+
+    print_report(remarks() if options.json == "-" else results(), report)
+    if options.json == "-":
+        sys.stdout.write(to_json(report))
+    elif options.json is not None:
+        Path(options.json).write_text(to_json(report), encoding="utf-8")
+    if options.markdown is not None:
+        Path(options.markdown).write_text(to_markdown(report), encoding="utf-8")
+    if options.out is not None:
+        write_report(report, Path(options.out))
+        page = Path(options.out) / "report.html"
+        remarks().print(f"Report: {page}", markup=False, soft_wrap=True)
 
 
 def _check_writable(file: str | None) -> None:
@@ -178,8 +278,3 @@ def _check_writable(file: str | None) -> None:
         raise ConfigurationError(
             f"cannot write {file}: it {found}; give a file in a directory that exists"
         )
-
-
-def _write_json(file: str, content: dict[str, Any]) -> None:
-    text = json.dumps(content, indent=2, allow_nan=False)
-    Path(file).write_text(f"{text}\n", encoding="utf-8")

@@ -2,58 +2,51 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
-
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
-from rich.table import Table as Grid
+from rich.table import Table
 from rich.text import Text
 
-from sarguard.evaluation.markdown import (
-    HEADINGS,
-    MATCH_HEADINGS,
-    match_cells,
-    table_cells,
-)
-from sarguard.evaluation.table import Table
+from sarguard.evaluation.agreement import Agreement
+from sarguard.evaluation.report import Report
+from sarguard.evaluation.report.cells import Grid, confusion_grid, short_grids
+
+_LONGEST_REPLY = 70
 
 
-def print_table(console: Console, table: Table, facts: Mapping[str, Any]) -> None:
-    """Write what every arm did, and raw against ablated."""
-    title = f"{facts['model']}: {table.pairs} pairs ({facts['pairs_from']})"
-    console.print(_grid(title, HEADINGS, table_cells(table)))
-    if table.matches:
-        title = "Safe refusals at equal harmful refusals (interpolated between doses)"
-        console.print(_grid(title, MATCH_HEADINGS, match_cells(table)))
-    console.print(
-        Text(
-            "Percent, with bootstrap 95 % intervals over pairs. complied: everything "
-            "that is neither a refusal nor broken. broken: of all answers. "
-            "BRR = (harmful refused + 100 - safe refused) / 2.",
-            style="dim",
-        )
-    )
+def print_report(console: Console, report: Report) -> None:
+    """Write the short tables, and what has to be said of them."""
+    console.print(Text(str(report.facts["title"]), style="bold"))
+    for grid in short_grids(report):
+        _print(console, grid)
+    for finding in report.findings:
+        console.print(Text(finding.text, style="bold red" if finding.grave else "dim"))
 
 
-def _grid(title: str, headings: Sequence[str], rows: Iterable[Sequence[str]]) -> Grid:
-    grid = Grid(
-        title=Text(title),
+def print_agreement(console: Console, found: Agreement) -> None:
+    """Write how a judge's labels compare with a person's, and where they differ."""
+    _print(console, confusion_grid(found))
+    for row, label in found.missed:
+        shown = row.reply[:_LONGEST_REPLY].replace("\n", " ")
+        console.print(Text(f"{row.label} labelled {label}: {shown}", style="dim"))
+
+
+def _print(console: Console, grid: Grid) -> None:
+    table = Table(
+        title=Text(grid.title),
         title_style="bold",
         title_justify="left",
         box=SIMPLE_HEAD,
         pad_edge=False,
     )
-    for heading in headings:
-        grid.add_column(
+    for place, heading in enumerate(grid.headings):
+        table.add_column(
             heading,
-            justify="left" if heading == "arm" else "right",
-            no_wrap=heading in ("arm", "alpha"),
+            justify="left" if place == 0 or heading == "arm" else "right",
+            no_wrap=place == 0 or heading == "arm",
         )
-    previous = None
-    for row in rows:
-        if previous is not None and row[0] != previous and headings[0] == "arm":
-            grid.add_section()
-        previous = row[0]
-        grid.add_row(*row)
-    return grid
+    for row in grid.rows:
+        table.add_row(*row)
+    console.print(table)
+    console.print(Text(grid.note, style="dim"))
+    console.print()

@@ -3,28 +3,34 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from itertools import groupby
-from typing import Any
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from sarguard.calibration_data import CalibrationPair
 from sarguard.conversation import Turn
-from sarguard.errors import ConfigurationError
+from sarguard.errors import ConfigurationError, NonFiniteActivationError
+from sarguard.evaluation.arms import OpenArm
 from sarguard.evaluation.judge import Kind
-from sarguard.generation import guarded_decode
+from sarguard.generation import Row, decode_rows, guarded_decode
+from sarguard.models.batching import batch_key
 from sarguard.models.families import family_of
 from sarguard.models.inputs import build_inputs
 from sarguard.models.loading import LoadedModel
 from sarguard.steering.steerer import Steerer
 
-# Families in which a clip's state does not hang on how long its neighbours in the
-# batch are; in any other, only clips of equal length share a batch.
-_MIXES_LENGTHS = frozenset({"audioflamingo3", "glmasr", "qwen2_audio"})
+
+class Conversation(Protocol):
+    """Say what can be asked."""
+
+    def turns(self, rate: int) -> tuple[Turn, ...]:
+        """Return the turns, their clips at a rate in hertz."""
+
+
+Asked = TypeVar("Asked", bound=Conversation)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -37,6 +43,10 @@ class Question:
     audio: NDArray[np.float32]
     """Mono at the model's rate, shape (samples,)."""
 
+    def turns(self, rate: int) -> tuple[Turn, ...]:
+        """Return the request as a conversation; the rate is the clip's own."""
+        return (Turn(role="user", audio=(self.audio,)),)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Batch:
@@ -44,24 +54,25 @@ class Batch:
 
     places: tuple[int, ...]
     """Where each row stands in the list of questions."""
+    conversations: tuple[tuple[Turn, ...], ...]
     inputs: Mapping[str, Any]
     """Keyword arguments of generate()."""
 
 
-def as_questions(pairs: Iterable[CalibrationPair]) -> list[Question]:
-    """Return both requests of every pair, the harmful one first."""
-    return [
-        question
-        for pair in pairs
-        for question in (
-            Question(pair=pair.id, kind="harmful", audio=pair.harmful),
-            Question(pair=pair.id, kind="safe", audio=pair.safe),
-        )
-    ]
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """Hold what one row said, and how it was steered."""
+
+    text: str
+    tokens: int
+    dose: float
+    """Strength of steering; 0 where nothing was added."""
+    score: float | None
+    blocked: bool
 
 
 def make_batches(
-    loaded: LoadedModel, questions: Sequence[Question], *, size: int, text: str = ""
+    loaded: LoadedModel, questions: Sequence[Conversation], *, size: int
 ) -> list[Batch]:
     """Prepare questions once, for every arm to use.
 
@@ -69,7 +80,6 @@ def make_batches(
         loaded: The model that will be asked.
         questions: What it will be asked, in any order.
         size: Most rows a batch.
-        text: What accompanies every clip in writing.
 
     Raises:
         ConfigurationError: The size is below 1.
@@ -77,19 +87,16 @@ def make_batches(
     """
     if size < 1:
         raise ConfigurationError(f"a batch of {size} questions: give 1 or more")
-    return [
-        Batch(
-            places=tuple(places),
-            inputs=build_inputs(
-                loaded,
-                [
-                    [Turn(role="user", text=text, audio=(questions[i].audio,))]
-                    for i in places
-                ],
-            ),
-        )
-        for places in _group(loaded, questions, size)
-    ]
+    asked = [question.turns(loaded.sampling_rate) for question in questions]
+    return [_batch(loaded, asked, places) for places in _group(loaded, asked, size)]
+
+
+def with_instruction(loaded: LoadedModel, batch: Batch, instruction: str) -> Batch:
+    """Return a batch with an instruction before what accompanies each clip."""
+    asked = [_instructed(turns, instruction) for turns in batch.conversations]
+    return replace(
+        batch, conversations=tuple(asked), inputs=build_inputs(loaded, asked)
+    )
 
 
 def prefill(loaded: LoadedModel, batch: Batch) -> Batch:
@@ -116,7 +123,7 @@ def prefill(loaded: LoadedModel, batch: Batch) -> Batch:
         "attention_mask": mask,
         "past_key_values": output.past_key_values,
     }
-    return Batch(places=batch.places, inputs=inputs)
+    return replace(batch, inputs=inputs)
 
 
 def answer_batch(
@@ -127,37 +134,86 @@ def answer_batch(
     alpha: float,
     max_new_tokens: int,
 ) -> list[str]:
-    """Return the greedy answer of every row.
+    """Return the greedy answer of every row, all steered alike.
 
     Raises:
         SteeringError: An answer cannot be proven to be steered.
     """
+    decoded = guarded_decode(
+        loaded, steerer, _fresh(batch), alpha=alpha, max_new_tokens=max_new_tokens
+    )
+    return [_text(loaded, row.token_ids) for row in decoded]
+
+
+def answer_arm(
+    loaded: LoadedModel, arm: OpenArm, batch: Batch, *, max_new_tokens: int
+) -> list[Answer]:
+    """Return the greedy answer of every row in one arm, whose steerer is attached.
+
+    Raises:
+        SteeringError: An answer cannot be proven to be steered.
+    """
+    rows = [Row(dose=arm.dose, max_new_tokens=max_new_tokens) for _ in batch.places]
+    decode_rows(loaded, arm.steerer, _fresh(batch), rows)
+    if any(row.ending == "unhealthy" for row in rows):
+        raise NonFiniteActivationError(
+            "a steered state holds NaN or infinity: lower the dose, or load the model "
+            "in bfloat16 or float32"
+        )
+    return [_answer(loaded, arm, row) for row in rows]
+
+
+def _answer(loaded: LoadedModel, arm: OpenArm, row: Row) -> Answer:
+    decision = row.decision
+    return Answer(
+        text=_text(loaded, row.token_ids),
+        tokens=row.output_tokens,
+        dose=row.strength if arm.steers else 0.0,
+        score=None if decision is None else decision.score,
+        blocked=row.ending == "blocked",
+    )
+
+
+def _text(loaded: LoadedModel, tokens: Sequence[int]) -> str:
+    return str(loaded.tokenizer.decode(tokens, skip_special_tokens=True)).strip()
+
+
+def _fresh(batch: Batch) -> dict[str, Any]:
     # Decoding adds to a cache, and other arms need it as it was.
-    inputs = {
+    return {
         name: copy.deepcopy(value) if name == "past_key_values" else value
         for name, value in batch.inputs.items()
     }
-    decoded = guarded_decode(
-        loaded, steerer, inputs, alpha=alpha, max_new_tokens=max_new_tokens
+
+
+def _batch(
+    loaded: LoadedModel, asked: Sequence[tuple[Turn, ...]], places: Sequence[int]
+) -> Batch:
+    conversations = tuple(asked[place] for place in places)
+    return Batch(
+        places=tuple(places),
+        conversations=conversations,
+        inputs=build_inputs(loaded, conversations),
     )
-    return [
-        loaded.tokenizer.decode(row.token_ids, skip_special_tokens=True).strip()
-        for row in decoded
-    ]
+
+
+def _instructed(turns: tuple[Turn, ...], instruction: str) -> tuple[Turn, ...]:
+    last = turns[-1]
+    text = f"{instruction} {last.text}" if last.text else instruction
+    return (*turns[:-1], replace(last, text=text))
 
 
 def _group(
-    loaded: LoadedModel, questions: Sequence[Question], size: int
+    loaded: LoadedModel, asked: Sequence[tuple[Turn, ...]], size: int
 ) -> Iterator[list[int]]:
-    def length(place: int) -> int:
-        return int(questions[place].audio.shape[0])
-
+    groups: dict[Hashable, list[int]] = {}
     # Neighbours in length waste the least padding.
-    order = sorted(range(len(questions)), key=length)
-    if getattr(loaded.model.config, "model_type", None) in _MIXES_LENGTHS:
-        groups = [order]
-    else:
-        groups = [list(group) for _, group in groupby(order, key=length)]
-    for group in groups:
-        for start in range(0, len(group), size):
-            yield group[start : start + size]
+    for place in sorted(range(len(asked)), key=lambda place: _length(asked[place])):
+        groups.setdefault(batch_key(loaded, asked[place]), []).append(place)
+    for places in groups.values():
+        for start in range(0, len(places), size):
+            yield places[start : start + size]
+
+
+def _length(turns: Sequence[Turn]) -> int:
+    return sum(int(clip.shape[0]) for turn in turns for clip in turn.audio)

@@ -1,29 +1,28 @@
-"""Rates with bootstrap intervals, over pairs of matched requests.
+"""Rates with bootstrap intervals, over clusters of requests that are alike.
 
-A pair is drawn with both its requests, since twins are alike; every arm sees the same
-draws, so a difference between two arms has an interval of its own.
+A cluster is drawn with all its requests (twins, voices, variants of one sentence), and
+as many clusters of each suite are drawn as there are. Every arm sees the same draws, so
+a difference between two arms has an interval of its own, over the same requests.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sarguard.errors import InsufficientDataError
-from sarguard.evaluation.answering import Question
-from sarguard.evaluation.judge import Label
 
 DRAWS = 2000
 CONFIDENCE = 0.95
 _SEED = 17633
 _LEAST_SHARE_OF_DRAWS = 0.5
 
-Flags = NDArray[np.float64]
-Statistic = Callable[[NDArray[np.intp]], float]
-"""A figure computed from chosen pairs, given by their indices."""
+Draws = NDArray[np.float64]
+"""A figure over all requests, and then in every draw: shape (1 + DRAWS,)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,72 +34,65 @@ class Rate:
     high: float
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Outcomes:
-    """Hold one arm's outcomes, each flag array of shape (pairs,)."""
+class Resampling:
+    """Draw clusters again and again, the same way for every arm."""
 
-    harmful_refused: Flags
-    harmful_complied: Flags
-    safe_refused: Flags
-    broken: Flags
-    """Share of a pair's answers that are broken."""
+    def __init__(self, strata: Mapping[str, str]) -> None:
+        """Draw.
 
-    def balanced(self, chosen: NDArray[np.intp]) -> float:
-        """Return the balanced refusal rate of chosen pairs."""
-        refused = self.harmful_refused[chosen].mean()
-        return float((refused + 1 - self.safe_refused[chosen].mean()) / 2)
+        Args:
+            strata: For every cluster, what it is drawn among.
+
+        Raises:
+            InsufficientDataError: There is no cluster.
+        """
+        if not strata:
+            raise InsufficientDataError("no request to resample: give at least one")
+        self._places = {cluster: place for place, cluster in enumerate(strata)}
+        weights = np.zeros((1 + DRAWS, len(strata)))
+        weights[0] = 1
+        generator = np.random.default_rng(_SEED)
+        for stratum in dict.fromkeys(strata.values()):
+            members = [self._places[c] for c, s in strata.items() if s == stratum]
+            even = np.full(len(members), 1 / len(members))
+            weights[1:, members] = generator.multinomial(len(members), even, size=DRAWS)
+        self._weights = weights
+
+    def share(self, flags: Iterable[tuple[str, bool]]) -> Draws:
+        """Return the share of flags that are set; NaN where none was drawn.
+
+        Args:
+            flags: The cluster of each request, and whether it counts.
+        """
+        counts = np.zeros((2, len(self._places)))
+        for cluster, counted in flags:
+            counts[0, self._places[cluster]] += counted
+            counts[1, self._places[cluster]] += 1
+        hits, total = self._weights @ counts[0], self._weights @ counts[1]
+        shares: Draws = np.full(len(hits), np.nan)
+        np.divide(hits, total, out=shares, where=total > 0)
+        return shares
 
 
-def tally(questions: Sequence[Question], labels: Sequence[Label]) -> Outcomes:
-    """Sort an arm's labels by pair.
-
-    Raises:
-        InsufficientDataError: A pair lacks one of its two requests.
-    """
-    found: dict[str, dict[str, Label]] = {}
-    for question, answer in zip(questions, labels, strict=True):
-        found.setdefault(question.pair, {})[question.kind] = answer
-    partial = [name for name, pair in found.items() if set(pair) != {"harmful", "safe"}]
-    if partial or not found:
-        raise InsufficientDataError(
-            f"{len(found)} pair(s), of which {len(partial)} lack a twin: give every "
-            "harmful request its harmless one"
-        )
-    harmful = [pair["harmful"] for pair in found.values()]
-    safe = [pair["safe"] for pair in found.values()]
-    return Outcomes(
-        harmful_refused=_flags(harmful, Label.REFUSED),
-        harmful_complied=_flags(harmful, Label.COMPLIED),
-        safe_refused=_flags(safe, Label.REFUSED),
-        broken=(_flags(harmful, Label.BROKEN) + _flags(safe, Label.BROKEN)) / 2,
-    )
-
-
-def bootstrap(statistic: Statistic, pairs: int) -> Rate | None:
-    """Return a figure over all pairs with its percentile interval.
+def rate_of(draws: Draws) -> Rate | None:
+    """Return a figure with its percentile interval.
 
     Returns:
-        None where the figure is NaN, over all pairs or in most of the draws.
+        None where the figure is NaN, over all requests or in most of the draws.
     """
-    value = statistic(np.arange(pairs))
-    generator = np.random.default_rng(_SEED)
-    draws = np.array(
-        [statistic(generator.integers(0, pairs, size=pairs)) for _ in range(DRAWS)]
-    )
-    defined = draws[~np.isnan(draws)]
-    if np.isnan(value) or len(defined) < _LEAST_SHARE_OF_DRAWS * DRAWS:
+    value, drawn = draws[0], draws[1:]
+    defined = drawn[~np.isnan(drawn)]
+    if np.isnan(value) or len(defined) < _LEAST_SHARE_OF_DRAWS * len(drawn):
         return None
     tail = (1 - CONFIDENCE) / 2
     low, high = np.quantile(defined, [tail, 1 - tail])
     return Rate(value=float(value), low=float(low), high=float(high))
 
 
-def mean_rate(flags: Flags) -> Rate:
-    """Return the mean of flags with its interval."""
-    value = float(flags.mean())
-    found = bootstrap(lambda chosen: float(flags[chosen].mean()), len(flags))
-    return found or Rate(value=value, low=value, high=value)
-
-
-def _flags(labels: Sequence[Label], wanted: Label) -> Flags:
-    return np.array([found is wanted for found in labels], dtype=np.float64)
+def interpolate(points: Sequence[tuple[float, float]], level: float) -> float:
+    """Return y where a path of (x, y) first comes up to x = level, or NaN."""
+    for (x0, y0), (x1, y1) in pairwise(points):
+        if x0 <= level <= x1:
+            share = 0.0 if x1 == x0 else (level - x0) / (x1 - x0)
+            return y0 + share * (y1 - y0)
+    return float("nan")

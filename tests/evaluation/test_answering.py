@@ -1,23 +1,28 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 
 import pytest
 import torch
 
-from sarguard.calibration_data import CalibrationPair
+from sarguard.conversation import Turn
 from sarguard.errors import ConfigurationError
 from sarguard.evaluation.answering import (
-    Question,
     answer_batch,
-    as_questions,
     make_batches,
     prefill,
+    with_instruction,
 )
 from sarguard.evaluation.arms import UnguardedForMeasurement
 from sarguard.steering.steerer import Steerer
 from tests import tiny
 from tests.evaluation.test_arms import questions
+
+
+@dataclasses.dataclass
+class Spoken:
+    turns: Callable[[int], tuple[Turn, ...]]
 
 
 def test_a_batch_answers_as_one_question_at_a_time_does() -> None:
@@ -41,7 +46,7 @@ def test_prompts_that_were_read_before_are_answered_alike(
     family: str, alpha: float | None
 ) -> None:
     loaded = tiny.shared(family)
-    (batch,) = make_batches(loaded, questions(0.9, 0.4, 1.3), size=3, text="Say why.")
+    (batch,) = make_batches(loaded, questions(0.9, 0.4, 1.3), size=3)
     read = prefill(loaded, batch)
     assert "past_key_values" in read.inputs
     vectors = 3 * torch.randn(len(loaded.decoder), loaded.decoder.hidden_size)
@@ -81,27 +86,27 @@ def test_an_unknown_family_batches_only_equal_lengths(
     assert [batch.places for batch in batches] == [(1, 3), (0, 2), (4,)]
 
 
-def test_pairs_become_questions_with_the_harmful_one_first() -> None:
-    audio = tiny.clip(0.4)
-    pair = CalibrationPair(id="a", harmful=audio, safe=audio + 0.01)
-    harmful, safe = as_questions([pair])
-    assert (harmful.pair, harmful.kind) == ("a", "harmful")
-    assert (safe.pair, safe.kind) == ("a", "safe")
-    assert safe.audio is pair.safe
-
-
 def test_a_batch_of_nothing_is_refused() -> None:
     with pytest.raises(ConfigurationError, match="1 or more"):
         make_batches(tiny.shared(), questions(0.4), size=0)
 
 
-def test_written_text_goes_with_the_clip() -> None:
+def test_an_instruction_goes_before_what_is_written() -> None:
     loaded = tiny.shared()
-    asked: list[Question] = questions(0.4)
-    spoken = make_batches(loaded, asked, size=1)[0].inputs["input_ids"]
-    both = make_batches(loaded, asked, size=1, text="Say why.")[0].inputs["input_ids"]
-    assert both.shape[1] > spoken.shape[1]
-    assert "Say why." in loaded.tokenizer.decode(both[0])
+    turns = (Turn(role="user", text="Say why.", audio=(tiny.clip(0.4),)),)
+    (batch,) = make_batches(loaded, [Spoken(turns=lambda rate: turns)], size=1)
+    both = with_instruction(loaded, batch, "Be kind.")
+    written = loaded.tokenizer.decode(both.inputs["input_ids"][0])
+    assert "Be kind. Say why." in written
+    assert both.places == batch.places
+    assert "Be kind." not in loaded.tokenizer.decode(batch.inputs["input_ids"][0])
+
+
+def test_requests_in_writing_and_spoken_ones_are_all_answered() -> None:
+    loaded = tiny.shared()
+    written = Spoken(turns=lambda rate: (Turn(role="user", text="Why?"),))
+    batches = make_batches(loaded, [*questions(0.4), written, *questions(0.5)], size=8)
+    assert sorted(place for batch in batches for place in batch.places) == [0, 1, 2]
 
 
 def test_a_question_is_frozen() -> None:

@@ -1,20 +1,34 @@
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
 import torch
 
 from sarguard.errors import ConfigurationError, SteeringError
-from sarguard.evaluation.answering import Question, answer_batch, make_batches
+from sarguard.evaluation import arms
+from sarguard.evaluation.answering import (
+    Question,
+    answer_arm,
+    answer_batch,
+    make_batches,
+    prefill,
+)
 from sarguard.evaluation.arms import (
     Arm,
-    ArmName,
+    OpenArm,
+    Setup,
     UnguardedForMeasurement,
+    arm_names,
     open_arm,
     plan_arms,
     random_direction,
+    register_arm,
 )
+from sarguard.evaluation.controls import shuffled_vectors, swap_halves
 from sarguard.models.inputs import build_inputs
 from sarguard.steering.bundle import SteeringBundle
+from sarguard.steering.recipe import Recipe
 from sarguard.steering.steerer import Steerer
 from tests import tiny
 
@@ -28,24 +42,45 @@ def questions(*seconds: float) -> list[Question]:
     ]
 
 
-def ask(steerer: Steerer, asked: list[Question], *, size: int = 8) -> dict[int, str]:
+def make_setup(bundle: SteeringBundle) -> Setup:
+    loaded = tiny.shared()
+    return Setup(
+        loaded=loaded,
+        bundle=bundle,
+        shuffled=lambda: shuffled_vectors(loaded, tiny.pairs(5), Recipe(rank=2)),
+    )
+
+
+@pytest.fixture
+def setup(tiny_bundle: SteeringBundle) -> Setup:
+    return make_setup(tiny_bundle)
+
+
+@pytest.fixture
+def forget_new_arms() -> Iterator[None]:
+    before = dict(arms._BUILDERS)
+    yield
+    arms._BUILDERS.clear()
+    arms._BUILDERS.update(before)
+
+
+def ask(arm: OpenArm, asked: list[Question], *, read: bool = False) -> dict[int, str]:
     loaded = tiny.shared()
     found: dict[int, str] = {}
-    with steerer:
-        for batch in make_batches(loaded, asked, size=size):
-            answers = answer_batch(
-                loaded, steerer, batch, alpha=0.3, max_new_tokens=TOKENS
-            )
-            found |= dict(zip(batch.places, answers, strict=True))
+    batches = make_batches(loaded, asked, size=8)
+    given = [prefill(loaded, batch) if read else batch for batch in batches]
+    with arm.steerer:
+        for batch in given:
+            answers = answer_arm(loaded, arm, batch, max_new_tokens=TOKENS)
+            texts = [answer.text for answer in answers]
+            found |= dict(zip(batch.places, texts, strict=True))
     return found
 
 
 def plain_answer(question: Question) -> str:
     """Ask transformers itself, with nothing of ours on the model."""
     loaded = tiny.shared()
-    from sarguard.conversation import Turn
-
-    inputs = build_inputs(loaded, [[Turn(role="user", audio=(question.audio,))]])
+    inputs = build_inputs(loaded, [question.turns(tiny.RATE)])
     with torch.no_grad():
         output = loaded.model.generate(**inputs, max_new_tokens=TOKENS, do_sample=False)
     tokens = output[0, inputs["input_ids"].shape[1] :]
@@ -53,16 +88,20 @@ def plain_answer(question: Question) -> str:
     return str(text).strip()
 
 
-def test_the_bare_arm_is_transformers_own_answer() -> None:
+@pytest.mark.parametrize("name", ["bare", "zero"])
+@pytest.mark.parametrize("read", [False, True])
+def test_bare_and_zero_are_transformers_own_answer(
+    setup: Setup, name: str, read: bool
+) -> None:
     asked = questions(0.5, 0.9)
-    found = ask(UnguardedForMeasurement(tiny.shared().decoder), asked)
+    found = ask(open_arm(Arm(name=name), setup), asked, read=read)
     assert [found[0], found[1]] == [plain_answer(q) for q in asked]
 
 
-def test_the_bare_arm_leaves_the_model_as_it_was() -> None:
+def test_an_arm_leaves_the_model_as_it_was(setup: Setup) -> None:
     asked = questions(0.5)
     before = plain_answer(asked[0])
-    ask(UnguardedForMeasurement(tiny.shared().decoder), asked)
+    ask(open_arm(Arm(name="ablated", alpha=0.5), setup), asked)
     assert plain_answer(asked[0]) == before
 
 
@@ -76,17 +115,50 @@ def test_the_bare_model_answers_only_inside_its_block() -> None:
         loaded.model(**batch.inputs)
 
 
-def test_steered_arms_differ_from_bare_and_from_each_other(
-    tiny_bundle: SteeringBundle,
-) -> None:
+def test_steered_arms_differ_from_bare_and_from_each_other(setup: Setup) -> None:
     asked = questions(0.5, 0.7, 0.9)
+    names = ("raw", "ablated", "random", "shuffled")
+    chosen = [Arm(name="bare"), *(Arm(name=n, alpha=1.0) for n in names)]
+    found = [tuple(ask(open_arm(arm, setup), asked).items()) for arm in chosen]
+    assert len(set(found)) == len(chosen)
+
+
+def test_a_steered_arm_is_the_guarded_decode_of_its_vector(setup: Setup) -> None:
+    loaded, asked = tiny.shared(), questions(0.5, 0.9)
+    (batch,) = make_batches(loaded, asked, size=2)
+    with Steerer(loaded.decoder, setup.bundle.vectors.raw) as steerer:
+        said = answer_batch(loaded, steerer, batch, alpha=0.7, max_new_tokens=TOKENS)
+    found = ask(open_arm(Arm(name="raw", alpha=0.7), setup), asked)
+    assert [found[place] for place in batch.places] == said
+
+
+@pytest.mark.parametrize("read", [False, True])
+def test_a_tier_doses_each_request_by_its_own_state(setup: Setup, read: bool) -> None:
     loaded = tiny.shared()
-    arms = [Arm(name=name, alpha=float(name != "bare")) for name in ArmName]
-    found = [
-        tuple(ask(open_arm(arm, loaded.decoder, tiny_bundle.vectors), asked).items())
-        for arm in arms
-    ]
-    assert len(set(found)) == len(arms)
+    (batch,) = make_batches(loaded, questions(0.5, 0.7, 0.9, 1.1), size=4)
+    given = prefill(loaded, batch) if read else batch
+    arm = open_arm(Arm(name="tier-maximum"), setup)
+    rule = setup.bundle.card.tiers["maximum"].rule
+    with arm.steerer:
+        answers = answer_arm(loaded, arm, given, max_new_tokens=TOKENS)
+    for answer in answers:
+        assert answer.score is not None
+        decision = rule.decide(answer.score)
+        assert (answer.dose, answer.blocked) == (decision.alpha, decision.blocked)
+        assert (answer.tokens == 0) is answer.blocked
+    assert len({answer.score for answer in answers}) == 4
+
+
+def test_an_arm_of_ones_own_can_be_added(setup: Setup, forget_new_arms: None) -> None:
+    def build(given: Setup, alpha: float) -> OpenArm:
+        return open_arm(Arm(name="raw", alpha=2 * alpha), given)
+
+    register_arm("double", build, swept=True)
+    asked = questions(0.5, 0.9)
+    found = ask(open_arm(Arm(name="double", alpha=0.3), setup), asked)
+    assert found == ask(open_arm(Arm(name="raw", alpha=0.6), setup), asked)
+    with pytest.raises(ConfigurationError, match="already"):
+        register_arm("double", build, swept=True)
 
 
 def test_a_random_direction_has_the_norms_of_the_vector_and_no_other_likeness() -> None:
@@ -99,17 +171,36 @@ def test_a_random_direction_has_the_norms_of_the_vector_and_no_other_likeness() 
     assert not torch.equal(drawn, random_direction(ablated, seed=1))
 
 
-def test_the_grid_has_one_bare_arm_and_every_dose_of_the_others() -> None:
-    found = [str(arm) for arm in plan_arms([0.2, 0.1, 0.2])]
-    assert found == [
-        "bare",
-        *("raw 0.1", "raw 0.2", "ablated 0.1", "ablated 0.2"),
-        *("random 0.1", "random 0.2"),
+def test_halves_are_swapped_the_same_way_every_time() -> None:
+    pairs = tiny.pairs(12)
+    swapped = swap_halves(pairs)
+    turned = [new.harmful is old.safe for new, old in zip(swapped, pairs, strict=True)]
+    assert 2 <= sum(turned) <= 10
+    for new, old, other in zip(swapped, pairs, turned, strict=True):
+        assert new.safe is (old.harmful if other else old.safe)
+    again = [
+        p.harmful is q.harmful for p, q in zip(swap_halves(pairs), swapped, strict=True)
     ]
-    assert plan_arms([0.1], [ArmName.RAW]) == (Arm(name=ArmName.RAW, alpha=0.1),)
+    assert all(again)
 
 
-@pytest.mark.parametrize(("name", "alpha"), [("bare", 0.1), ("ablated", 0.0)])
-def test_an_arm_that_makes_no_sense_is_refused(name: str, alpha: float) -> None:
-    with pytest.raises(ConfigurationError, match="alpha 0"):
-        Arm(name=ArmName(name), alpha=alpha)
+def test_the_grid_has_every_dose_of_the_arms_that_have_one() -> None:
+    found = [str(arm) for arm in plan_arms([0.2, 0.1, 0.2], ["bare", "raw", "random"])]
+    assert found == ["bare", "raw 0.1", "raw 0.2", "random 0.1", "random 0.2"]
+    assert len(plan_arms([0.1], arm_names())) == len(arm_names()) == 11
+
+
+@pytest.mark.parametrize(
+    ("name", "alpha", "says"),
+    [
+        ("bare", 0.1, "no dose"),
+        ("ablated", None, "a dose above 0"),
+        ("ablated", 0.0, "a dose above 0"),
+        ("best", None, "there is no arm 'best'"),
+    ],
+)
+def test_an_arm_that_makes_no_sense_is_refused(
+    name: str, alpha: float | None, says: str
+) -> None:
+    with pytest.raises(ConfigurationError, match=says):
+        Arm(name=name, alpha=alpha)

@@ -1,0 +1,206 @@
+"""What `sarguard evaluate` is told."""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+from collections.abc import Callable
+
+from sarguard.cli.options import (
+    add_bundle_option,
+    add_model_options,
+    add_token_option,
+    positive_floats,
+    positive_int,
+)
+
+SUITES = ("harmful", "safe", "borderline", "ordinary")
+DEFAULT_ARMS = ("bare", "prompt", "raw", "ablated", "random")
+_ALPHAS = (0.05, 0.1, 0.15, 0.2)
+_MAX_NEW_TOKENS = 40
+_BATCH_SIZE = 16
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add every option."""
+    parser.add_argument(
+        "model", nargs="?", default="reference", help="model (default: reference)"
+    )
+    add_bundle_option(parser)
+    _add_requests(parser)
+    _add_arms(parser)
+    _add_judge(parser)
+    _add_outputs(parser)
+    add_model_options(parser)
+
+
+def command_line(options: argparse.Namespace) -> str:
+    """Return the command that stands for the options that are not the default."""
+    parser: argparse.ArgumentParser = options.parser
+    words = ["sarguard", "evaluate"]
+    for action in parser._actions:
+        value = getattr(options, action.dest, None)
+        if action.dest == "help" or value == action.default:
+            continue
+        name = [action.option_strings[-1]] if action.option_strings else []
+        values = value if isinstance(value, list) else [value]
+        for given in values:
+            words += [*name, *([] if given is True else [_word(given)])]
+    return shlex.join(words)
+
+
+def _word(value: object) -> str:
+    if isinstance(value, tuple):
+        return ",".join(_word(part) for part in value)
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _add_requests(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("requests")
+    group.add_argument(
+        "--suites",
+        type=_names("suite", lambda: SUITES),
+        metavar="A,B,...",
+        help=f"which of {', '.join(SUITES)} (default: all, unless --pairs or --public "
+        "brings others)",
+    )
+    group.add_argument(
+        "--split", choices=("test", "calibration", "demo"), default="test"
+    )
+    group.add_argument(
+        "--part",
+        choices=("all", "validation", "test"),
+        default="all",
+        help="a third of the requests to choose settings on, or the rest to report "
+        "(default: all)",
+    )
+    group.add_argument(
+        "--voice",
+        choices=("seen", "unseen", "all"),
+        default="seen",
+        help="voices that the reference model was trained on, others, or both "
+        "(default: seen)",
+    )
+    group.add_argument(
+        "--variants",
+        type=_names("variant", _variants),
+        default=(),
+        metavar="A,B,...",
+        help="also ask robustness variants: all, or some of unseen-voice, noise, "
+        "faster, slower, higher, lower, telephone, two-speakers, second-turn, "
+        "after-refusal, in-text",
+    )
+    group.add_argument(
+        "--pairs", metavar="FILE", help="pairs of your own: a JSONL manifest"
+    )
+    group.add_argument(
+        "--public",
+        action="append",
+        default=[],
+        metavar="SET=PATH",
+        help="a public set that you have: advbench, figstep, sorry-bench, xstest, "
+        "voicebench, ajailbench or air-bench; may be given again",
+    )
+    group.add_argument(
+        "--limit",
+        type=positive_int,
+        metavar="N",
+        help="most pairs, and most requests of every other suite",
+    )
+    group.add_argument("--text", default="", help="text that goes with every clip")
+
+
+def _add_arms(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("arms")
+    group.add_argument(
+        "--alphas",
+        type=positive_floats,
+        default=_ALPHAS,
+        metavar="A,B,...",
+        help=f"doses (default: {','.join(f'{a:g}' for a in _ALPHAS)})",
+    )
+    group.add_argument(
+        "--arms",
+        type=_names("arm", _arms),
+        default=DEFAULT_ARMS,
+        metavar="A,B,...",
+        help="all, or some of bare, zero, prompt, raw, ablated, random, shuffled and "
+        f"tier-NAME (default: {','.join(DEFAULT_ARMS)})",
+    )
+    add_token_option(parser, _MAX_NEW_TOKENS)
+    group.add_argument(
+        "--batch-size", type=positive_int, default=_BATCH_SIZE, metavar="N"
+    )
+
+
+def _add_judge(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("judge")
+    group.add_argument(
+        "--judge-url",
+        metavar="URL",
+        help="label with a model behind this chat completions endpoint instead of by "
+        "rules; its key is read from SARGUARD_JUDGE_KEY",
+    )
+    group.add_argument("--judge-model", metavar="NAME", help="the endpoint's model")
+    group.add_argument(
+        "--check-judge",
+        action="store_true",
+        help="only say how far the judge agrees with a person, and ask no model",
+    )
+    group.add_argument(
+        "--no-topic",
+        action="store_true",
+        help="do not tell answers that are off their topic (saves one more arm)",
+    )
+
+
+def _add_outputs(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("results")
+    group.add_argument(
+        "--out",
+        metavar="DIR",
+        help="keep every answer's label and a report there; a run that was stopped "
+        "goes on where it was",
+    )
+    group.add_argument(
+        "--latency",
+        type=positive_int,
+        metavar="N",
+        help="also time every arm on N requests, one at a time",
+    )
+    group.add_argument(
+        "--json", metavar="FILE", help="also write JSON, to a file or - for stdout"
+    )
+    group.add_argument("--markdown", metavar="FILE", help="also write Markdown")
+
+
+def _names(
+    what: str, known: Callable[[], tuple[str, ...]]
+) -> Callable[[str], tuple[str, ...]]:
+    """Return a parser of names that commas part; `all` stands for every one."""
+
+    def parse(text: str) -> tuple[str, ...]:
+        choices = known()
+        names = tuple(part.strip() for part in text.split(","))
+        if names == ("all",):
+            return choices
+        unknown = sorted(set(names) - set(choices))
+        if unknown:
+            raise argparse.ArgumentTypeError(
+                f"no {what} {', '.join(unknown)}: choose from {', '.join(choices)}"
+            )
+        return tuple(name for name in choices if name in names)
+
+    return parse
+
+
+def _variants() -> tuple[str, ...]:
+    from sarguard.evaluation.variants import ALL_VARIANTS
+
+    return ALL_VARIANTS
+
+
+def _arms() -> tuple[str, ...]:
+    from sarguard.evaluation.arms import arm_names
+
+    return arm_names()

@@ -1,0 +1,207 @@
+"""The charts of a report."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from html import escape
+
+from sarguard.evaluation.latency import Latency
+from sarguard.evaluation.report import svg
+from sarguard.evaluation.report.content import DoseSpread
+from sarguard.evaluation.report.svg import Axes
+from sarguard.evaluation.separation import Separation
+from sarguard.evaluation.summary import ArmSummary
+
+# Colours that are told apart with any kind of sight (Okabe and Ito).
+PALETTE = {
+    "bare": "#1f2933",
+    "zero": "#9aa5b1",
+    "prompt": "#cc79a7",
+    "raw": "#e69f00",
+    "ablated": "#0072b2",
+    "random": "#999933",
+    "shuffled": "#882255",
+    "tier": "#009e73",
+}
+_OTHER = "#d55e00"
+_SUITES = {
+    "harmful": "#d55e00",
+    "safe": "#009e73",
+    "borderline": "#f0c430",
+    "ordinary": "#56b4e9",
+}
+_PERCENT = [(step / 5, f"{20 * step} %") for step in range(6)]
+
+
+def colour_of(name: str) -> str:
+    """Return the colour of an arm, by its name without a dose."""
+    return PALETTE.get("tier" if name.startswith("tier-") else name, _OTHER)
+
+
+def trade_off(arms: Sequence[ArmSummary]) -> str:
+    """Draw harmful against benign requests refused, every arm on it."""
+    axes = Axes(x_range=(-0.02, 1.02), y_range=(-0.02, 1.04), height=500)
+    parts = axes.frame(
+        x_ticks=_PERCENT,
+        y_ticks=_PERCENT,
+        x_title="harmless requests refused (less is better)",
+        y_title="harmful requests refused (more is better)",
+    )
+    even = [(axes.x(0), axes.y(0)), (axes.x(1), axes.y(1))]
+    parts.append(svg.path(even, svg.FAINT, more='stroke-dasharray="4 4" opacity="0.5"'))
+    parts.append(
+        svg.text(
+            axes.x(0.70),
+            axes.y(0.635),
+            "refuses everybody alike",
+            more=f'transform="rotate(-41 {axes.x(0.70)} {axes.y(0.635)})"',
+        )
+    )
+    for family in dict.fromkeys(_family(arm) for arm in arms):
+        parts += _family_path(axes, [a for a in arms if _family(a) == family])
+    return axes.draw(parts, label="Harmful against harmless requests refused")
+
+
+def legend(names: Sequence[str]) -> str:
+    """Return the colours of arms with their names, as HTML."""
+    return coloured({name: colour_of(name) for name in names})
+
+
+def suite_legend(names: Sequence[str]) -> str:
+    """Return the colours of suites with their names, as HTML."""
+    return coloured({name: _SUITES.get(name, _OTHER) for name in names})
+
+
+def coloured(colours: Mapping[str, str]) -> str:
+    """Return a row of colours with what they stand for, as HTML."""
+    marks = (
+        f'<span><i style="background:{colour}"></i>{escape(name)}</span>'
+        for name, colour in colours.items()
+    )
+    return f'<p class="legend">{"".join(marks)}</p>'
+
+
+def separation_chart(found: Separation) -> str:
+    """Draw how far apart harmful and harmless states stand in every layer."""
+    last = max(len(found.along_vector) - 1, 1)
+    lowest = min(0.4, *found.along_vector, *found.by_probe)
+    axes = Axes(x_range=(0, last), y_range=(max(0.0, lowest - 0.05), 1.02), height=320)
+    ticks = range(0, last + 1, max(1, last // 10))
+    parts = axes.frame(
+        x_ticks=[(tick, str(tick)) for tick in ticks],
+        y_ticks=[
+            (step / 10, f"{step / 10:.1f}")
+            for step in range(0, 11, 1)
+            if step / 10 >= axes.y_range[0]
+        ],
+        x_title="layer",
+        y_title="area under the ROC curve",
+    )
+    chance = [(axes.x(0), axes.y(0.5)), (axes.x(last), axes.y(0.5))]
+    parts.append(svg.path(chance, svg.FAINT, more='stroke-dasharray="4 4"'))
+    for areas, colour in (
+        (found.along_vector, PALETTE["ablated"]),
+        (found.by_probe, PALETTE["tier"]),
+    ):
+        points = [(axes.x(layer), axes.y(area)) for layer, area in enumerate(areas)]
+        parts.append(svg.path(points, colour))
+        parts += [
+            svg.dot(x, y, colour, radius=3, title=f"layer {layer}: {areas[layer]:.2f}")
+            for layer, (x, y) in enumerate(points)
+        ]
+    return axes.draw(parts, label="Separation of harmful and harmless states by layer")
+
+
+def dose_chart(spread: DoseSpread) -> str:
+    """Draw how many requests of each suite got which dose."""
+    stacks = [sum(bins) for bins in zip(*spread.counts.values(), strict=True)]
+    top = max(stacks, default=1) or 1
+    axes = Axes(
+        x_range=(0, spread.edges[-1] or 1.0), y_range=(0, top * 1.08), height=240
+    )
+    parts = axes.frame(
+        x_ticks=[(edge, f"{edge:.3g}") for edge in spread.edges[::5]],
+        y_ticks=[(top * step / 4, f"{top * step / 4:.0f}") for step in range(5)],
+        x_title="strength of steering",
+        y_title="requests",
+    )
+    for place in range(len(spread.edges) - 1):
+        parts += _stack(axes, spread, place)
+    return axes.draw(parts, label=f"Doses of {spread.arm}")
+
+
+def latency_chart(found: Sequence[Latency]) -> str:
+    """Draw every arm's times as a multiple of the bare model's."""
+    rows = [row for row in found if row.first_token_ratio and row.arm != "bare"]
+    ratios = [r for row in rows for r in (row.first_token_ratio, row.token_ratio) if r]
+    most = max([1.2, *ratios])
+    height = 70 + 44 * len(rows)
+    axes = Axes(
+        x_range=(0, most * 1.05), y_range=(0, len(rows) or 1), height=height, left=130
+    )
+    marks = [step / 2 for step in range(int(most * 1.05 * 2) + 1)]
+    parts = axes.frame(
+        x_ticks=[(mark, f"{mark:g}") for mark in marks],
+        y_ticks=[],
+        x_title="times the bare model (upper bar: first token, lower: further ones)",
+        y_title="",
+    )
+    for index, row in enumerate(rows):
+        top = axes.y(len(rows) - index) + 6
+        parts.append(svg.text(axes.left - 8, top + 18, row.arm, anchor="end"))
+        for shift, ratio in ((0, row.first_token_ratio), (15, row.token_ratio)):
+            width = axes.x(ratio or 0) - axes.left
+            colour = colour_of(row.arm.partition(" ")[0])
+            parts.append(svg.bar(axes.left, top + shift, width, 12, colour))
+    parts.append(
+        svg.line(axes.x(1), axes.top, axes.x(1), height - axes.bottom, svg.INK)
+    )
+    return axes.draw(parts, label="Time as a multiple of the bare model's")
+
+
+def _family(arm: ArmSummary) -> str:
+    return "tier" if arm.name.startswith("tier-") else arm.name
+
+
+def _family_path(axes: Axes, arms: Sequence[ArmSummary]) -> list[str]:
+    """Return the points of one family, joined where they differ in dose."""
+    parts: list[str] = []
+    points: list[tuple[float, float]] = []
+    colour = colour_of(arms[0].name)
+    marks: list[str] = []
+    for arm in arms:
+        across, up = arm.figures["benign_refused"], arm.figures["harmful_refused"]
+        if across is None or up is None:
+            continue
+        x, y = axes.x(across.value), axes.y(up.value)
+        points.append((x, y))
+        faint = 'opacity="0.35"'
+        marks.append(
+            svg.line(axes.x(across.low), y, axes.x(across.high), y, colour, more=faint)
+        )
+        marks.append(
+            svg.line(x, axes.y(up.low), x, axes.y(up.high), colour, more=faint)
+        )
+        hint = f"{arm.arm}: {up.value:.0%} harmful, {across.value:.0%} harmless refused"
+        marks.append(svg.dot(x, y, colour, title=hint))
+        name = f"{arm.alpha:g}" if arm.alpha else arm.arm.removeprefix("tier-")
+        marks.append(svg.text(x + 8, y - 6, name, fill=colour))
+    if len(points) > 1:
+        parts.append(svg.path(points, colour, more='opacity="0.6"'))
+    return parts + marks
+
+
+def _stack(axes: Axes, spread: DoseSpread, place: int) -> list[str]:
+    left, right = axes.x(spread.edges[place]), axes.x(spread.edges[place + 1])
+    below, parts = 0, []
+    for suite, bins in spread.counts.items():
+        if bins[place]:
+            top = axes.y(below + bins[place])
+            height = axes.y(below) - top
+            colour = _SUITES.get(suite, _OTHER)
+            hint = f"{bins[place]} {suite}"
+            parts.append(
+                svg.bar(left + 1, top, right - left - 2, height, colour, title=hint)
+            )
+        below += bins[place]
+    return parts

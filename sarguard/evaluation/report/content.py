@@ -1,0 +1,89 @@
+"""What a report says, before it has a form."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from sarguard.evaluation.agreement import Agreement
+from sarguard.evaluation.findings import Finding
+from sarguard.evaluation.items import CLEAN
+from sarguard.evaluation.latency import Latency
+from sarguard.evaluation.records import AnswerRecord
+from sarguard.evaluation.separation import Separation
+from sarguard.evaluation.summary import Summary
+
+BINS = 20
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DoseSpread:
+    """Hold how one arm's doses are spread, on the requests as they are."""
+
+    arm: str
+    edges: tuple[float, ...]
+    """Bounds of the bins, one more than there are bins."""
+    counts: dict[str, tuple[int, ...]]
+    """Requests in each bin, by suite."""
+    blocked: dict[str, int]
+    """Requests that got no answer at all, by suite."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Report:
+    """Hold a whole report."""
+
+    facts: Mapping[str, Any]
+    """What was asked of whom, and by which command; plain values."""
+    summary: Summary
+    findings: tuple[Finding, ...]
+    doses: tuple[DoseSpread, ...]
+    separation: Separation | None = None
+    latency: tuple[Latency, ...] = ()
+    agreement: Agreement | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the report as plain values, ready for JSON."""
+        return {
+            **self.facts,
+            **self.summary.to_dict(),
+            "findings": [asdict(finding) for finding in self.findings],
+            "doses": [asdict(spread) for spread in self.doses],
+            "separation": None if self.separation is None else asdict(self.separation),
+            "latency": [asdict(latency) for latency in self.latency],
+            "judge": None if self.agreement is None else self.agreement.to_dict(),
+        }
+
+
+def spread_doses(records: Sequence[AnswerRecord]) -> tuple[DoseSpread, ...]:
+    """Return the spread of every arm whose dose depends on the request."""
+    found = []
+    clean = [record for record in records if record.variant == CLEAN]
+    for arm in dict.fromkeys(record.arm for record in clean):
+        rows = [record for record in clean if record.arm == arm]
+        if len({record.dose for record in rows}) > 1 or any(r.blocked for r in rows):
+            found.append(_spread(arm, rows))
+    return tuple(found)
+
+
+def _spread(arm: str, records: Sequence[AnswerRecord]) -> DoseSpread:
+    top = max(record.dose for record in records)
+    edges = tuple(top * step / BINS for step in range(BINS + 1))
+    suites = dict.fromkeys(record.suite for record in records)
+    return DoseSpread(
+        arm=arm,
+        edges=edges,
+        counts={s: _bins([r for r in records if r.suite == s], top) for s in suites},
+        blocked={
+            suite: sum(r.blocked for r in records if r.suite == suite)
+            for suite in suites
+        },
+    )
+
+
+def _bins(records: Sequence[AnswerRecord], top: float) -> tuple[int, ...]:
+    counts = [0] * BINS
+    for record in records:
+        counts[min(int(BINS * record.dose / top), BINS - 1)] += 1
+    return tuple(counts)

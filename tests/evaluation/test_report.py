@@ -1,0 +1,161 @@
+from __future__ import annotations
+
+import json
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from sarguard.evaluation.agreement import measure_agreement
+from sarguard.evaluation.findings import find_remarks
+from sarguard.evaluation.judging import RuleJudge
+from sarguard.evaluation.latency import Latency
+from sarguard.evaluation.rates import Rate
+from sarguard.evaluation.report import (
+    Report,
+    spread_doses,
+    to_html,
+    to_markdown,
+    write_report,
+)
+from sarguard.evaluation.report.cells import percent
+from sarguard.evaluation.separation import Separation
+from sarguard.evaluation.summary import summarise
+from tests.evaluation.made_up import arm_records, whole_run
+
+HOSTILE = '</title><script>alert("x")</script>'
+
+
+@pytest.fixture(scope="module")
+def report() -> Report:
+    records = whole_run()
+    summary = summarise(records)
+    times = {"requests": 2, "first_token_s": 0.3, "token_s": 0.04}
+    return Report(
+        facts={"title": HOSTILE, "command": "sarguard evaluate --limit 20"},
+        summary=summary,
+        findings=find_remarks(summary, records),
+        doses=spread_doses(records),
+        separation=Separation(
+            along_vector=(0.5, 0.6, 0.9), by_probe=(0.6, 0.7, 0.8), harmful=20, safe=20
+        ),
+        latency=tuple(
+            Latency(arm=arm, first_token_ratio=r, token_ratio=r, **times)  # type: ignore[arg-type]
+            for arm, r in (("bare", 1.0), ("tier-balanced", 1.2))
+        ),
+        agreement=measure_agreement(RuleJudge()),
+    )
+
+
+class Page(HTMLParser):
+    """Collect a page's elements, and check that they are closed in order."""
+
+    def __init__(self, content: str) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.attributes: list[tuple[str, str]] = []
+        self.words: list[str] = []
+        self._open: list[str] = []
+        self.feed(content)
+        self.close()
+        assert self._open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.attributes += [(name, value or "") for name, value in attrs]
+        if tag != "meta":
+            self._open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.attributes += [(name, value or "") for name, value in attrs]
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self._open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.words.append(data)
+
+
+def test_the_page_is_well_formed_and_loads_nothing(report: Report) -> None:
+    content = to_html(report)
+    page = Page(content)
+    assert not {"script", "link", "img", "iframe"} & set(page.tags)
+    assert not [name for name, _ in page.attributes if name in ("src", "href")]
+    assert "url(" not in content
+    assert "@import" not in content
+    outside = set(re.findall(r"https?://[^\"'<\s]+", content))
+    assert outside <= {"http://www.w3.org/2000/svg"}
+
+
+def test_the_page_shows_every_arm_in_tables_and_on_the_curve(report: Report) -> None:
+    content = to_html(report)
+    page = Page(content)
+    assert page.tags.count("svg") == 4
+    words = " ".join(page.words)
+    for arm in report.summary.arms:
+        assert arm.arm in words
+        assert f"<title>{arm.arm}: " in content
+    assert HOSTILE in words
+
+
+def test_points_stand_where_their_figures_say(report: Report) -> None:
+    chart = to_html(report).partition("<svg")[2].partition("</svg>")[0]
+    circles = re.findall(
+        r'<circle cx="([\d.]+)" cy="([\d.]+)"[^>]*><title>([^:]+):', chart
+    )
+    places = {arm: (float(x), float(y)) for x, y, arm in circles}
+    # The more a vector refuses, the higher it stands; the more harmless, the further
+    # to the right.
+    assert places["raw 0.2"][1] < places["ablated 0.2"][1] < places["bare"][1]
+    assert places["raw 0.2"][0] > places["raw 0.1"][0] > places["ablated 0.1"][0]
+
+
+def test_markdown_says_the_same(report: Report) -> None:
+    content = to_markdown(report)
+    assert "    sarguard evaluate --limit 20" in content
+    assert "| ablated 0.2 | 80 [" in content
+    assert "## Robustness" in content
+    tables = [line for line in content.splitlines() if line.startswith("| arm |")]
+    assert len(tables) == 4
+
+
+def test_json_holds_everything(report: Report, tmp_path: Path) -> None:
+    write_report(report, tmp_path)
+    assert sorted(p.name for p in tmp_path.iterdir()) == [
+        "report.html",
+        "report.json",
+        "report.md",
+    ]
+    content = json.loads((tmp_path / "report.json").read_text())
+    assert content["command"] == "sarguard evaluate --limit 20"
+    assert content["judge"]["answers"] == 155
+    assert content["separation"]["by_probe"] == [0.6, 0.7, 0.8]
+    assert [row["arm"] for row in content["latency"]] == ["bare", "tier-balanced"]
+    assert len(content["doses"]) == 1
+
+
+def test_doses_are_spread_where_they_differ() -> None:
+    (spread,) = spread_doses(whole_run())
+    assert spread.arm == "tier-balanced"
+    assert sum(spread.counts["harmful"]) == 20
+    assert spread.blocked == {"harmful": 19, "safe": 1, "borderline": 2}
+    assert spread.edges[-1] == pytest.approx(0.3)
+    # Doses 0.1, 0.2 and 0.3 of 0.3 fall at a third, two thirds and the end.
+    filled = [place for place, n in enumerate(spread.counts["safe"]) if n]
+    assert filled == [6, 13, 19]
+
+
+def test_a_report_of_one_arm_is_a_report() -> None:
+    records = arm_records("bare", harmful=1, safe=0)
+    report = Report(
+        facts={"title": "One"}, summary=summarise(records), findings=(), doses=()
+    )
+    assert Page(to_html(report)).tags.count("svg") == 1
+    assert "Added to the bare model" not in to_markdown(report)
+
+
+def test_percentages_round_to_whole_ones() -> None:
+    assert percent(Rate(value=0.126, low=0.0, high=1.0)) == "13 [0, 100]"
+    assert percent(None) == "-"

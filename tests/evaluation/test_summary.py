@@ -1,0 +1,152 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from sarguard.errors import InsufficientDataError
+from sarguard.evaluation.findings import find_remarks
+from sarguard.evaluation.judge import Label
+from sarguard.evaluation.rates import Rate
+from sarguard.evaluation.records import AnswerRecord
+from sarguard.evaluation.summary import ArmSummary, Summary, summarise
+from tests.evaluation.made_up import PAIRS, arm_records, record, whole_run
+
+
+@pytest.fixture(scope="module")
+def summary() -> Summary:
+    return summarise(whole_run())
+
+
+def figure(summary: Summary, arm: str, name: str) -> float:
+    rate = found(summary, arm).figures[name]
+    assert rate is not None
+    return rate.value
+
+
+def found(summary: Summary, arm: str) -> ArmSummary:
+    chosen = summary.arm(arm)
+    assert chosen is not None
+    return chosen
+
+
+def value(rate: Rate | None) -> float:
+    assert rate is not None
+    return rate.value
+
+
+def test_figures_are_shares_of_their_requests(summary: Summary) -> None:
+    arm = "ablated 0.2"
+    assert figure(summary, arm, "harmful_refused") == pytest.approx(16 / 20)
+    assert figure(summary, arm, "harmful_complied") == pytest.approx(2 / 20)
+    assert figure(summary, arm, "safe_refused") == pytest.approx(4 / 20)
+    assert figure(summary, arm, "borderline_refused") == pytest.approx(7 / 20)
+    assert figure(summary, arm, "benign_refused") == pytest.approx(11 / 40)
+    assert figure(summary, arm, "broken") == pytest.approx(2 / 60)
+    assert figure(summary, arm, "brr") == pytest.approx((0.8 + 1 - 0.2) / 2)
+    # Requests 16 and 17 were complied with, and 16 is off its topic.
+    assert figure(summary, arm, "harmful_on_topic") == pytest.approx(1 / 20)
+    assert found(summary, arm).figures["ordinary_refused"] is None
+
+
+def test_what_is_added_is_over_the_same_requests(summary: Summary) -> None:
+    added = found(summary, "ablated 0.2").added
+    assert value(added["harmful_refused"]) == pytest.approx(15 / 20)
+    assert value(added["safe_refused"]) == pytest.approx(4 / 20)
+    nothing = found(summary, "zero").added["harmful_refused"]
+    assert nothing == Rate(value=0.0, low=0.0, high=0.0)
+
+
+def test_variants_and_traps_have_figures_of_their_own(summary: Summary) -> None:
+    tier = found(summary, "tier-balanced")
+    assert value(tier.figures["harmful_refused"]) == pytest.approx(19 / 20)
+    assert set(tier.variants) == {"clean", "noise"}
+    assert value(tier.variants["noise"]["harmful_refused"]) == pytest.approx(17 / 20)
+    assert value(tier.variants["noise"]["benign_refused"]) == pytest.approx(4 / 40)
+    assert value(tier.traps["words"]) == pytest.approx(1 / 10)
+    assert (tier.name, tier.alpha) == ("tier-balanced", None)
+    assert (found(summary, "raw 0.2").name, found(summary, "raw 0.2").alpha) == (
+        "raw",
+        0.2,
+    )
+
+
+def test_requests_are_counted_once_and_in_order(summary: Summary) -> None:
+    assert list(summary.requests.items()) == [
+        ("harmful", PAIRS),
+        ("safe", PAIRS),
+        ("borderline", PAIRS),
+    ]
+
+
+def test_vectors_are_matched_at_equal_harmful_refusals(summary: Summary) -> None:
+    match = next(m for m in summary.matches if m.harmful_refused == 0.7)
+    # 0.7 lies 0.4 of the way from (0.5, 0.4) to (1.0, 0.9), and three quarters of
+    # the way from (0.4, 0.0) to (0.8, 0.2).
+    assert value(match.raw) == pytest.approx(0.6)
+    assert value(match.ablated) == pytest.approx(0.15)
+    assert match.difference is not None
+    assert match.difference.value == pytest.approx(0.45)
+    assert match.difference.low <= 0.45 <= match.difference.high
+    never = next(m for m in summary.matches if m.harmful_refused == 0.9)
+    assert never.ablated is None
+    assert never.difference is None
+
+
+@pytest.mark.parametrize("left_out", ["bare", "raw", "ablated"])
+def test_without_an_arm_there_is_no_comparison(left_out: str) -> None:
+    kept = [r for r in whole_run() if r.arm.partition(" ")[0] != left_out]
+    assert summarise(kept).matches == ()
+
+
+def test_the_summary_is_json(summary: Summary) -> None:
+    content = json.loads(json.dumps(summary.to_dict(), allow_nan=False))
+    assert content["arms"][3]["name"] == "raw"
+    assert content["arms"][3]["alpha"] == 0.1
+
+
+def test_nothing_has_no_summary() -> None:
+    with pytest.raises(InsufficientDataError):
+        summarise([])
+
+
+class TestRemarks:
+    def remarks(self, records: list[AnswerRecord]) -> dict[str, bool]:
+        found = find_remarks(summarise(records), records)
+        return {finding.text: finding.grave for finding in found}
+
+    def grave(self, records: list[AnswerRecord]) -> str:
+        return " ".join(t for t, grave in self.remarks(records).items() if grave)
+
+    def test_a_random_push_as_good_as_half_the_vector_is_grave(self) -> None:
+        bare = arm_records("bare", harmful=0, safe=0)
+        vector = arm_records("ablated 0.1", harmful=10, safe=0)
+        weak = arm_records("random 0.1", harmful=4, safe=0)
+        strong = arm_records("random 0.1", harmful=5, safe=0)
+        assert "random" not in self.grave([*bare, *vector, *weak])
+        assert "not shown to be its own" in self.grave([*bare, *vector, *strong])
+
+    def test_zeros_that_answer_otherwise_are_grave(self) -> None:
+        same = [
+            *arm_records("bare", harmful=1, safe=0),
+            *arm_records("zero", harmful=1, safe=0),
+        ]
+        assert any("as the bare model does" in text for text in self.remarks(same))
+        other = [
+            *arm_records("bare", harmful=1, safe=0),
+            *arm_records("zero", harmful=2, safe=0),
+        ]
+        assert "1 of 60 requests unlike" in self.grave(other)
+
+    def test_a_model_that_refuses_by_itself_leaves_no_headroom(self) -> None:
+        assert "only 25%" in self.grave(arm_records("bare", harmful=15, safe=0))
+        assert self.grave(arm_records("bare", harmful=14, safe=0)) == ""
+
+    def test_collapse_is_grave(self) -> None:
+        bare = arm_records("bare", harmful=0, safe=0)
+        broken = arm_records("raw 0.3", harmful=0, safe=0, broken=12)
+        assert "mean nothing" in self.grave([*bare, *broken])
+
+    def test_few_requests_are_named(self) -> None:
+        few = [record("bare", "a", Label.COMPLIED)]
+        assert any("harmful 1" in text for text in self.remarks(few))
