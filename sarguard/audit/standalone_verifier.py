@@ -8,9 +8,8 @@ operator's software. It shares no code with the library that writes ledgers.
     python standalone_verifier.py proof   record.json record.tlog-proof --key KEY
 
 KEY is the operator's verifier key (name+id+base64) or a file that holds it; get it
-from the operator by another way than the ledger. FILE holds checkpoints that were
-kept outside the ledger. A ledger may also be a text with one record a line. The exit
-code is 0 if all fits, 1 if not, 2 if a file cannot be read.
+from the operator another way. FILE holds checkpoints kept outside the ledger. A
+ledger may also be a text, one record a line. Exit code: 0 fits, 1 not, 2 unreadable.
 """
 
 from __future__ import annotations
