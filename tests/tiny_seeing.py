@@ -24,7 +24,7 @@ _SMALL_EYES = {
     "num_hidden_layers": 1,
     "num_attention_heads": 2,
 }
-_OMNI_WORDS = {
+OMNI_WORDS = {
     "image_token": "<|IMAGE|>",
     "audio_token": "<|AUDIO|>",
     "video_token": "<|VIDEO|>",
@@ -88,7 +88,7 @@ def _ids(words: transformers.PreTrainedTokenizerFast, **named: str) -> dict[str,
 
 def qwen2_5_omni(*, layers: int = 3) -> tuple[Model, Processor]:
     """Return the thinker of a tiny Qwen2.5-Omni."""
-    words = tokenizer(**_OMNI_WORDS)
+    words = tokenizer(**OMNI_WORDS)
     model = transformers.Qwen2_5OmniThinkerForConditionalGeneration(
         qwen2_5_thinker(words, layers)
     )
@@ -137,7 +137,7 @@ def qwen2_5_thinker(
 
 def qwen3_omni_moe(*, layers: int = 3) -> tuple[Model, Processor]:
     """Return the thinker of a tiny Qwen3-Omni, a mixture of experts."""
-    words = tokenizer(**_OMNI_WORDS)
+    words = tokenizer(**OMNI_WORDS)
     model = transformers.Qwen3OmniMoeThinkerForConditionalGeneration(
         qwen3_thinker(words, layers)
     )

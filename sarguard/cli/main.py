@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 
 from sarguard import __version__
-from sarguard.cli import ask, calibrate, demo, doctor, evaluate, policy
+from sarguard.cli import ask, calibrate, demo, doctor, evaluate, models, policy
 from sarguard.cli.options import Command
 from sarguard.errors import SarguardError
 
@@ -16,7 +16,7 @@ USAGE_ERROR = 2
 INTERNAL_ERROR = 1
 INTERRUPTED = 130
 
-_COMMANDS = (demo, ask, evaluate, calibrate, policy, doctor)
+_COMMANDS = (demo, ask, evaluate, calibrate, models, policy, doctor)
 _EPILOG = """\
 examples:
   sarguard demo                           see the guard at work, on this machine

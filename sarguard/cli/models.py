@@ -1,0 +1,89 @@
+"""`sarguard models`: which families are guarded, within which limits, on what proof."""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from sarguard.cli.options import Commands
+    from sarguard.models.families import Family
+
+
+def add_parser(commands: Commands) -> None:
+    """Add the command."""
+    parser = commands.add_parser(
+        "models",
+        help="say which model families are guarded, and their limits",
+        description="List the families of audio-language models, the limits that "
+        "callers are held to, what their processors need, and what was tested. No "
+        "weights above those of the reference model were run.",
+    )
+    parser.add_argument("--json", action="store_true", help="write the table as JSON")
+    parser.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Write the table."""
+    from sarguard.models.families import FAMILIES, REFUSED
+
+    rows = [describe(kind, family) for kind, family in FAMILIES.items()]
+    if options.json:
+        from sarguard.cli.screen import print_json
+
+        print_json({"families": rows, "refused": REFUSED})
+    else:
+        _print(rows, REFUSED)
+    return 0
+
+
+def describe(kind: str, family: Family) -> dict[str, Any]:
+    """Return what is said of a family, under the names of the JSON output."""
+    return {
+        "family": family.name,
+        "model_type": kind,
+        "architecture": family.architecture,
+        "seconds_per_clip": family.seconds,
+        "clips_per_prompt": 1 if family.single_audio else None,
+        "batch": "equal clips" if family.equal_lengths else "any clips",
+        "needs": list(family.needs),
+        "tested_with": family.evidence.value,
+        "note": family.note,
+    }
+
+
+def _print(rows: list[dict[str, Any]], refused: dict[str, str]) -> None:
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+    from rich.text import Text
+
+    from sarguard.cli.screen import results
+
+    console = results()
+    table = Table(box=SIMPLE_HEAD, pad_edge=False)
+    for heading in ("family", "a clip", "a prompt", "a batch", "needs", "tested"):
+        table.add_column(heading, no_wrap=heading == "family")
+    marks = {text: mark for mark, text in enumerate(_evidences(rows), start=1)}
+    for row in rows:
+        table.add_row(
+            row["family"],
+            _seconds(row["seconds_per_clip"]),
+            "1 clip" if row["clips_per_prompt"] else "any",
+            row["batch"],
+            ", ".join(row["needs"]),
+            f"[{marks[row['tested_with']]}]",
+        )
+    console.print(table)
+    for text, mark in marks.items():
+        console.print(Text(f"[{mark}] {text}", style="dim"))
+    console.print(Text("its window: what the processor hears, often 30 s", style="dim"))
+    for reason in refused.values():
+        console.print(Text(f"refused: {reason}", style="yellow"))
+
+
+def _evidences(rows: list[dict[str, Any]]) -> list[str]:
+    return list(dict.fromkeys(row["tested_with"] for row in rows))
+
+
+def _seconds(seconds: float | None) -> str:
+    return "its window" if seconds is None else f"{seconds:g} s"
