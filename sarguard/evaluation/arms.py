@@ -57,7 +57,8 @@ class Arm:
             raise ConfigurationError(
                 f"there is no arm {self.name!r}: choose from {', '.join(arm_names())}"
             )
-        if known.swept is (self.alpha is None) or (self.alpha or 1) <= 0:
+        dose = self.alpha
+        if known.swept is (dose is None) or (dose is not None and not dose > 0):
             needs = "a dose above 0" if known.swept else "no dose"
             raise ConfigurationError(f"arm {self.name} with {self.alpha}: give {needs}")
 

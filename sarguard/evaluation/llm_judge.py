@@ -17,7 +17,7 @@ from tenacity import (
     Retrying,
     retry_if_exception_type,
     stop_after_attempt,
-    wait_exponential_jitter,
+    wait_random_exponential,
 )
 
 from sarguard.errors import ConfigurationError, JudgeError, MissingDependencyError
@@ -133,7 +133,7 @@ class LlmJudge:
     def _ask(self, request: str, reply: str) -> _Verdict:
         tries = Retrying(
             stop=stop_after_attempt(self._attempts),
-            wait=wait_exponential_jitter(initial=0.2, max=self._longest_wait_s),
+            wait=wait_random_exponential(max=self._longest_wait_s),
             retry=retry_if_exception_type(self._passing),
             reraise=True,
         )

@@ -1,24 +1,28 @@
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 
 import pytest
 import soundfile
 
+from sarguard.cli.evaluate_options import command_line
+from sarguard.cli.main import build_parser
 from sarguard.errors import InsufficientDataError
-from sarguard.evaluation import measuring
+from sarguard.evaluation import running
 from tests import tiny
 from tests.cli.conftest import Run
+from tests.evaluation.test_public_sets import put_figstep
 
 
 @pytest.fixture
 def options(checkpoint: str, bundle: str) -> list[str]:
-    quick = ["--max-new-tokens", "3", "--limit", "3", "--alphas", "0.1,0.3"]
+    quick = ["--max-new-tokens", "2", "--limit", "2", "--alphas", "0.1,0.3"]
     return [checkpoint, "--bundle", bundle, *quick]
 
 
-def test_the_table_goes_to_stdout_and_json_to_its_file(
+def test_the_table_goes_to_stdout_and_files_are_written(
     run: Run, options: list[str], tmp_path: Path
 ) -> None:
     files = {name: tmp_path / name for name in ("t.json", "t.md")}
@@ -27,62 +31,117 @@ def test_the_table_goes_to_stdout_and_json_to_its_file(
         *("--json", str(files["t.json"]), "--markdown", str(files["t.md"])),
     )
     assert status == 0
-    assert "3 pairs (test, seen voices)" in out
-    assert "6 requests in 7 arms" in err
+    assert "2 harmful, 2 safe, 2 borderline, 2 ordinary requests" in " ".join(
+        out.split()
+    )
+    assert "8 requests in 8 arms" in err
     content = json.loads(files["t.json"].read_text())
-    arms = [(row["arm"], row["alpha"]) for row in content["rows"]]
-    assert arms == [("bare", 0.0)] + [
-        (name, alpha) for name in ("raw", "ablated", "random") for alpha in (0.1, 0.3)
+    assert [row["arm"] for row in content["arms"]] == [
+        *("bare", "prompt", "raw 0.1", "raw 0.3", "ablated 0.1", "ablated 0.3"),
+        *("random 0.1", "random 0.3"),
     ]
-    assert len(content["labels"]) == 6
-    assert set(content["labels"][0]) == {"pair", "kind", "labels"}
-    assert files["t.md"].read_text().count("\n| ") == 9
+    assert content["judge"]["judge"] == "rules"
+    assert "| ablated 0.3 |" in files["t.md"].read_text()
+
+
+def test_a_run_is_kept_and_not_asked_again(
+    run: Run, options: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "run"
+    line = ["evaluate", *options, "--suites", "harmful,safe", "--arms", "bare,ablated"]
+    line += ["--variants", "noise,unseen-voice", "--out", str(folder), "--latency", "1"]
+    assert run(*line)[0] == 0
+    names = sorted(path.name for path in folder.iterdir())
+    reports = ["report.html", "report.json", "report.md"]
+    assert names == ["answers.jsonl", *reports, "run.json"]
+    rows = [json.loads(row) for row in (folder / "answers.jsonl").open()]
+    assert len(rows) == 3 * 4 * 3
+    assert {row["variant"] for row in rows} == {"clean", "noise", "unseen-voice"}
+    content = json.loads((folder / "report.json").read_text())
+    assert len(content["separation"]["along_vector"]) == 3
+    assert content["latency"][0]["arm"] == "bare"
+
+    def never(*_: object, **__: object) -> None:
+        raise AssertionError
+
+    monkeypatch.setattr(running, "answer_arm", never)
+    assert run(*line)[0] == 0
+    assert json.loads((folder / "report.json").read_text())["arms"] == content["arms"]
+    status, _, err = run(*line, "--text", "Say why.")
+    assert status == 2
+    assert "another requests, text" in err
 
 
 def test_json_can_have_stdout_to_itself(run: Run, options: list[str]) -> None:
-    status, out, err = run("evaluate", *options, "--arms", "bare,ablated", "--json=-")
+    quick = ["--suites", "harmful,safe", "--arms", "bare,zero", "--no-topic"]
+    status, out, err = run("evaluate", *options, *quick, "--json=-")
     assert status == 0
-    assert len(json.loads(out)["rows"]) == 3
+    content = json.loads(out)
+    assert [row["arm"] for row in content["arms"]] == ["bare", "zero"]
+    assert any("as the bare model does" in f["text"] for f in content["findings"])
     assert "harmful" in err
 
 
-@pytest.mark.parametrize(("voice", "suffixes"), [("all", 2), ("unseen", 1)])
-def test_voices_can_be_chosen(
-    voice: str, suffixes: int, run: Run, options: list[str]
-) -> None:
-    chosen = ["--voice", voice, "--arms", "bare", "--limit", "4", "--json", "-"]
-    content = json.loads(run("evaluate", *options, *chosen)[1])
-    groups = {row["pair"].partition("/")[2] for row in content["labels"]}
-    assert len(groups) == suffixes
-    assert "unseen" in groups
-
-
-def test_pairs_of_ones_own_can_be_asked(
+def test_own_pairs_and_public_sets_take_the_place_of_the_suites(
     run: Run, options: list[str], tmp_path: Path
 ) -> None:
     for name in ("a", "b"):
         soundfile.write(tmp_path / f"{name}.wav", tiny.clip(0.5), tiny.RATE)
     manifest = tmp_path / "pairs.jsonl"
     manifest.write_text('{"harmful": "a.wav", "safe": "b.wav"}\n')
-    own = ["--pairs", str(manifest), "--arms", "bare", "--json", "-"]
-    content = json.loads(run("evaluate", *options, *own)[1])
-    assert content["pairs"] == 1
-    assert content["pairs_from"] == str(manifest)
+    put_figstep(tmp_path / "figstep")
+    own = ["--pairs", str(manifest), "--public", f"figstep={tmp_path / 'figstep'}"]
+    content = json.loads(
+        run("evaluate", *options, *own, "--arms", "bare", "--json", "-")[1]
+    )
+    assert content["requests"] == {"harmful": 3, "safe": 3}
 
 
 def test_settings_reach_the_measurement(
     run: Run, options: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    seen: dict[str, object] = {}
+    seen: list[object] = []
 
-    def measure(*_: object, **settings: object) -> None:
-        seen.update(settings)
+    def stop(setup: object, items: object, arms: object, **settings: object) -> None:
+        seen.extend([items, settings["conduct"]])
         raise InsufficientDataError("enough seen")
 
-    monkeypatch.setattr(measuring, "measure", measure)
-    run("evaluate", *options, "--text", "Say why.", "--batch-size", "3")
-    assert seen["text"] == "Say why."
-    assert (seen["batch_size"], seen["max_new_tokens"]) == (3, 3)
+    monkeypatch.setattr(running, "run_arms", stop)
+    quick = ["--text", "Say why.", "--batch-size", "3", "--no-topic"]
+    run("evaluate", *options, *quick, "--voice", "unseen")
+    items, conduct = seen
+    assert {item.text for item in items} == {"Say why."}  # type: ignore[attr-defined]
+    assert all(item.id.endswith("-unseen") for item in items)  # type: ignore[attr-defined]
+    assert (conduct.batch_size, conduct.max_new_tokens) == (3, 2)  # type: ignore[attr-defined]
+    assert conduct.topic is None  # type: ignore[attr-defined]
+
+
+def test_the_judge_can_be_checked_without_a_model(run: Run) -> None:
+    status, out, _ = run("evaluate", "--check-judge")
+    assert status == 0
+    assert "kappa 0.86" in " ".join(out.split())
+    status, out, _ = run("evaluate", "--check-judge", "--json", "-")
+    assert json.loads(out)["answers"] == 155
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        (["--arms", "bare,best"], "no arm best"),
+        (["--variants", "odd"], "no variant odd"),
+        (["--suites", "odd"], "no suite odd"),
+        (["--judge-url", "http://x"], "both --judge-url and --judge-model"),
+        (["--public", "odd=x"], "give SET=PATH"),
+        (["--split", "demo", "--suites", "ordinary"], "no request is left"),
+    ],
+)
+def test_what_cannot_be_done_is_said_before_the_model_is_loaded(
+    given: list[str], says: str, run: Run, options: list[str]
+) -> None:
+    status, out, err = run("evaluate", *options, *given)
+    assert (status, out) == (2, "")
+    assert says in err
+    assert "Loading" not in err
 
 
 @pytest.mark.parametrize("option", ["--json", "--markdown"])
@@ -102,3 +161,25 @@ def test_a_bundle_of_another_model_is_refused(
     status, _, err = run("evaluate", other_checkpoint, "--bundle", bundle)
     assert status == 2
     assert "the bundle was made for" in err
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "sarguard evaluate",
+        "sarguard evaluate --limit 40 --alphas 0.05,0.1,0.15",
+        "sarguard evaluate own/model --bundle b --variants noise,lower --no-topic "
+        "--public figstep=/a --public xstest=/b --text 'Say why.' --arms bare,zero",
+    ],
+)
+def test_the_report_names_the_command_that_makes_it(line: str) -> None:
+    words = shlex.split(line)[1:]
+    options = build_parser().parse_args(words)
+    made = shlex.split(command_line(options))
+    again = build_parser().parse_args(made[1:])
+    ours, theirs = vars(again), vars(options)
+    for name in ("run", "parser"):
+        ours.pop(name)
+        theirs.pop(name)
+    assert ours == theirs
+    assert len(made) == len(words) + 1

@@ -93,8 +93,8 @@ def test_a_stopped_run_ends_as_one_that_was_not(
         if calls == 8:
             raise Stop
 
+    log = RunLog(tmp_path, {})
     with pytest.raises(Stop):
-        log = RunLog(tmp_path, {})
         run_arms(setup, ITEMS, ARMS, conduct=CONDUCT, log=log, progress=stop)
     kept = RunLog(tmp_path, {}).records
     assert 0 < len(kept) < len(whole)

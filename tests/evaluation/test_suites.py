@@ -7,7 +7,6 @@ import pytest
 import soundfile
 
 from sarguard.calibration_data import load_clips, load_sentences
-from sarguard.conversation import Turn
 from sarguard.errors import ConfigurationError
 from sarguard.evaluation.items import Item, digest_items, with_text
 from sarguard.evaluation.suites import SUITES, load_suites, user_suite
@@ -103,7 +102,7 @@ def test_a_variant_repeats_and_can_be_heard(name: str) -> None:
     clip = turns[-1].audio[0]
     np.testing.assert_array_equal(clip, again[-1].audio[0])
     assert clip.dtype == np.float32
-    assert 0.1 < np.abs(clip).max() <= 0.81
+    assert 0.1 < np.abs(clip).max() <= 1.0
     (plain,) = item.turns(16_000)
     same = clip.shape == plain.audio[0].shape and np.array_equal(clip, plain.audio[0])
     assert not (same and len(turns) == 1)
@@ -122,7 +121,8 @@ def test_variants_of_place_are_conversations() -> None:
     (spoken,) = vary([item], "two-speakers")
     longer = spoken.turns(16_000)[-1].audio[0]
     own = item.turns(16_000)[-1].audio[0]
-    np.testing.assert_allclose(longer[-len(own) :], own, atol=1e-6)
+    assert np.corrcoef(longer[-len(own) :], own)[0, 1] > 0.9999
+    assert len(longer) > len(own) + 16_000
 
 
 def test_noise_is_as_loud_as_it_should_be() -> None:
@@ -139,7 +139,8 @@ def test_speed_changes_length_and_a_telephone_its_band() -> None:
     time = np.arange(16_000) / 16_000
     for hertz, passes in ((100, False), (1000, True), (6000, False)):
         tone = (0.5 * np.sin(2 * np.pi * hertz * time)).astype(np.float32)
-        heard = np.sqrt(np.mean(limit_band(tone, 16_000)[2000:-2000] ** 2))
+        middle = limit_band(tone, 16_000)[2000:-2000]
+        heard = float(np.sqrt(np.mean(middle**2)))
         assert (heard > 0.3) is passes
         assert (heard < 0.02) is not passes
 
@@ -154,7 +155,8 @@ def test_what_cannot_be_varied_is_refused() -> None:
         vary([silent], "in-text")
     with pytest.raises(ConfigurationError, match="no variant 'odd'"):
         vary([silent], "odd")
-    assert silent.turns(16_000) == (Turn(role="user", text="Why?"),)
+    (turn,) = silent.turns(16_000)
+    assert (turn.role, turn.text, turn.audio) == ("user", "Why?", ())
     assert set(VARIANTS) < set(ALL_VARIANTS)
 
 
