@@ -96,11 +96,17 @@ class SigningKey:
         """
         data = b64encode(ED25519 + self._seed).decode()
         text = f"{_PREFIX}+{self.verifier.name}+{self.verifier.id}+{data}\n"
-        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
+        draft = Path(f"{path}.{new_name('new')}")
+        handle = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        try:
+            with os.fdopen(handle, "w", encoding="utf-8") as file:
+                file.write(text)
+                file.flush()
+                os.fsync(file.fileno())
+            # Another process sees the whole file or none, and never loses its own.
+            os.link(draft, path)
+        finally:
+            draft.unlink()
 
 
 def sign_checkpoint(checkpoint: Checkpoint, *signers: Signer) -> Checkpoint:

@@ -39,6 +39,9 @@ def key_at(path: Path, key: Signer | str | Path | None) -> Callable[[], Signer]:
             except FileExistsError:
                 # Another process opened the new ledger at the same moment.
                 return SigningKey.load(place)
+        if not new and not place.exists():
+            # Say first if the file is not a ledger at all.
+            open_reader(path).close()
         return SigningKey.load(place)
 
     return find

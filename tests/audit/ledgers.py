@@ -23,7 +23,7 @@ MODEL = ModelRef(id="reference", revision="r1")
 REQUESTS = 12
 
 
-def ask(log: AuditLog, **given: Any) -> str:
+def ask(log: AuditLog, **given: Any) -> str:  # noqa: ANN401
     """Record a whole request; return its name."""
     fields = {"entry": "generate", "policy": POLICY, "model": MODEL, "tenant": "ward"}
     begun = log.started(**{**fields, **given})

@@ -136,8 +136,8 @@ def test_a_record_inserted(ledger: Path) -> None:
         for seq in range(30, 8, -1):
             connection.execute("UPDATE records SET seq=? WHERE seq=?", (seq + 1, seq))
         connection.execute(
-            "INSERT INTO records SELECT 9, record, 'policy_loaded', time, NULL, tenant, "
-            "policy, outcome FROM records WHERE seq = 8"
+            "INSERT INTO records SELECT 9, record, 'policy_loaded', time, NULL, "
+            "tenant, policy, outcome FROM records WHERE seq = 8"
         )
     assert not check(ledger).ok
 
