@@ -3,6 +3,25 @@
 from __future__ import annotations
 
 from langchain_sarguard.chat_models import ChatSafeAudio
-from langchain_sarguard.errors import AnswerRefusedError, AnswerThrownAwayError
+from langchain_sarguard.errors import (
+    AnswerRefusedError,
+    AnswerThrownAwayError,
+    AudioHandleError,
+    InvalidInputError,
+    UnguardedModelError,
+)
+from langchain_sarguard.hiding import audio_message, wav_bytes
+from langchain_sarguard.vault import AudioVault, shared_vault
 
-__all__ = ["AnswerRefusedError", "AnswerThrownAwayError", "ChatSafeAudio"]
+__all__ = [
+    "AnswerRefusedError",
+    "AnswerThrownAwayError",
+    "AudioHandleError",
+    "AudioVault",
+    "ChatSafeAudio",
+    "InvalidInputError",
+    "UnguardedModelError",
+    "audio_message",
+    "shared_vault",
+    "wav_bytes",
+]

@@ -3,43 +3,60 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from langchain_core.caches import BaseCache
-from langchain_core.callbacks import CallbackManagerForLLMRun
+from langchain_core.callbacks import (
+    AsyncCallbackManagerForLLMRun,
+    CallbackManagerForLLMRun,
+)
 from langchain_core.language_models.chat_models import BaseChatModel
-from langchain_core.messages import AIMessage, BaseMessage
-from langchain_core.outputs import ChatGeneration, ChatResult
-from pydantic import ConfigDict, Field
+from langchain_core.messages import AIMessageChunk, BaseMessage
+from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
+from langchain_core.prompt_values import ChatPromptValue, PromptValue
+from pydantic import ConfigDict, Field, field_validator
 
-from langchain_sarguard.errors import AnswerRefusedError, AnswerThrownAwayError
-from langchain_sarguard.replies import PROVIDER, to_message
-from langchain_sarguard.requests import Request, Said, to_request
-from sarguard import Outcome, Reply, SafeAudioLLM, SarguardError, Turn
+from langchain_sarguard.asking import PER_CALL, Call, read_options
+from langchain_sarguard.bindings import GuardedWays, check_configurable
+from langchain_sarguard.errors import InvalidInputError
+from langchain_sarguard.hiding import hide_audio
+from langchain_sarguard.profile import profile_of
+from langchain_sarguard.replies import PROVIDER, Hearing, raise_if_withheld
+from langchain_sarguard.requests import LostAudio, to_request
+from langchain_sarguard.vault import AudioVault, shared_vault
+from sarguard import Reply, SafeAudioLLM
 
 if TYPE_CHECKING:
+    from langchain_core.language_models import ModelProfile
     from langchain_core.language_models.base import LangSmithParams
+    from langchain_core.outputs import LLMResult
+    from langchain_core.runnables import RunnableSerializable
 
-_PER_CALL = ("max_tokens", "seed", "temperature", "top_p")
+_CONFIGURABLE = (*PER_CALL, "stop", "raise_on_refusal", "lost_audio")
+_NO_TOOLS = "this model has no tools: leave them out, or put what they found into text."
 
 
-class ChatSafeAudio(BaseChatModel):
+class ChatSafeAudio(GuardedWays, BaseChatModel):
     """Answer spoken and written messages behind SARSteer.
 
-    Human messages carry clips as audio blocks; see `langchain_sarguard.blocks` for
-    the shapes. Calls from several threads take turns on the one model. A call gives
-    one answer in one piece, also through `stream`.
+    Human messages carry clips as audio blocks, or name them; see `audio_message` and
+    `langchain_sarguard.blocks` for the shapes. Callbacks, tracers and logs get the
+    names only. Calls of any number of threads and tasks share the one model.
 
-    A refusal, and the fallback that stands in for an answer whose steering could not
-    be proven, are messages with the outcome in `response_metadata` and a refusal
-    block in `content_blocks`; with `raise_on_refusal` they are errors.
+    A refusal, and the text that stands in for an answer whose steering could not be
+    proven, are messages with the outcome in `response_metadata` and a refusal block
+    in `content_blocks`; with `raise_on_refusal` they are errors.
     """
 
     model_config = ConfigDict(populate_by_name=True)
 
-    client: SafeAudioLLM = Field(exclude=True, repr=False)
+    client: SafeAudioLLM = Field(exclude=True, repr=False, frozen=True)
     """The guarded model; share one between chat models rather than loading twice."""
+    vault: AudioVault = Field(
+        default_factory=shared_vault, exclude=True, repr=False, frozen=True
+    )
+    """Where the clips are that messages name."""
     max_tokens: int = Field(default=128, ge=1)
     """Most tokens of an answer."""
     temperature: float = Field(default=0.0, ge=0)
@@ -48,13 +65,16 @@ class ChatSafeAudio(BaseChatModel):
     """Share of probability to sample from."""
     seed: int | None = None
     """Makes sampling repeatable."""
+    timeout: float | None = Field(default=None, gt=0)
+    """Seconds from the call to the answer, the queue included; None waits."""
     stop: list[str] | None = Field(default=None, alias="stop_sequences")
-    """Answers end before the first of these. They are looked for in the finished
-    answer, so the tokens behind one are made, counted and thrown away."""
+    """Answers end before the first of these."""
     raise_on_refusal: bool = False
     """Raise `AnswerRefusedError` and `AnswerThrownAwayError` in place of messages."""
-    cache: BaseCache | bool | None = Field(default=False, exclude=True)
-    """Off, also where a global cache is set: it would replay old failures."""
+    lost_audio: LostAudio = "raise"
+    """What to do about an earlier message whose clip is gone: "raise", or "note"."""
+    cache: BaseCache | bool | None = Field(default=False, exclude=True, frozen=True)
+    """Always off: a cache answers without the guard and without a record."""
 
     @classmethod
     def from_client(
@@ -110,6 +130,16 @@ class ChatSafeAudio(BaseChatModel):
         aliases = {field.alias for field in fields.values() if field.alias}
         return {*fields, *aliases} - {"client"}
 
+    @field_validator("cache")
+    @classmethod
+    def _refuse_cache(cls, cache: object) -> bool:
+        if cache:
+            raise ValueError(
+                "a guarded model takes no cache: a hit would be an answer without the "
+                "guard and without a record. Leave it out."
+            )
+        return False
+
     @property
     def model_name(self) -> str:
         """Return the name that the model was loaded by."""
@@ -121,12 +151,14 @@ class ChatSafeAudio(BaseChatModel):
 
     @property
     def _identifying_params(self) -> dict[str, Any]:
+        policy = getattr(self.client, "policy", None)
         return {
             "model_name": self.model_name,
             "alpha": self.client.alpha,
             "bundle_digest": self.client.bundle.digest,
+            "policy": getattr(policy, "digest", None),
             "stop_sequences": self.stop,
-            **{name: getattr(self, name) for name in _PER_CALL},
+            **{name: getattr(self, name) for name in PER_CALL},
         }
 
     def _get_ls_params(
@@ -139,6 +171,73 @@ class ChatSafeAudio(BaseChatModel):
         params["ls_model_name"] = kwargs.get("model", self.model_name)
         return params
 
+    def _resolve_model_profile(self) -> ModelProfile | None:
+        return profile_of(self.model_name)
+
+    def bind_tools(self, *_: Any, **__: Any) -> Any:  # noqa: ANN401
+        """Say that there are no tools.
+
+        Raises:
+            NotImplementedError: Always.
+        """
+        raise NotImplementedError(_NO_TOOLS)
+
+    def with_structured_output(self, *_: Any, **__: Any) -> Any:  # noqa: ANN401
+        """Say that answers are free text.
+
+        Raises:
+            NotImplementedError: Always.
+        """
+        raise NotImplementedError(
+            "this model answers in free text: ask for it in words and parse the text, "
+            "for example with JsonOutputParser."
+        )
+
+    def configurable_fields(
+        self,
+        **kwargs: Any,  # noqa: ANN401
+    ) -> RunnableSerializable[Any, Any]:
+        """Return this model with settings that a configuration may choose.
+
+        Raises:
+            InvalidInputError: A field is the guard's.
+        """
+        check_configurable(kwargs, _CONFIGURABLE)
+        return super().configurable_fields(**kwargs)
+
+    def generate(
+        self,
+        messages: list[list[BaseMessage]],
+        *args: Any,  # noqa: ANN401
+        **kwargs: Any,  # noqa: ANN401
+    ) -> LLMResult:
+        """Answer several conversations; what callbacks get of clips is their names."""
+        hidden = [self._hide(conversation) for conversation in messages]
+        return super().generate(hidden, *args, **kwargs)
+
+    async def agenerate(
+        self,
+        messages: list[list[BaseMessage]],
+        *args: Any,  # noqa: ANN401
+        **kwargs: Any,  # noqa: ANN401
+    ) -> LLMResult:
+        """Answer several conversations without blocking the event loop."""
+        hidden = [self._hide(conversation) for conversation in messages]
+        return await super().agenerate(hidden, *args, **kwargs)
+
+    def _convert_input(self, model_input: Any) -> PromptValue:  # noqa: ANN401
+        # Before the first callback, on every way that leads to the model.
+        messages = super()._convert_input(model_input).to_messages()
+        return ChatPromptValue(messages=self._hide(messages))
+
+    def _hide(self, messages: list[BaseMessage]) -> list[BaseMessage]:
+        if self.cache is not False:
+            raise InvalidInputError(
+                "a cache was put on a guarded model: a hit would be an answer without "
+                "the guard and without a record. Set cache to False."
+            )
+        return hide_audio(messages, self.vault)
+
     def _generate(
         self,
         messages: list[BaseMessage],
@@ -146,73 +245,86 @@ class ChatSafeAudio(BaseChatModel):
         run_manager: CallbackManagerForLLMRun | None = None,
         **kwargs: Any,  # noqa: ANN401
     ) -> ChatResult:
-        stops = _check_stop(self.stop if stop is None else stop)
-        options = self._options(kwargs)
-        reply = self._ask(to_request(messages), options)
-        message = to_message(reply, model_name=self.model_name, stop=stops)
+        hearing = Hearing(model_name=self.model_name)
+        with self._call(messages, stop, kwargs).events() as events:
+            heard = [hearing.hear(event) for event in events]
+        return self._result(hearing, heard[-1])
+
+    async def _agenerate(
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None = None,
+        run_manager: AsyncCallbackManagerForLLMRun | None = None,
+        **kwargs: Any,  # noqa: ANN401
+    ) -> ChatResult:
+        hearing = Hearing(model_name=self.model_name)
+        async with self._call(messages, stop, kwargs).aevents() as events:
+            heard = [hearing.hear(event) async for event in events]
+        return self._result(hearing, heard[-1])
+
+    def _stream(
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None = None,
+        run_manager: CallbackManagerForLLMRun | None = None,
+        **kwargs: Any,  # noqa: ANN401
+    ) -> Iterator[ChatGenerationChunk]:
+        hearing = Hearing(model_name=self.model_name)
+        with self._call(messages, stop, kwargs).events() as events:
+            for event in events:
+                chunk = self._chunk(hearing, hearing.hear(event))
+                if chunk is None:
+                    continue
+                if run_manager is not None:
+                    run_manager.on_llm_new_token(chunk.text, chunk=chunk)
+                yield chunk
+
+    async def _astream(
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None = None,
+        run_manager: AsyncCallbackManagerForLLMRun | None = None,
+        **kwargs: Any,  # noqa: ANN401
+    ) -> AsyncIterator[ChatGenerationChunk]:
+        hearing = Hearing(model_name=self.model_name)
+        async with self._call(messages, stop, kwargs).aevents() as events:
+            async for event in events:
+                chunk = self._chunk(hearing, hearing.hear(event))
+                if chunk is None:
+                    continue
+                if run_manager is not None:
+                    await run_manager.on_llm_new_token(chunk.text, chunk=chunk)
+                yield chunk
+
+    def _call(
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None,
+        overrides: Mapping[str, Any],
+    ) -> Call:
+        stops = self.stop if stop is None else stop
+        return Call(
+            client=self.client,
+            request=to_request(messages, self.vault, lost_audio=self.lost_audio),
+            options=read_options(self, overrides, stops),
+        )
+
+    def _result(self, hearing: Hearing, heard: str | Reply) -> ChatResult:
+        if isinstance(heard, str):
+            raise RuntimeError("the answer ended without its reply")
+        message = hearing.message(heard)
         if self.raise_on_refusal:
-            _raise_if_withheld(reply, message)
+            raise_if_withheld(heard, message)
         return ChatResult(generations=[ChatGeneration(message=message)])
 
-    def _options(self, overrides: Mapping[str, Any]) -> dict[str, Any]:
-        """Return what to decode with; nothing here can weaken the guard."""
-        unknown = sorted(set(overrides) - set(_PER_CALL))
-        if unknown:
-            raise ValueError(
-                f"cannot take {', '.join(unknown)} with a call: this model takes "
-                f"{', '.join(_PER_CALL)} and stop, and has no tools. The model and "
-                "the dose are set where the client is loaded."
-            )
-        options = {n: overrides.get(n, getattr(self, n)) for n in _PER_CALL}
-        options["max_new_tokens"] = options.pop("max_tokens")
-        return options
-
-    def _ask(self, request: Request, options: Mapping[str, Any]) -> Reply:
-        question = request.question
-        clips: list[Any] = [clip.data for clip in question.clips]
-        try:
-            return self.client.generate(
-                clips or None,
-                question.text,
-                system=request.system,
-                history=[self._turn(said) for said in request.history],
-                **options,
-            )
-        except SarguardError as error:
-            self._blame_clip(request, error)
-            raise
-
-    def _turn(self, said: Said) -> Turn:
-        if not said.clips:
-            return Turn(role=said.role, text=said.text)
-        clips: list[Any] = [clip.data for clip in said.clips]
-        return self.client.turn(said.role, text=said.text, audio=clips)
-
-    def _blame_clip(self, request: Request, error: SarguardError) -> None:
-        """Raise the fault of the first clip that cannot be used, if one cannot."""
-        for clip in request.clips():
-            try:
-                self.client.turn("user", audio=clip.data)
-            except SarguardError as fault:
-                raise type(fault)(f"{clip.where}: {fault}") from error
-
-
-def _check_stop(stop: list[str] | None) -> list[str]:
-    found = stop or []
-    if not all(found):
-        raise ValueError(
-            "an empty stop sequence would end every answer at once: leave it out."
-        )
-    return found
-
-
-def _raise_if_withheld(reply: Reply, message: AIMessage) -> None:
-    if reply.outcome is Outcome.REFUSED:
-        raise AnswerRefusedError(
-            f"the model declined: {message.text}", raw_message=message
-        )
-    if reply.outcome is not Outcome.ANSWERED:
-        raise AnswerThrownAwayError(
-            f"there is no answer ({reply.outcome.value}): {reply.guard.fault}",
-            raw_message=message,
-        )
+    def _chunk(
+        self, hearing: Hearing, heard: str | Reply
+    ) -> ChatGenerationChunk | None:
+        if isinstance(heard, Reply):
+            if self.raise_on_refusal:
+                raise_if_withheld(heard, hearing.message(heard))
+            return ChatGenerationChunk(message=hearing.last_chunk(heard))
+        silent = self.raise_on_refusal and hearing.refusal is not None
+        if silent or not heard:
+            return None
+        return ChatGenerationChunk(message=AIMessageChunk(content=heard))

@@ -1,4 +1,4 @@
-"""From a guarded reply to a LangChain message.
+"""From the events of a guarded answer to LangChain messages, whole or in chunks.
 
 The content is always a string, so that a voice reads it out as it is. What is no
 answer says so three times: in `response_metadata["outcome"]`, in `finish_reason`,
@@ -8,55 +8,108 @@ refusal middleware reads.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
-from langchain_core.messages import AIMessage
+from langchain_core.messages import AIMessage, AIMessageChunk
 from langchain_core.messages.ai import InputTokenDetails, UsageMetadata
 from langchain_core.messages.block_translators import register_translator
 
-from sarguard import Outcome, Reply
+from langchain_sarguard.errors import AnswerRefusedError, AnswerThrownAwayError
+from sarguard import Done, Outcome, Refusal, Reply, TextDelta
 
 if TYPE_CHECKING:
     from langchain_core.messages.content import ContentBlock
 
 PROVIDER = "sarguard"
+# The speaker's own will, or the policy's; everything else went wrong.
+_DECLINED = (Outcome.REFUSED, Outcome.BLOCKED)
+_LET_OUT = (Outcome.ANSWERED, Outcome.ERROR_OPEN)
 
 
-def to_message(reply: Reply, *, model_name: str, stop: Sequence[str] = ()) -> AIMessage:
-    """Return a reply as a message.
+@dataclass(slots=True, kw_only=True)
+class Hearing:
+    """Collect the events of one answer."""
 
-    Args:
-        reply: What the client gave back.
-        model_name: Put into the metadata.
-        stop: What the model said ends before the first of these. The fallback text
-            that stands in for an answer is left whole.
+    model_name: str
+    said: str = ""
+    refusal: Refusal | None = None
+
+    def hear(self, event: object) -> str | Reply:
+        """Take an event and return what it adds to the text, or the reply at the end.
+
+        A text that takes the place of an answer is said behind what was said already.
+        """
+        if isinstance(event, Done):
+            return event.reply
+        more = ""
+        if isinstance(event, TextDelta):
+            more = event.text
+        elif isinstance(event, Refusal) and event.outcome not in _LET_OUT:
+            self.refusal = event
+            if event.outcome is not Outcome.REFUSED:
+                more = f"\n{event.text}" if self.said else event.text
+        self.said += more
+        return more
+
+    def message(self, reply: Reply) -> AIMessage:
+        """Return the whole answer as a message."""
+        return AIMessage(
+            content=self.said,
+            additional_kwargs=self._kwargs(),
+            response_metadata=self._metadata(reply),
+            usage_metadata=_usage(reply),
+        )
+
+    def last_chunk(self, reply: Reply) -> AIMessageChunk:
+        """Return the chunk without text that ends a stream."""
+        return AIMessageChunk(
+            content="",
+            additional_kwargs=self._kwargs(),
+            response_metadata=self._metadata(reply),
+            usage_metadata=_usage(reply),
+            chunk_position="last",
+        )
+
+    def _kwargs(self) -> dict[str, Any]:
+        return {} if self.refusal is None else {"refusal": self.refusal.text}
+
+    def _metadata(self, reply: Reply) -> dict[str, Any]:
+        guard = reply.guard
+        metadata: dict[str, Any] = {
+            "model_provider": PROVIDER,
+            "model_name": self.model_name,
+            "outcome": reply.outcome.value,
+            "finish_reason": _finish_reason(reply),
+            "alpha": guard.alpha,
+            "bundle_digest": guard.bundle_digest,
+            "audit_id": reply.audit_id,
+            # Clients without policies have nothing to say here.
+            "policy": getattr(guard, "policy", None),
+            "tier": getattr(guard, "tier", None),
+        }
+        if self.refusal is not None:
+            metadata["refusal"] = _refusal(reply)
+        return {name: value for name, value in metadata.items() if value is not None}
+
+
+def raise_if_withheld(reply: Reply, message: AIMessage) -> None:
+    """Raise for everything but an answer.
+
+    Raises:
+        AnswerRefusedError: The model declined, or the request was blocked.
+        AnswerThrownAwayError: Something else went wrong.
     """
-    by_model = reply.outcome in (Outcome.ANSWERED, Outcome.REFUSED)
-    text = cut_at_stop(reply.text, stop) if by_model else reply.text
-    metadata: dict[str, Any] = {
-        "model_provider": PROVIDER,
-        "model_name": model_name,
-        "outcome": reply.outcome.value,
-        "finish_reason": _finish_reason(reply, cut=text != reply.text),
-        "alpha": reply.guard.alpha,
-        "bundle_digest": reply.guard.bundle_digest,
-    }
-    withheld = reply.outcome is not Outcome.ANSWERED
-    if withheld:
-        metadata["refusal"] = _refusal(reply)
-    return AIMessage(
-        content=text,
-        additional_kwargs={"refusal": text} if withheld else {},
-        response_metadata=metadata,
-        usage_metadata=_usage(reply),
-    )
-
-
-def cut_at_stop(text: str, stop: Sequence[str]) -> str:
-    """Return the text before the first stop sequence in it."""
-    found = [place for place in map(text.find, stop) if place >= 0]
-    return text[: min(found)] if found else text
+    if reply.outcome in _DECLINED:
+        raise AnswerRefusedError(
+            f"there is no answer ({reply.outcome.value}): {message.text}",
+            raw_message=message,
+        )
+    if reply.outcome not in _LET_OUT:
+        raise AnswerThrownAwayError(
+            f"there is no answer ({reply.outcome.value}): {reply.guard.fault}",
+            raw_message=message,
+        )
 
 
 def content_blocks(message: AIMessage) -> list[ContentBlock]:
@@ -79,10 +132,8 @@ def content_blocks(message: AIMessage) -> list[ContentBlock]:
     return cast("list[ContentBlock]", blocks)
 
 
-def _finish_reason(reply: Reply, *, cut: bool) -> str:
-    if reply.outcome is Outcome.REFUSED:
-        return "content_filter"
-    return "stop" if cut else reply.finish_reason
+def _finish_reason(reply: Reply) -> str:
+    return "content_filter" if reply.outcome in _DECLINED else reply.finish_reason
 
 
 def _refusal(reply: Reply) -> dict[str, str]:

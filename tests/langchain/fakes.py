@@ -2,16 +2,31 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import io
+import re
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import soundfile  # type: ignore[import-untyped]
 
-from sarguard import GuardReport, Outcome, Reply, SafeAudioLLM, Timings, Turn, Usage
+from sarguard import (
+    Done,
+    GuardReport,
+    Outcome,
+    Refusal,
+    Reply,
+    SafeAudioLLM,
+    TextDelta,
+    Timings,
+    Turn,
+    Usage,
+)
 from sarguard.audio import load_audio
+from sarguard.conversation import Event
 
 RATE = 16_000
 DIGEST = "d" * 64
@@ -19,6 +34,46 @@ DIGEST = "d" * 64
 
 class FakeBundle:
     digest = DIGEST
+
+
+class FakeStream:
+    """Send one answer's events, and note whether they were heard to the end."""
+
+    def __init__(self, client: FakeClient, events: Sequence[Event]) -> None:
+        self._client = client
+        self._events = iter(events)
+
+    def __enter__(self) -> FakeStream:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._client.closed += 1
+
+    def __iter__(self) -> FakeStream:
+        return self
+
+    def __next__(self) -> Event:
+        event = next(self._events)
+        time.sleep(self._client.seconds)
+        self._client.sent.append(event)
+        return event
+
+    async def __aenter__(self) -> FakeStream:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._client.closed += 1
+
+    def __aiter__(self) -> FakeStream:
+        return self
+
+    async def __anext__(self) -> Event:
+        event = next(self._events, None)
+        if event is None:
+            raise StopAsyncIteration
+        await asyncio.sleep(self._client.seconds)
+        self._client.sent.append(event)
+        return event
 
 
 class FakeClient(SafeAudioLLM):
@@ -34,8 +89,11 @@ class FakeClient(SafeAudioLLM):
         outcome: Outcome = Outcome.ANSWERED,
         finish_reason: str = "stop",
         fault: str | None = None,
+        said: str = "",
+        audit_id: str | None = None,
         seconds: float = 0.0,
     ) -> None:
+        """`said` is what was streamed before a text came that takes its place."""
         self.reply = Reply(
             text=text,
             outcome=outcome,
@@ -49,9 +107,13 @@ class FakeClient(SafeAudioLLM):
                 layers=2,
                 fault=fault,
             ),
+            audit_id=audit_id,
         )
+        self.said = said
         self.seconds = seconds
         self.requests: list[dict[str, Any]] = []
+        self.sent: list[Event] = []
+        self.closed = 0
 
     @property
     def alpha(self) -> float:
@@ -65,17 +127,41 @@ class FakeClient(SafeAudioLLM):
     def model_name(self) -> str:
         return "fake"
 
-    def generate(
+    def events(self) -> list[Event]:
+        reply = self.reply
+        by_model = reply.outcome in (
+            *(Outcome.ANSWERED, Outcome.REFUSED, Outcome.ERROR_OPEN),
+            *(Outcome.TIMEOUT, Outcome.CANCELLED),
+        )
+        text = reply.text if by_model else self.said
+        pieces = re.findall(r"\S+\s*", text)
+        events: list[Event] = [TextDelta(text=piece) for piece in pieces]
+        if reply.outcome is Outcome.REFUSED or not by_model:
+            events.append(Refusal(outcome=reply.outcome, text=reply.text))
+        return [*events, Done(reply=reply)]
+
+    def stream(  # type: ignore[override]
         self,
         audio: Any = None,  # noqa: ANN401
         text: str = "",
         **options: Any,  # noqa: ANN401
-    ) -> Reply:
+    ) -> FakeStream:
+        self.hear(audio, text, options)
+        return FakeStream(self, self.events())
+
+    def astream(  # type: ignore[override]
+        self,
+        audio: Any = None,  # noqa: ANN401
+        text: str = "",
+        **options: Any,  # noqa: ANN401
+    ) -> FakeStream:
+        self.hear(audio, text, options)
+        return FakeStream(self, self.events())
+
+    def hear(self, audio: Any, text: str, options: dict[str, Any]) -> None:  # noqa: ANN401
         sources = audio if isinstance(audio, list) else []
         heard = [load_audio(source, sample_rate=RATE) for source in sources]
         self.requests.append({"audio": heard, "text": text, **options})
-        time.sleep(self.seconds)
-        return self.reply
 
     def turn(
         self,
@@ -93,9 +179,10 @@ def refusing(text: str = "I cannot assist with that.") -> FakeClient:
     return FakeClient(text, outcome=Outcome.REFUSED)
 
 
-def failing() -> FakeClient:
+def failing(said: str = "") -> FakeClient:
     return FakeClient(
         "Please try again later.",
+        said=said,
         outcome=Outcome.ERROR_CLOSED,
         finish_reason="error",
         fault="SteeringNotAppliedError: 0 of 3 positions",

@@ -28,7 +28,7 @@ def test_only_public_names_of_sarguard_are_imported(module: Path) -> None:
 @pytest.mark.parametrize("module", MODULES, ids=lambda path: path.name)
 def test_a_module_is_short_and_does_not_assert(module: Path) -> None:
     source = module.read_text(encoding="utf-8")
-    assert len(source.splitlines()) <= 300
+    assert len(source.splitlines()) <= 400
     assert not [n for n in ast.walk(ast.parse(source)) if isinstance(n, ast.Assert)]
 
 

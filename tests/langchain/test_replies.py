@@ -57,45 +57,6 @@ class TestAnAnswer:
         assert chain.invoke("Hello.") == "Paris."
 
 
-class TestStop:
-    CLIENT_TEXT = "One, two; three."
-
-    def test_the_first_in_the_text_wins(self) -> None:
-        message = answer(
-            FakeClient(self.CLIENT_TEXT, finish_reason="length"), stop=[";", ","]
-        )
-        assert message.content == "One"
-        assert message.response_metadata["finish_reason"] == "stop"
-
-    def test_a_call_overrides_the_field(self) -> None:
-        chat = ChatSafeAudio.from_client(FakeClient(self.CLIENT_TEXT), stop=[","])
-        assert chat.invoke("Count.", stop=[";"]).content == "One, two"
-        assert chat.invoke("Count.", stop=[]).content == self.CLIENT_TEXT
-        assert chat.bind(stop=["three"]).invoke("Count.").content == "One, two; "
-
-    def test_without_a_match_nothing_changes(self) -> None:
-        client = FakeClient(self.CLIENT_TEXT, finish_reason="length")
-        message = answer(client, stop_sequences=["four"])
-        assert message.content == self.CLIENT_TEXT
-        assert message.response_metadata["finish_reason"] == "length"
-
-    def test_usage_counts_what_was_thrown_away(self) -> None:
-        message = answer(FakeClient(self.CLIENT_TEXT), stop=[","])
-        assert message.usage_metadata is not None
-        assert message.usage_metadata["output_tokens"] == 3
-
-    def test_an_empty_sequence_is_refused_before_the_model_works(self) -> None:
-        client = FakeClient()
-        with pytest.raises(ValueError, match="empty stop sequence"):
-            answer(client, stop=[""])
-        assert client.requests == []
-
-    def test_a_fallback_text_is_never_cut(self) -> None:
-        message = answer(failing(), stop=["e"])
-        assert message.content == "Please try again later."
-        assert message.response_metadata["finish_reason"] == "error"
-
-
 class TestARefusal:
     def test_it_can_be_spoken_and_be_told_apart(self) -> None:
         message = answer(refusing())

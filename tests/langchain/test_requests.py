@@ -149,7 +149,7 @@ BAD_BLOCKS: dict[str, tuple[Any, str]] = {
         {"type": "media", "file_uri": "gs://a/b.wav", "mime_type": "audio/wav"},
         "URIs are not fetched",
     ),
-    "file id": ({"type": "audio", "file_id": "file-1"}, "no file store"),
+    "file id": ({"type": "audio", "file_id": "file-1"}, "there is no clip named"),
     "no data": (
         {"type": "audio", "mime_type": "audio/wav"},
         "needs its audio data, found none",

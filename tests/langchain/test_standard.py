@@ -1,21 +1,43 @@
-"""Run langchain-tests' own unit suite over the chat model."""
+"""Run langchain-tests' own suites over the chat model, without a network.
+
+The same suites run over a client without a model, over the real architecture with
+tiny random weights, and over the reference model.
+"""
 
 from __future__ import annotations
 
+import base64
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from langchain_sarguard import ChatSafeAudio
+import pytest_socket  # type: ignore[import-untyped]
+from langchain_core.messages import AIMessage
+from langchain_sarguard import ChatSafeAudio, audio_message
+from langchain_tests import integration_tests, unit_tests
 
-from tests.langchain.fakes import FakeClient
-
-unit_tests = pytest.importorskip(
-    "langchain_tests.unit_tests", reason="langchain-tests is not installed"
-)
+from sarguard import SafeAudioLLM, SteeringBundle
+from tests import tiny
+from tests.langchain.fakes import FakeClient, wav
 
 
-class TestChatSafeAudio(unit_tests.ChatModelUnitTests):  # type: ignore[misc, name-defined]
-    """Say what the suite needs to know; it has no tools, so those tests skip."""
+@pytest.fixture(autouse=True)
+def _no_network(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Close the sockets, and hand the suite a clip instead of a download."""
+    sound = base64.b64encode(wav(1.0)).decode()
+    monkeypatch.setattr(
+        "langchain_tests.integration_tests.chat_models._get_base64_from_url",
+        lambda _: sound,
+    )
+    pytest_socket.disable_socket(allow_unix_socket=True)
+    yield
+    pytest_socket.enable_socket()
+
+
+class Said:
+    """Say what the suites need to know; there are no tools, so those tests skip."""
+
+    client: SafeAudioLLM
 
     @property
     def chat_model_class(self) -> type[ChatSafeAudio]:
@@ -23,4 +45,68 @@ class TestChatSafeAudio(unit_tests.ChatModelUnitTests):  # type: ignore[misc, na
 
     @property
     def chat_model_params(self) -> dict[str, Any]:
-        return {"client": FakeClient()}
+        return {"client": self.client, "max_tokens": 12}
+
+    @property
+    def has_tool_calling(self) -> bool:
+        return False
+
+    @property
+    def has_structured_output(self) -> bool:
+        return False
+
+    @property
+    def supports_audio_inputs(self) -> bool:
+        return True
+
+    @property
+    def supports_model_override(self) -> bool:
+        return False
+
+    @property
+    def supported_usage_metadata_details(self) -> dict[str, list[str]]:
+        return {"invoke": ["audio_input"], "stream": ["audio_input"]}
+
+    def invoke_with_audio_input(self, *, stream: bool = False) -> AIMessage:
+        chat = ChatSafeAudio.from_client(self.client, max_tokens=12)
+        message = audio_message(wav(1.0), "What is it?")
+        if not stream:
+            return chat.invoke([message])
+        first, *rest = chat.stream([message])
+        for chunk in rest:
+            first += chunk
+        return first
+
+
+class TestUnit(Said, unit_tests.ChatModelUnitTests):
+    client = FakeClient()
+
+    @property
+    def chat_model_params(self) -> dict[str, Any]:
+        return {"client": self.client}
+
+
+class TestOverAFake(Said, integration_tests.ChatModelIntegrationTests):
+    client = FakeClient("Hi. The capital of France is Paris.")
+
+
+class TestOverATinyModel(Said, integration_tests.ChatModelIntegrationTests):
+    @pytest.fixture(autouse=True, scope="class")
+    @classmethod
+    def _load(cls, tiny_bundle: SteeringBundle) -> Iterator[None]:
+        loaded = tiny.shared()
+        with SafeAudioLLM.from_model(
+            loaded.model, loaded.processor, bundle=tiny_bundle, name="tiny"
+        ) as client:
+            cls.client = client
+            yield
+
+
+@pytest.mark.reference
+class TestOverTheReferenceModel(Said, integration_tests.ChatModelIntegrationTests):
+    @pytest.fixture(autouse=True, scope="class")
+    @classmethod
+    def _load(cls) -> Iterator[None]:
+        with SafeAudioLLM.from_pretrained("reference", progress=False) as client:
+            cls.client = client
+            yield
