@@ -65,6 +65,8 @@ def logits_of(
 
 
 @pytest.mark.slow
+# The compiler's own modules use what torch has deprecated.
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
 @pytest.mark.parametrize("backend", ["eager", "inductor"])
 def test_compiled_steps_are_steered_like_eager_ones(backend: str) -> None:
     loaded = tiny.build(layers=2)
