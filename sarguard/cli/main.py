@@ -8,7 +8,16 @@ import sys
 from collections.abc import Sequence
 
 from sarguard import __version__
-from sarguard.cli import ask, calibrate, demo, doctor, evaluate, models, policy
+from sarguard.cli import (
+    ask,
+    audit,
+    calibrate,
+    demo,
+    doctor,
+    evaluate,
+    models,
+    policy,
+)
 from sarguard.cli.options import Command
 from sarguard.errors import SarguardError
 
@@ -16,7 +25,7 @@ USAGE_ERROR = 2
 INTERNAL_ERROR = 1
 INTERRUPTED = 130
 
-_COMMANDS = (demo, ask, evaluate, calibrate, models, policy, doctor)
+_COMMANDS = (demo, ask, evaluate, calibrate, models, policy, audit, doctor)
 _EPILOG = """\
 examples:
   sarguard demo                           see the guard at work, on this machine

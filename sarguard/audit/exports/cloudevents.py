@@ -1,0 +1,32 @@
+"""Write records as CloudEvents 1.0, in JSON: for queues and webhooks."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from sarguard.audit.reading import Entry
+
+SPEC_VERSION = "1.0"
+
+
+def cloud_event(entry: Entry) -> dict[str, Any]:
+    """Return a record as a CloudEvent; its id is unique within its source."""
+    record = json.loads(entry.data)
+    event = {
+        "specversion": SPEC_VERSION,
+        "id": f"{record['log']}-{entry.seq}",
+        "source": f"urn:sarguard:{record['log']}",
+        "type": f"dev.sarguard.audit.{record['kind']}.v{record['schema_version']}",
+        "time": record["time"],
+        "datacontenttype": "application/json",
+        "data": record,
+        # Names of extensions are lower-case letters and digits, at most twenty.
+        "sarguardseq": entry.seq,
+        "sarguardleaf": entry.leaf,
+    }
+    if "audit_id" in record:
+        event["subject"] = record["audit_id"]
+    if record.get("trace_id") and record.get("span_id"):
+        event["traceparent"] = f"00-{record['trace_id']}-{record['span_id']}-01"
+    return event

@@ -1,0 +1,135 @@
+"""Lay finished requests out as spans of OpenTelemetry's GenAI conventions.
+
+The conventions are still in development, and those for guards are not agreed on: what
+they do not name stands under `sarguard.`. The result is OTLP in JSON, one request a
+line, as a collector's file receiver reads it; no content is ever in it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator
+from hashlib import sha256
+from typing import Any
+
+from sarguard.audit.identity import time_us
+from sarguard.audit.reading import Entry
+
+_FINISH = {"stop": "stop", "length": "length", "error": "error"}
+_FINISH_BY_OUTCOME = {"blocked": "content_filter", "error_closed": "error"}
+_ERRORS = {"error_closed", "error_open", "timeout", "cancelled"}
+_INTERNAL, _OK, _ERROR = 1, 1, 2
+
+
+def spans(entries: Iterable[Entry]) -> Iterator[dict[str, Any]]:
+    """Yield an OTLP document for each finished request, in the order given."""
+    begun: dict[str, dict[str, Any]] = {}
+    for entry in entries:
+        record = json.loads(entry.data)
+        if record["kind"] == "request_started":
+            begun[record["audit_id"]] = record
+        elif record["kind"] == "request_finished":
+            start = begun.pop(record["audit_id"], {})
+            yield _document(span(start, record, entry.seq))
+
+
+def span(start: dict[str, Any], end: dict[str, Any], seq: int) -> dict[str, Any]:
+    """Return one request's span.
+
+    Args:
+        start: its first record; empty where that is not at hand.
+        end: its last record.
+        seq: the last record's number.
+    """
+    ended = time_us(end["time"])
+    began = time_us(start["time"]) if start else ended - _micros(end)
+    digest = sha256(end["audit_id"].encode()).hexdigest()
+    attributes = _attributes(start, end, seq)
+    failed = end["outcome"] in _ERRORS
+    found = {
+        "traceId": start.get("trace_id") or digest[:32],
+        "spanId": digest[32:48],
+        "name": f"chat {attributes.get('gen_ai.request.model', 'unknown')}",
+        "kind": _INTERNAL,
+        "startTimeUnixNano": str(began * 1000),
+        "endTimeUnixNano": str(ended * 1000),
+        "attributes": [_attribute(k, v) for k, v in attributes.items()],
+        "status": {"code": _ERROR if failed else _OK},
+    }
+    if start.get("span_id"):
+        found["parentSpanId"] = start["span_id"]
+    return found
+
+
+def _micros(end: dict[str, Any]) -> int:
+    return int(end.get("timings", {}).get("total_s", 0) * 1_000_000)
+
+
+def _attributes(
+    start: dict[str, Any], end: dict[str, Any], seq: int
+) -> dict[str, object]:
+    model, policy = start.get("model", {}), end.get("policy", {})
+    usage, receipt = end.get("usage", {}), end.get("receipt", {})
+    outcome = end["outcome"]
+    found: dict[str, object] = {
+        "gen_ai.operation.name": "chat",
+        "gen_ai.provider.name": "sarguard",
+        "gen_ai.request.model": model.get("id"),
+        "gen_ai.response.id": end["audit_id"],
+        "gen_ai.response.finish_reasons": [_finish(end)],
+        "gen_ai.response.time_to_first_chunk": end.get("timings", {}).get(
+            "first_token_s"
+        ),
+        "gen_ai.usage.input_tokens": usage.get("prompt_tokens"),
+        "gen_ai.usage.output_tokens": usage.get("output_tokens"),
+        "gen_ai.usage.audio.input_tokens": usage.get("audio_tokens"),
+        "gen_ai.conversation.id": end.get("session"),
+        "error.type": _error_type(end) if outcome in _ERRORS else None,
+        "sarguard.audit.seq": seq,
+        "sarguard.audit.id": end["audit_id"],
+        "sarguard.outcome": outcome,
+        "sarguard.reason": end.get("reason"),
+        "sarguard.tenant": end.get("tenant"),
+        "sarguard.policy.id": policy.get("id"),
+        "sarguard.policy.version": policy.get("version"),
+        "sarguard.policy.digest": policy.get("digest"),
+        "sarguard.policy.tier": policy.get("tier"),
+        "sarguard.steering.alpha": end.get("dose", {}).get("alpha"),
+        "sarguard.steering.positions": receipt.get("steered_positions"),
+        "sarguard.steering.attested": receipt.get("attested"),
+    }
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def _finish(end: dict[str, Any]) -> str:
+    by_outcome = _FINISH_BY_OUTCOME.get(end["outcome"])
+    reason = end.get("output", {}).get("finish_reason", "")
+    return by_outcome or _FINISH.get(reason, "error" if reason else "stop")
+
+
+def _error_type(end: dict[str, Any]) -> str:
+    return str(end.get("fault", {}).get("type") or end["outcome"])
+
+
+def _attribute(name: str, value: object) -> dict[str, Any]:
+    return {"key": name, "value": _value(value)}
+
+
+def _value(value: object) -> dict[str, Any]:
+    if isinstance(value, bool):
+        return {"boolValue": value}
+    if isinstance(value, int):
+        return {"intValue": str(value)}
+    if isinstance(value, float):
+        return {"doubleValue": value}
+    if isinstance(value, list):
+        return {"arrayValue": {"values": [_value(part) for part in value]}}
+    return {"stringValue": str(value)}
+
+
+def _document(found: dict[str, Any]) -> dict[str, Any]:
+    service = [_attribute("service.name", "sarguard")]
+    scope = {"scope": {"name": "sarguard.audit"}, "spans": [found]}
+    return {
+        "resourceSpans": [{"resource": {"attributes": service}, "scopeSpans": [scope]}]
+    }

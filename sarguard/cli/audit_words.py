@@ -1,0 +1,130 @@
+"""Say what a record means, in words for a reader who knows no code."""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Callable
+from typing import Any
+
+OUTCOMES = {
+    "answered": "answered, with the guard on",
+    "refused": "the model declined, with the guard on",
+    "blocked": "not answered: the policy or the request's score forbade it",
+    "error_closed": "no answer: something failed, so nothing was let out",
+    "error_open": "answered although something failed: the policy allows it",
+    "cancelled": "the caller hung up or no longer wanted it",
+    "timeout": "no answer: it took too long",
+}
+"""Each way in which a request can end."""
+
+STYLES = {
+    "answered": "green",
+    "refused": "yellow",
+    "blocked": "yellow",
+    "error_closed": "red",
+    "error_open": "bold red",
+    "cancelled": "dim",
+    "timeout": "red",
+}
+
+KINDS = {
+    "request_started": "request came in",
+    "request_finished": "request ended",
+    "log_opened": "ledger begun",
+    "writer_opened": "program began to write",
+    "writer_closed": "program stopped writing",
+    "log_recovered": "ledger recovered from something",
+    "audit_degraded": "REQUESTS WENT UNRECORDED",
+    "mirror_failed": "copy of a checkpoint failed",
+    "key_rotated": "signing key changed",
+    "segment_sealed": "segment closed",
+    "retention_tombstone": "old records deleted",
+    "hold_changed": "legal hold",
+    "model_loaded": "model loaded",
+    "steering_attached": "guard attached",
+    "integrity_failed": "GUARD NOT PROVEN",
+    "policy_loaded": "policy in force",
+    "policy_changed": "policy changed",
+    "policy_overridden": "POLICY OVERRIDDEN",
+    "reviewed": "reviewed",
+    "accessed": "records looked up",
+    "exported": "records exported",
+    "verified": "ledger verified",
+    "erasure_requested": "erasure asked for",
+    "erased": "content erased",
+}
+"""Each kind of record."""
+
+
+def plain(text: object) -> str:
+    """Return a text that cannot steer a terminal or turn its writing around."""
+    return "".join(
+        "\ufffd" if unicodedata.category(letter) in {"Cc", "Cf", "Cs"} else letter
+        for letter in str(text)
+    )
+
+
+def what(record: dict[str, Any]) -> str:
+    """Name what a record is about."""
+    return KINDS.get(record["kind"], str(record["kind"]))
+
+
+def detail(record: dict[str, Any]) -> str:
+    """Say the one thing about a record that a reviewer wants first."""
+    teller = _DETAILS.get(record["kind"])
+    return plain(teller(record)) if teller else ""
+
+
+def _started(record: dict[str, Any]) -> str:
+    given = record.get("input", {})
+    seconds = sum(clip["seconds"] for clip in given.get("audio", ()))
+    parts = [f"{seconds:.1f} s of sound"] if given.get("audio") else []
+    if given.get("text_chars"):
+        parts.append(f"{given['text_chars']} characters")
+    return ", ".join([record["entry"], *parts])
+
+
+def _finished(record: dict[str, Any]) -> str:
+    parts = [record["reason"]] if record.get("reason") else []
+    receipt = record.get("receipt")
+    if receipt:
+        found, due = receipt["steered_positions"], receipt["expected_positions"]
+        proven = "guard proven" if receipt["attested"] else "GUARD NOT PROVEN"
+        parts.append(f"{proven} on {found} of {due} positions")
+    if record.get("fault"):
+        parts.append(record["fault"]["type"])
+    return ", ".join(parts)
+
+
+def _hold(record: dict[str, Any]) -> str:
+    return f"{record['action']} by {record['actor']}: {record['reason']}"
+
+
+def _override(record: dict[str, Any]) -> str:
+    return (
+        f"{record['field']} = {record['value']} until {record['expires'][:16]} by "
+        f"{record['actor']}: {record['reason']}"
+    )
+
+
+_DETAILS: dict[str, Callable[[dict[str, Any]], str]] = {
+    "request_started": _started,
+    "request_finished": _finished,
+    "hold_changed": _hold,
+    "policy_overridden": _override,
+    "policy_loaded": lambda r: str(r["policy"]["digest"]),
+    "policy_changed": lambda r: "; ".join(r.get("changes", ())),
+    "audit_degraded": lambda r: f"{r['unrecorded']} ({r['cause']})",
+    "integrity_failed": lambda r: r["what"],
+    "log_recovered": lambda r: f"{r['cause']} {r.get('count', 0)}",
+    "reviewed": lambda r: f"{r['label']} by {r['reviewer']}: {r.get('note') or '-'}",
+    "accessed": lambda r: f"{r['action']}, {r['found']} found, {r.get('actor', '?')}",
+    "exported": lambda r: f"{r['records']} as {r['format']}, {r.get('actor', '?')}",
+    "verified": lambda r: "valid" if r["ok"] else f"{r['problems']} problems",
+    "erased": lambda r: f"{len(r.get('keys', ()))} keys, {r['contents']} pieces",
+    "erasure_requested": lambda r: r.get("reason") or "",
+    "segment_sealed": lambda r: f"records {r['first_seq']} to {r['last_seq']}",
+    "retention_tombstone": lambda r: f"records {r['first_seq']} to {r['last_seq']}",
+    "model_loaded": lambda r: r["model"]["id"],
+    "steering_attached": lambda r: r["steering"]["bundle_digest"],
+}
