@@ -35,9 +35,11 @@ class TopicJudge:
         self._places = {request: place for place, request in enumerate(references)}
         documents = [f"{asked} {said}" for asked, said in references.items()]
         self._words: Any = None
-        if len(documents) > 1:
-            self._words = TfidfVectorizer(stop_words="english", sublinear_tf=True)
-            self._known = self._words.fit_transform(documents)
+        words = TfidfVectorizer(stop_words="english", sublinear_tf=True)
+        # Requests of nothing but stop words leave nothing to compare by.
+        if len(documents) > 1 and any(map(words.build_analyzer(), documents)):
+            self._known = words.fit_transform(documents)
+            self._words = words
 
     def on_topic(self, *, request: str, reply: str) -> bool | None:
         """Return whether an answer is about its request; None where nothing tells."""

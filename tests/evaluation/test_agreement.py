@@ -99,5 +99,6 @@ class TestTopic:
     def test_what_cannot_be_told_is_none(self) -> None:
         judge = TopicJudge(REFERENCES)
         assert judge.on_topic(request="What is that?", reply="A fence.") is None
-        lonely = TopicJudge({"Why?": "So."})
-        assert lonely.on_topic(request="Why?", reply="So.") is None
+        for few in ({"Why?": "So."}, {"Why?": "So.", "How?": "Like this."}, {}):
+            judge = TopicJudge(few)
+            assert judge.on_topic(request="Why?", reply="So.") is None
