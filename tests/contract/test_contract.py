@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +21,14 @@ from sarguard.errors import (
     SteeringNotAppliedError,
     SteeringRemovedError,
 )
-from sarguard.generation import guarded_decode
+from sarguard.generation import Row, decode_rows, guarded_decode
 from sarguard.models.families import FAMILIES, Evidence, family_of
 from sarguard.models.inputs import audio_token_counts, build_inputs
 from sarguard.models.loading import LoadedModel
 from sarguard.outcome import Outcome
 from sarguard.steering.bundle import SteeringBundle
 from sarguard.steering.canary import check_steering_bites
+from sarguard.steering.dose import Decision
 from sarguard.steering.making import make_bundle
 from sarguard.steering.recipe import Recipe
 from sarguard.steering.steerer import Steerer
@@ -221,6 +223,40 @@ def test_a_padded_batch_of_mixed_strengths_answers_like_each_row_alone(
             )
             assert alone.token_ids == found[row].token_ids, f"row {row}"
             assert alone.output_tokens == alone.steered_positions
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LookingDose:
+    """Read the clean states, and then give the strength that was asked for."""
+
+    alpha: float
+    seen: list[Tensor] = field(default_factory=list)
+
+    @property
+    def reads_states(self) -> bool:
+        return True
+
+    def decide(self, states: Tensor | None, rows: int) -> list[Decision]:
+        assert states is not None
+        self.seen.append(states)
+        return [Decision(alpha=self.alpha)] * rows
+
+
+def test_a_dose_that_looks_first_changes_nothing_else(loaded: LoadedModel) -> None:
+    # The prompt's end is run twice then: caches that cannot lose a token are redone.
+    strengths = [0.05, 0.3, 0.8]
+    inputs = build_inputs(loaded, questions(loaded))
+    doses = [LookingDose(alpha=strength) for strength in strengths]
+    rows = [Row(dose=dose, max_new_tokens=STEPS) for dose in doses]
+    with Steerer(loaded.decoder, vectors_for(loaded)) as steerer:
+        expected = guarded_decode(
+            loaded, steerer, inputs, alpha=strengths, max_new_tokens=STEPS
+        )
+        decode_rows(loaded, steerer, inputs, rows)
+    assert [tuple(r.token_ids) for r in rows] == [e.token_ids for e in expected]
+    shape = (len(loaded.decoder), 1, 64)
+    for dose in doses:
+        assert [tuple(states.shape) for states in dose.seen] == [shape]
 
 
 def test_nobody_answers_unsteered(loaded: LoadedModel) -> None:
