@@ -30,6 +30,8 @@ _SUITES = {
     "borderline": "#f0c430",
     "ordinary": "#56b4e9",
 }
+_LABEL = (48, 13)
+"""Room that a label takes, wide and high."""
 _PERCENT = [(step / 5, f"{20 * step} %") for step in range(6)]
 
 
@@ -57,8 +59,10 @@ def trade_off(arms: Sequence[ArmSummary]) -> str:
             more=f'transform="rotate(-41 {axes.x(0.70)} {axes.y(0.635)})"',
         )
     )
+    taken: list[tuple[float, float]] = []
     for family in dict.fromkeys(_family(arm) for arm in arms):
-        parts += _family_path(axes, [a for a in arms if _family(a) == family])
+        alike = [arm for arm in arms if _family(arm) == family]
+        parts += _family_path(axes, alike, taken)
     return axes.draw(parts, label="Harmful against harmless requests refused")
 
 
@@ -163,7 +167,9 @@ def _family(arm: ArmSummary) -> str:
     return "tier" if arm.name.startswith("tier-") else arm.name
 
 
-def _family_path(axes: Axes, arms: Sequence[ArmSummary]) -> list[str]:
+def _family_path(
+    axes: Axes, arms: Sequence[ArmSummary], taken: list[tuple[float, float]]
+) -> list[str]:
     """Return the points of one family, joined where they differ in dose."""
     parts: list[str] = []
     points: list[tuple[float, float]] = []
@@ -185,10 +191,21 @@ def _family_path(axes: Axes, arms: Sequence[ArmSummary]) -> list[str]:
         hint = f"{arm.arm}: {up.value:.0%} harmful, {across.value:.0%} harmless refused"
         marks.append(svg.dot(x, y, colour, title=hint))
         name = f"{arm.alpha:g}" if arm.alpha else arm.arm.removeprefix("tier-")
-        marks.append(svg.text(x + 8, y - 6, name, fill=colour))
+        place = _free_place(x + 8, y - 6, taken)
+        taken.append(place)
+        marks.append(svg.text(*place, name, fill=colour))
     if len(points) > 1:
         parts.append(svg.path(points, colour, more='opacity="0.6"'))
     return parts + marks
+
+
+def _free_place(
+    x: float, y: float, taken: Sequence[tuple[float, float]]
+) -> tuple[float, float]:
+    """Return where a label covers no other: as given, or further down."""
+    while any(abs(x - a) < _LABEL[0] and abs(y - b) < _LABEL[1] for a, b in taken):
+        y += _LABEL[1]
+    return x, y
 
 
 def _stack(axes: Axes, spread: DoseSpread, place: int) -> list[str]:
