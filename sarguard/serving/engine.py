@@ -49,6 +49,7 @@ class Engine:
         self._loaded = loaded
         self._steerer = steerer
         self._most = max_batch
+        self._tried = max_batch
 
     def batch_key(self, ticket: Ticket) -> Hashable:
         """Return what requests have to share to be answered in one batch."""
@@ -80,10 +81,10 @@ class Engine:
         )
 
     def _smaller_batch_may_cure(self, error: BaseException) -> bool:
-        return is_out_of_memory(error) and self._most > 1
+        return is_out_of_memory(error) and self._tried > 1
 
     def _halve(self, state: RetryCallState) -> None:
-        self._most = max(1, self._most // 2)
+        self._most = max(1, self._tried // 2)
         _log.warning("out of memory", model=self._loaded.name, max_batch=self._most)
         if self._loaded.device.type == "cuda":
             torch.cuda.empty_cache()
@@ -93,6 +94,7 @@ class Engine:
             self._answer_batch(waiting[: self._most])
 
     def _answer_batch(self, batch: Sequence[Ticket]) -> None:
+        self._tried = len(batch)
         try:
             inputs = build_inputs(self._loaded, [t.asked.turns for t in batch])
         except Exception as error:
@@ -138,7 +140,7 @@ class Engine:
             self._end_failed(batch, error)
 
     def _end_failed(self, batch: Sequence[Ticket], error: Exception) -> None:
-        again = self._smaller_batch_may_cure(error) and len(batch) > 1
+        again = self._smaller_batch_may_cure(error)
         for ticket in batch:
             if isinstance(error, _CALLERS_FAULT):
                 ticket.refuse(error)

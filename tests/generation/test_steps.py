@@ -1,0 +1,249 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+from torch import Tensor
+
+from sarguard.conversation import Turn
+from sarguard.errors import SteeringNotAppliedError, SteeringRemovedError
+from sarguard.generation import Row, Sampling, decode_rows, guarded_decode
+from sarguard.models.inputs import build_inputs
+from sarguard.models.loading import LoadedModel
+from sarguard.steering.bundle import SteeringBundle
+from sarguard.steering.dose import ConstantDose, Decision
+from sarguard.steering.states import last_states
+from sarguard.steering.steerer import Steerer
+from tests import tiny
+
+TEXTS = ("Hi.", "What is this sound?", "And now?")
+
+
+class ReadingDose:
+    """Decide what the test says, from states that it keeps."""
+
+    reads_states = True
+
+    def __init__(self, alpha: float, *, blocked: bool = False) -> None:
+        self._decision = Decision(alpha=alpha, score=0.5, blocked=blocked)
+        self.states: Tensor | None = None
+
+    def decide(self, states: Tensor | None, rows: int) -> list[Decision]:
+        self.states = states
+        return [self._decision] * rows
+
+
+@pytest.fixture
+def loaded() -> LoadedModel:
+    return tiny.build()
+
+
+@pytest.fixture
+def steerer(loaded: LoadedModel, tiny_bundle: SteeringBundle) -> Iterator[Steerer]:
+    with Steerer(loaded.decoder, tiny_bundle.vectors.ablated) as attached:
+        yield attached
+
+
+def ask(loaded: LoadedModel, *texts: str) -> dict[str, Tensor]:
+    clip = tiny.clip(0.5)
+    return build_inputs(
+        loaded, [[Turn(role="user", text=text, audio=(clip,))] for text in texts]
+    )
+
+
+def constant(alpha: float, tokens: int = 6) -> Row:
+    return Row(dose=ConstantDose(alpha=alpha), max_new_tokens=tokens)
+
+
+class TestDosing:
+    @pytest.mark.parametrize("family", ["qwen2_audio", "audioflamingo3", "glmasr"])
+    @pytest.mark.parametrize("cache", [None, "static"])
+    def test_a_dose_that_looks_first_gives_the_same_answer(
+        self, family: str, cache: str | None
+    ) -> None:
+        loaded = tiny.build(family)
+        loaded.model.generation_config.cache_implementation = cache
+        inputs = ask(loaded, *TEXTS)
+        vectors = torch.randn(
+            (len(loaded.decoder), loaded.decoder.hidden_size),
+            generator=torch.Generator().manual_seed(1),
+        )
+        with Steerer(loaded.decoder, vectors) as steerer:
+            plain = guarded_decode(
+                loaded, steerer, inputs, alpha=[0.1, 0.3, 0.6], max_new_tokens=6
+            )
+            rows = [
+                Row(dose=ReadingDose(alpha), max_new_tokens=6)
+                for alpha in (0.1, 0.3, 0.6)
+            ]
+            decode_rows(loaded, steerer, inputs, rows)
+        assert [tuple(row.token_ids) for row in rows] == [d.token_ids for d in plain]
+
+    def test_the_dose_sees_the_clean_states(
+        self, loaded: LoadedModel, steerer: Steerer
+    ) -> None:
+        inputs = ask(loaded, *TEXTS[:2])
+        doses = [ReadingDose(0.5), ReadingDose(0.1)]
+        decode_rows(
+            loaded,
+            steerer,
+            inputs,
+            [Row(dose=dose, max_new_tokens=2) for dose in doses],
+        )
+        with steerer.reading():
+            expected = last_states(loaded.decoder, inputs)
+        for index, dose in enumerate(doses):
+            assert dose.states is not None
+            torch.testing.assert_close(
+                dose.states, expected[:, index : index + 1], rtol=1e-4, atol=1e-4
+            )
+
+    def test_a_blocked_row_says_nothing_and_its_neighbour_all(
+        self, loaded: LoadedModel, steerer: Steerer
+    ) -> None:
+        inputs = ask(loaded, *TEXTS[:2])
+        rows = [
+            Row(dose=ReadingDose(0.3, blocked=True), max_new_tokens=4),
+            Row(dose=ReadingDose(0.3), max_new_tokens=4),
+        ]
+        decode_rows(loaded, steerer, inputs, rows)
+        expected = guarded_decode(loaded, steerer, inputs, alpha=0.3, max_new_tokens=4)
+        assert (rows[0].ending, rows[0].token_ids) == ("blocked", [])
+        assert tuple(rows[1].token_ids) == expected[1].token_ids
+
+    def test_where_all_are_blocked_no_step_is_made(
+        self, loaded: LoadedModel, steerer: Steerer
+    ) -> None:
+        row = Row(dose=ReadingDose(0.3, blocked=True), max_new_tokens=4)
+        steps: list[int] = []
+        decode_rows(
+            loaded,
+            steerer,
+            ask(loaded, "Hi."),
+            [row],
+            after_step=lambda: steps.append(1),
+        )
+        assert (row.ending, row.output_tokens, steps) == ("blocked", 0, [])
+
+
+class TestStepping:
+    def test_a_row_that_is_ended_frees_the_model_at_once(
+        self, loaded: LoadedModel, steerer: Steerer
+    ) -> None:
+        row = constant(0.1, tokens=50)
+        calls: list[int] = []
+        loaded.decoder.owner.register_forward_pre_hook(lambda *_: calls.append(1))
+
+        def stop_after_three() -> None:
+            if row.output_tokens == 3:
+                row.end("dropped")
+
+        decode_rows(
+            loaded, steerer, ask(loaded, "Hi."), [row], after_step=stop_after_three
+        )
+        assert (row.output_tokens, len(calls)) == (3, 3)
+
+    def test_no_token_is_taken_from_a_step_that_was_not_proven(
+        self, loaded: LoadedModel, steerer: Steerer
+    ) -> None:
+        row = constant(0.1, tokens=9)
+        counts: list[int] = []
+        layer = loaded.decoder.layers[1]
+
+        def sabotage() -> None:
+            counts.append(row.output_tokens)
+            if row.output_tokens == 3:
+                layer._forward_hooks.clear()
+
+        with pytest.raises((SteeringRemovedError, SteeringNotAppliedError)):
+            decode_rows(loaded, steerer, ask(loaded, "Hi."), [row], after_step=sabotage)
+        assert counts == [1, 2, 3]
+        assert row.output_tokens == 3
+
+    @pytest.mark.parametrize("what", ["vectors", "strengths"])
+    def test_a_change_between_two_steps_is_noticed_at_the_next(
+        self, loaded: LoadedModel, steerer: Steerer, what: str
+    ) -> None:
+        row = constant(0.1, tokens=9)
+
+        def sabotage() -> None:
+            if row.output_tokens == 2 and what == "vectors":
+                steerer._vectors[0][0] += 1
+            if row.output_tokens == 2 and what == "strengths":
+                next(iter(steerer._strengths.values())).zero_()
+
+        with pytest.raises(SteeringRemovedError, match="changed"):
+            decode_rows(loaded, steerer, ask(loaded, "Hi."), [row], after_step=sabotage)
+        assert row.output_tokens == 2
+
+    def test_one_sick_row_does_not_spoil_its_neighbour(
+        self, loaded: LoadedModel, steerer: Steerer
+    ) -> None:
+        inputs = ask(loaded, *TEXTS[:2])
+        expected = guarded_decode(loaded, steerer, inputs, alpha=0.1, max_new_tokens=4)
+
+        def poison(_m: object, _a: object, output: Tensor) -> Tensor:
+            spoilt = output.clone()
+            spoilt[0, -1] = float("nan")
+            return spoilt
+
+        layer = loaded.decoder.layers[0]
+        handle = layer.register_forward_hook(poison)
+        rows = [constant(0.1, tokens=4), constant(0.1, tokens=4)]
+        decode_rows(loaded, steerer, inputs, rows)
+        handle.remove()
+        assert (rows[0].ending, rows[0].token_ids) == ("unhealthy", [])
+        assert tuple(rows[1].token_ids) == expected[1].token_ids
+
+    def test_an_error_between_steps_leaves_the_steerer_free(
+        self, loaded: LoadedModel, steerer: Steerer
+    ) -> None:
+        def fail() -> None:
+            raise KeyError("boom")
+
+        with pytest.raises(KeyError, match="boom"):
+            decode_rows(
+                loaded, steerer, ask(loaded, "Hi."), [constant(0.1)], after_step=fail
+            )
+        decode_rows(loaded, steerer, ask(loaded, "Hi."), [constant(0.1)])
+
+
+class TestSamplingAlone:
+    def test_rows_of_a_batch_sample_as_if_alone(
+        self, loaded: LoadedModel, steerer: Steerer
+    ) -> None:
+        samplings = [
+            Sampling(temperature=2.0, seed=7),
+            Sampling(temperature=1.0, top_k=5, top_p=0.9, seed=8),
+            Sampling(repetition_penalty=1.7),
+        ]
+
+        def rows() -> list[Row]:
+            return [
+                Row(dose=ConstantDose(alpha=a), max_new_tokens=10, sampling=sampling)
+                for a, sampling in zip((0.1, 0.2, 0.3), samplings, strict=True)
+            ]
+
+        together = rows()
+        decode_rows(loaded, steerer, ask(loaded, *TEXTS), together)
+        for row, other, text in zip(rows(), together, TEXTS, strict=True):
+            decode_rows(loaded, steerer, ask(loaded, text), [row])
+            assert row.token_ids == other.token_ids
+
+    def test_a_repetition_penalty_is_the_librarys(
+        self, loaded: LoadedModel, steerer: Steerer
+    ) -> None:
+        row = Row(
+            dose=ConstantDose(alpha=0.1),
+            max_new_tokens=8,
+            sampling=Sampling(repetition_penalty=1.7),
+        )
+        inputs = ask(loaded, "Hi.")
+        decode_rows(loaded, steerer, inputs, [row])
+        length = inputs["input_ids"].shape[1]
+        with steerer.guard(prompt_length=length, alpha=0.1, rows=1):
+            whole = loaded.model.generate(
+                **inputs, max_new_tokens=8, do_sample=False, repetition_penalty=1.7
+            )
+        assert row.token_ids == whole[0, length : length + 8].tolist()
