@@ -23,7 +23,7 @@ class BeginHook:
 
     def __init__(self, begin: Callable[..., None]) -> None:
         self._begin = begin
-        self._uncompiled = torch.compiler.disable(begin)
+        self._uncompiled = torch.compiler.disable(begin)  # type: ignore[no-untyped-call]
 
     def __call__(
         self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -44,7 +44,7 @@ class LayerHook:
     ) -> None:
         self._index = index
         self._steer = steer
-        self._uncompiled = torch.compiler.disable(steer)
+        self._uncompiled = torch.compiler.disable(steer)  # type: ignore[no-untyped-call]
 
     def __call__(
         self, _module: nn.Module, _args: object, output: LayerOutput
