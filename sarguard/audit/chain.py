@@ -36,6 +36,7 @@ class End:
     """When the first record after the newest checkpoint was written."""
     tree: Frontier = field(default_factory=Frontier)
     tile: Frontier = field(default_factory=Frontier)
+    _version: int = -1
 
     def push(self, leaf: bytes, time: int) -> bytes | None:
         """Add a record's leaf; return the root of a tile that it fills."""
@@ -56,7 +57,12 @@ class End:
         Raises:
             AuditIntegrityError: if the records known so far are not what is found.
         """
+        # Unchanged, unless another connection wrote.
+        (version,) = connection.execute("PRAGMA data_version").fetchone()
         fresh = not self.size
+        if version == self._version and not fresh:
+            return
+        self._version = version
         if fresh:
             self._load_tiles(connection)
         for seq, data, time in _rows_after(connection, self.size):

@@ -9,7 +9,14 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    StringConstraints,
+)
 
 CLIP = 2000
 """The most characters that a free text in a record keeps."""
@@ -23,9 +30,9 @@ def clip(value: object) -> object:
     return value if len(value) <= CLIP else value[: CLIP - 1] + "…"
 
 
-def shorten(value: object) -> object:
+def shorten(value: float) -> float:
     """Round a number to six decimals: the shape that every JSON reader keeps."""
-    return round(value, 6) if isinstance(value, float) else value
+    return round(value, 6)
 
 
 Text = Annotated[str, BeforeValidator(clip)]
@@ -52,8 +59,9 @@ Moment = Annotated[
 """A time: RFC 3339, UTC, microseconds."""
 
 Count = Annotated[int, Field(ge=0)]
-Number = Annotated[float, BeforeValidator(shorten), Field(allow_inf_nan=False)]
-Seconds = Annotated[float, BeforeValidator(shorten), Field(ge=0, allow_inf_nan=False)]
+# Rounded when written, not when read: a verifier reads a million of them.
+Number = Annotated[float, Field(allow_inf_nan=False), PlainSerializer(shorten)]
+Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False), PlainSerializer(shorten)]
 
 
 class Fact(BaseModel):

@@ -11,6 +11,7 @@ from base64 import b64decode, b64encode
 from binascii import Error as Base64Error
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from hashlib import sha256
 
 from sarguard.errors import AuditFormatError, AuditKeyError
@@ -25,6 +26,7 @@ _CHECKPOINT = re.compile(
 )
 
 
+@lru_cache(maxsize=256)
 def key_hash(name: str, public: bytes) -> bytes:
     """Return the four bytes that name an Ed25519 key in a signature line."""
     return sha256(name.encode() + b"\n" + ED25519 + public).digest()[:4]

@@ -147,15 +147,24 @@ Columns = tuple[str, int, str | None, str | None, str | None, str | None]
 
 def columns(record: Header) -> Columns:
     """Return what a record is found by, as the ledger's table holds it."""
+    if isinstance(record, requests.RequestRecord):
+        outcome = record.outcome if isinstance(record, RequestFinished) else None
+        return (
+            record.kind,
+            time_us(record.time),
+            record.audit_id,
+            record.tenant,
+            None if record.policy is None else record.policy.id,
+            None if outcome is None else outcome.value,
+        )
     policy = getattr(record, "policy", None)
-    outcome = getattr(record, "outcome", None)
     return (
-        str(record.kind),
+        record.kind,
         time_us(record.time),
-        getattr(record, "audit_id", None),
+        None,
         getattr(record, "tenant", None),
         None if policy is None else policy.id,
-        None if outcome is None else str(outcome),
+        None,
     )
 
 
