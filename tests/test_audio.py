@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import io
 import os
@@ -175,6 +176,21 @@ class TestSources:
             for source in sources:
                 np.testing.assert_array_equal(load(source), sine())
 
+    def test_base64_holds_the_file_itself(self) -> None:
+        data = encode(sine(), subtype="FLOAT")
+        text = base64.b64encode(data).decode()
+        for head in ("data:audio/wav;base64,", "DATA:audio/wav;codecs=1;base64,"):
+            np.testing.assert_array_equal(load(head + text), sine())
+
+    def test_a_tensor_is_an_array(self) -> None:
+        import torch
+
+        wave = torch.from_numpy(sine())
+        np.testing.assert_array_equal(load((wave, RATE)), sine())
+        grown = wave.clone().requires_grad_()
+        np.testing.assert_array_equal(load((torch.stack([grown] * 2), RATE)), sine())
+        np.testing.assert_allclose(load((wave.bfloat16(), RATE)), sine(), atol=2e-3)
+
     def test_a_file_object_is_read_from_where_it_stands(self) -> None:
         file = io.BytesIO(b"envelope" + encode(sine()))
         file.seek(8)
@@ -246,9 +262,25 @@ BAD_CLIPS: dict[str, tuple[Callable[[], Any], type[AudioError], tuple[str, ...]]
     "file url": (lambda: "file:///a.wav", AudioNotFoundError, ("URL", "Fetch")),
     "url path": (lambda: Path("https://h/a.wav"), AudioNotFoundError, ("URL", "Fetch")),
     "data url": (
-        lambda: "data:audio/wav;base64,UklGR" + "A" * 10**6,
+        lambda: "data:audio/wav,UklGR" + "A" * 10**6,
         AudioNotFoundError,
         ("URL", "pass the bytes"),
+    ),
+    "no base64": (
+        lambda: "data:audio/wav;base64,UklG*",
+        AudioDecodeError,
+        ("not base64", "again"),
+    ),
+    "no sound in base64": (
+        lambda: "data:audio/wav;base64,aGVsbG8gd29ybGQ=",
+        AudioDecodeError,
+        ("base64 clip", "text"),
+    ),
+    "empty base64": (lambda: "data:;base64,", AudioEmptyError, ("0 bytes",)),
+    "base64 beyond the limit": (
+        lambda: "data:audio/wav;base64," + "A" * (4 * 23 * 2**20),
+        AudioTooLongError,
+        ("base64 clip",),
     ),
     "no bytes": (lambda: b"", AudioEmptyError, ("0 bytes", "Check")),
     "no bytes in file": (lambda: io.BytesIO(), AudioEmptyError, ("0 bytes", "Check")),

@@ -35,6 +35,10 @@ def _unpack(clip: tuple[Any, ...]) -> tuple[npt.NDArray[Any], int]:
             f"A tuple of {len(clip)} items is no clip: pass (array, rate)."
         )
     array, rate = clip
+    if _is_tensor(array):
+        # numpy has no bfloat16, and half a float is no loss to a whole one.
+        halves = array.is_floating_point() and array.element_size() == 2
+        array = (array.float() if halves else array).detach().cpu().numpy()
     if isinstance(rate, np.ndarray) and not isinstance(array, np.ndarray):
         raise AudioFormatError(
             f"The tuple holds ({type(array).__name__}, array): swap it, a clip is "
@@ -43,9 +47,15 @@ def _unpack(clip: tuple[Any, ...]) -> tuple[npt.NDArray[Any], int]:
     if not isinstance(array, np.ndarray):
         raise AudioFormatError(
             f"The tuple holds a {type(array).__name__} where its samples should be: "
-            "pass (numpy array, rate)."
+            "pass (numpy array or torch tensor, rate)."
         )
     return array, check_rate(rate, name=_NAME)
+
+
+def _is_tensor(array: object) -> bool:
+    # Told by its looks: whoever has a torch tensor has imported torch already.
+    kind = type(array)
+    return kind.__module__ == "torch" and kind.__name__ == "Tensor"
 
 
 def _frames_first(array: npt.NDArray[Any], *, max_channels: int) -> npt.NDArray[Any]:

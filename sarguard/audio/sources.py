@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import binascii
 import io
 import os
 import re
@@ -22,10 +24,13 @@ from sarguard.errors import (
 AudioSource: TypeAlias = (
     str | os.PathLike[str] | bytes | BinaryIO | tuple[npt.NDArray[Any], int]
 )
-"""A path, the bytes of a file, an open binary file, or (samples, rate in Hz)."""
+"""A path, the bytes of a file, base64 as a `data:` URI, an open binary file, or
+(samples, rate in Hz) with the samples in a numpy array or a torch tensor."""
 
 # pathlib folds the two slashes of a URL into one.
 _URL = re.compile(r"(?i)(?:[a-z][a-z0-9+.-]+://|(?:https?|ftp|s3|gs|file):/|data:\w)")
+# Its bytes are in it, so nothing is fetched.
+_BASE64 = re.compile(r"(?i)data:[\w.+-]*/?[\w.+-]*(?:;[\w.+-]+=[^;,]*)*;base64,")
 _SHOWN = 120
 
 
@@ -42,11 +47,28 @@ def read_source(source: object, *, limits: AudioLimits) -> tuple[bytes, str]:
         name = f"The clip of {memoryview(source).nbytes:,} bytes"
         limits.check_bytes(memoryview(source).nbytes, name=name)
         return bytes(source), name
+    if isinstance(source, str) and (head := _BASE64.match(source)):
+        return _read_base64(source[head.end() :], limits=limits)
     if isinstance(source, (str, os.PathLike)):
         return _read_path(source, limits=limits)
     if callable(getattr(source, "read", None)):
         return _read_file(source, limits=limits)
     raise AudioFormatError(_explain_unknown(source))
+
+
+def _read_base64(text: str, *, limits: AudioLimits) -> tuple[bytes, str]:
+    """Decode what follows the head of a `data:` URI, having looked at its size."""
+    name = "The base64 clip"
+    # Three bytes for every four characters, the last two of which may be padding.
+    limits.check_bytes(max(len(text) * 3 // 4 - 2, 0), name=name)
+    try:
+        data = base64.b64decode(text, validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise AudioDecodeError(
+            f"{name} is not base64: {error}. Encode the file's bytes again."
+        ) from error
+    limits.check_bytes(len(data), name=name)
+    return data, name
 
 
 def _explain_unknown(source: object) -> str:
@@ -58,7 +80,7 @@ def _explain_unknown(source: object) -> str:
         )
     return (
         f"A {type(source).__name__} is no clip: pass a path, bytes, a binary file or "
-        "(numpy array, rate)."
+        "(array, rate)."
     )
 
 
