@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from sarguard.audio import AudioLimits
+    from sarguard.audit.log import AuditLog
     from sarguard.client import SafeAudioLLM
     from sarguard.conversation import (
         Done,
@@ -27,6 +28,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "AudioLimits",
+    "AuditLog",
     "Done",
     "GuardReport",
     "Outcome",
@@ -44,6 +46,7 @@ __all__ = [
 
 _HOMES = {
     "AudioLimits": "sarguard.audio",
+    "AuditLog": "sarguard.audit.log",
     "Done": "sarguard.conversation",
     "GuardReport": "sarguard.conversation",
     "Outcome": "sarguard.outcome",

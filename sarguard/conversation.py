@@ -81,6 +81,10 @@ class GuardReport:
     """What the gate made of the request; None where nothing was scored."""
     fault: str | None = None
     """What went wrong, or why the request was blocked; None where nothing did."""
+    tier: str | None = None
+    """The tier that decided on the dose; None where it is constant."""
+    would_block: str | None = None
+    """The rule that would have blocked the request, were its policy enforced."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,6 +103,8 @@ class Reply:
     guard: GuardReport
     audit_id: str | None = None
     """Name of the request's record, where records are kept."""
+    ssml: str | None = None
+    """The text in SSML, where it is a fallback and the policy asks for it."""
 
     def as_turn(self) -> Turn:
         """Return the reply as a turn for the next request's history."""

@@ -44,7 +44,7 @@ def loaded() -> LoadedModel:
 @pytest.fixture
 def client(loaded: LoadedModel, tiny_bundle: SteeringBundle) -> Iterator[SafeAudioLLM]:
     with SafeAudioLLM.from_model(
-        loaded.model, loaded.processor, bundle=tiny_bundle
+        loaded.model, loaded.processor, bundle=tiny_bundle, alpha=0.1
     ) as opened:
         yield opened
 
@@ -344,7 +344,7 @@ class TestOpening:
             loaded = tiny.build(family)
             bundle = make_bundle(loaded, tiny.pairs(3), Recipe(rank=1))
             with SafeAudioLLM.from_model(
-                loaded.model, loaded.processor, bundle=bundle
+                loaded.model, loaded.processor, bundle=bundle, alpha=0.1
             ) as client:
                 reply = client.generate(audio=CLIP, text="Hi.", max_new_tokens=3)
                 assert reply.guard.steered_positions == 3

@@ -41,8 +41,13 @@ MAY_IMPORT: dict[str, set[str]] = {
         *("audio", "conversation", "errors", "generation", "models", "outcome"),
         *("refusal", "steering"),
     },
+    "guarding": {
+        *("audit", "conversation", "errors", "models", "outcome", "policy"),
+        *("serving", "steering"),
+    },
     "client": {
-        *("bundles", "conversation", "errors", "models", "serving", "steering"),
+        *("audit", "bundles", "conversation", "errors", "guarding", "models"),
+        *("policy", "serving", "steering"),
     },
     "evaluation": {
         *("audio", "calibration_data", "client", "conversation", "errors"),

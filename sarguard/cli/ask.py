@@ -39,6 +39,13 @@ def add_parser(commands: Commands) -> None:
         help="checkpoint directory or hub id (default: the reference model)",
     )
     add_bundle_option(parser)
+    parser.add_argument(
+        "--policy", metavar="FILE", help="what has to hold: a file, or a preset's name"
+    )
+    parser.add_argument("--audit", metavar="DB", help="ledger to record the request in")
+    parser.add_argument(
+        "--tier", help="permissive, balanced, strict or maximum (default: the policy's)"
+    )
     add_alpha_option(parser)
     add_token_option(parser, _MAX_NEW_TOKENS)
     parser.add_argument("--json", action="store_true", help="write the reply as JSON")
@@ -59,12 +66,20 @@ def run(options: argparse.Namespace) -> int:
     loaded, bundle = open_model_and_bundle(options)
     from sarguard.client import SafeAudioLLM
 
-    with SafeAudioLLM(loaded, bundle, alpha=options.alpha) as client:
+    with SafeAudioLLM(
+        loaded,
+        bundle,
+        policy=options.policy,
+        audit=options.audit,
+        tier=options.tier,
+        alpha=options.alpha,
+    ) as client:
         reply = client.generate(
             audio=clip,
             text=options.text,
             system=options.system,
             max_new_tokens=options.max_new_tokens,
+            entry="cli",
         )
     if options.json:
         print_json(reply.to_dict())
@@ -76,13 +91,16 @@ def run(options: argparse.Namespace) -> int:
 
 def describe(reply: Reply) -> str:
     """Say in a line what became of a request."""
-    if reply.guard.fault is not None:
-        return f"withheld: {reply.guard.fault}"
+    guard = reply.guard
+    record = "" if reply.audit_id is None else f"; record {reply.audit_id}"
+    if guard.fault is not None:
+        return f"withheld: {guard.fault}{record}"
+    tier = "" if guard.tier is None else f"tier {guard.tier}, "
     return (
         f"{reply.outcome}, {reply.usage.output_tokens} tokens in "
-        f"{reply.timings.total_s:.1f} s; alpha {reply.guard.alpha:g}, "
-        f"{reply.guard.steered_positions} positions steered on each of "
-        f"{reply.guard.layers} layers"
+        f"{reply.timings.total_s:.1f} s; {tier}alpha {guard.alpha:g}, "
+        f"{guard.steered_positions} positions steered on each of "
+        f"{guard.layers} layers{record}"
     )
 
 

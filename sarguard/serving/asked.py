@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol, TypedDict
@@ -13,7 +14,10 @@ from sarguard.generation import Sampling
 from sarguard.steering.dose import Dose
 
 if TYPE_CHECKING:
-    from sarguard.audio import AudioSource
+    from sarguard.audio import AudioLimits, AudioSource
+
+_ENTRY = re.compile(r"^[a-z][a-z0-9_.-]{0,63}$")
+_LONGEST_NAME = 256
 
 
 class Settings(TypedDict, total=False):
@@ -30,6 +34,12 @@ class Settings(TypedDict, total=False):
     seed: int | None
     timeout: float | None
     alpha: float | None
+    tier: str | None
+    locale: str | None
+    tenant: str | None
+    session: str | None
+    request_id: str | None
+    entry: str | None
 
 
 class Question(Settings, total=False):
@@ -37,6 +47,36 @@ class Question(Settings, total=False):
 
     audio: AudioSource | list[AudioSource] | None
     text: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Particulars:
+    """Hold what a request says of itself, and how it wants to be guarded."""
+
+    entry: str = "generate"
+    """The way it came in, in a word of lower-case letters."""
+    alpha: float | None = None
+    tier: str | None = None
+    locale: str | None = None
+    """Language of a message that stands in place of an answer."""
+    tenant: str | None = None
+    session: str | None = None
+    request_id: str | None = None
+    """The caller's own name for the request."""
+
+    def __post_init__(self) -> None:
+        if not _ENTRY.match(self.entry):
+            raise ConfigurationError(
+                f"entry is {self.entry!r}: use lower-case letters, digits, dots and "
+                "dashes, such as voice-line"
+            )
+        for name in ("locale", "tenant", "session", "request_id"):
+            value = getattr(self, name)
+            if value is not None and not 0 < len(value) <= _LONGEST_NAME:
+                raise ConfigurationError(
+                    f"{name} has {len(value)} characters: give 1 to {_LONGEST_NAME}, "
+                    "or None"
+                )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -53,6 +93,15 @@ class Asked:
     stop: tuple[str, ...] = ()
     timeout: float | None = None
     """Seconds from the call to the reply, the queue included; None waits."""
+    first_token_timeout: float | None = None
+    """Seconds from the call to the first token."""
+    queue_timeout: float | None = None
+    """Seconds from the call until its turn has come."""
+    limits: AudioLimits | None = None
+    """Limits of one clip; None for the model's own."""
+    about: Particulars = field(default_factory=Particulars)
+    case: object = None
+    """What the attendant keeps of the request from one call to the next."""
 
     def __post_init__(self) -> None:
         if self.max_new_tokens < 1:
@@ -84,6 +133,14 @@ class Attendant(Protocol):
     raises, there is no answer: the reply is the fallback, its outcome `error_closed`.
     """
 
+    def receive(self, asked: Asked) -> Asked:
+        """Settle what holds for a request, before its clips are read.
+
+        Raises:
+            ConfigurationError: The request asks for what it cannot have; its caller
+                hears it.
+        """
+
     def admit(self, asked: Asked) -> Asked | Blocked:
         """Let a request pass, changed or not, or block it."""
 
@@ -94,12 +151,25 @@ class Attendant(Protocol):
             The name of the record, for `Reply.audit_id`; None if there is none.
         """
 
-    def end(self, asked: Asked, reply: Reply) -> None:
-        """Note how a request ended, before its reply is handed out."""
+    def end(
+        self, asked: Asked, reply: Reply, error: Exception | None = None
+    ) -> Reply | None:
+        """Note how a request ended, before its reply is handed out.
+
+        It is called once for each request that was received, whether or not it was
+        admitted and begun.
+
+        Returns:
+            The reply to hand out in place of this one; None for this one.
+        """
 
 
 class NoAttendant:
     """Let every request pass and note nothing."""
+
+    def receive(self, asked: Asked) -> Asked:
+        """Change nothing."""
+        return asked
 
     def admit(self, asked: Asked) -> Asked | Blocked:
         """Let the request pass."""
@@ -109,5 +179,8 @@ class NoAttendant:
         """Note nothing."""
         return None
 
-    def end(self, asked: Asked, reply: Reply) -> None:
+    def end(
+        self, asked: Asked, reply: Reply, error: Exception | None = None
+    ) -> Reply | None:
         """Note nothing."""
+        return None

@@ -6,8 +6,8 @@ import asyncio
 import concurrent.futures
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, fields, replace
+from typing import TYPE_CHECKING, Any
 
 from sarguard.audio import AudioLimits, load_audio
 from sarguard.conversation import Reply, Role, Turn
@@ -16,7 +16,13 @@ from sarguard.generation import Sampling
 from sarguard.generation.text import read_stop
 from sarguard.models.loading import LoadedModel
 from sarguard.outcome import Outcome
-from sarguard.serving.asked import Asked, Attendant, Question, Settings
+from sarguard.serving.asked import (
+    Asked,
+    Attendant,
+    Particulars,
+    Question,
+    Settings,
+)
 from sarguard.serving.streams import (
     AnswerStream,
     AsyncAnswerStream,
@@ -25,7 +31,7 @@ from sarguard.serving.streams import (
 )
 from sarguard.serving.ticket import Guarding, Ticket
 from sarguard.serving.worker import Worker
-from sarguard.steering.dose import ConstantDose, Dose
+from sarguard.steering.dose import Dose
 
 if TYPE_CHECKING:
     import numpy as np
@@ -49,6 +55,9 @@ class Desk:
     """Whether callers wait for a place in a full line, or get an error."""
 
 
+_ABOUT = tuple(field.name for field in fields(Particulars))
+
+
 class Asking:
     """Take requests in, from any number of threads and tasks at once."""
 
@@ -70,6 +79,12 @@ class Asking:
         seed: int | None = None,
         timeout: float | None = None,
         alpha: float | None = None,
+        tier: str | None = None,
+        locale: str | None = None,
+        tenant: str | None = None,
+        session: str | None = None,
+        request_id: str | None = None,
+        entry: str | None = None,
     ) -> Reply:
         """Answer one request, steered.
 
@@ -86,7 +101,15 @@ class Asking:
             stop: Strings that end the answer; they are not part of it.
             seed: Makes sampling repeatable, alone or in a batch.
             timeout: Seconds from the call to the reply, the queue included.
-            alpha: Dose of this answer, above 0; the default is the client's.
+            alpha: Strength of this answer, above 0. Where the client has a policy, it
+                is the least strength, on top of the tier's.
+            tier: Operating point of this answer: `permissive`, `balanced`, `strict`
+                or `maximum`; the default is the client's.
+            locale: Language of the message that may take an answer's place.
+            tenant: Whose request it is, for the record.
+            session: The caller's session; the record holds a keyed mark of it.
+            request_id: Your own name for the request, for the record.
+            entry: The way in that the record names; the default is this method's name.
 
         Returns:
             The reply. If something failed, or steering could not be proven, its
@@ -96,6 +119,7 @@ class Asking:
         Raises:
             AudioError: A clip cannot be used.
             ConfigurationError: The request makes no sense as it stands.
+            PolicyFloorError: The request asks for less than the policy holds.
             QueueFullError: Too many requests wait, and the client was opened with
                 queue_full="raise".
         """
@@ -114,6 +138,12 @@ class Asking:
                 seed=seed,
                 timeout=timeout,
                 alpha=alpha,
+                tier=tier,
+                locale=locale,
+                tenant=tenant,
+                session=session,
+                request_id=request_id,
+                entry=entry or "generate",
             )
         )
 
@@ -135,7 +165,7 @@ class Asking:
             ConfigurationError: The request makes no sense as it stands.
             QueueFullError: Too many requests wait already.
         """
-        request = self._request(audio, text, **settings)
+        request = self._request(audio, text, way="stream", **settings)
         return self._enter(request, wait=self._desk.waits)
 
     async def agenerate(
@@ -145,6 +175,7 @@ class Asking:
         **settings: Unpack[Settings],
     ) -> Reply:
         """Answer one request without blocking the event loop; see `generate`."""
+        settings["entry"] = settings.get("entry") or "agenerate"
         return await last_reply_async(self.astream(audio, text, **settings))
 
     def astream(
@@ -159,16 +190,23 @@ class Asking:
             An asynchronous iterator; see `stream`. The request goes in with the
             first event that is asked for, and what `stream` raises is raised there.
         """
-        request = self._request(audio, text, **settings)
+        request = self._request(audio, text, way="astream", **settings)
+        ticket = request.ticket
 
         async def enter() -> None:
-            place = self._desk.worker.reserve(request.ticket, wait=self._desk.waits)
-            left = request.ticket.remaining()
-            await asyncio.wait_for(asyncio.wrap_future(place), left)
-            await asyncio.to_thread(self._take_in, request)
+            ticket.receive()
+            try:
+                place = self._desk.worker.reserve(ticket, wait=self._desk.waits)
+                left = ticket.remaining()
+                await asyncio.wait_for(asyncio.wrap_future(place), left)
+                await asyncio.to_thread(self._take_in, request)
+            except (TimeoutError, asyncio.TimeoutError):
+                raise
+            except Exception as error:
+                ticket.refuse(error)
+                raise
 
-        line = self._desk.worker.line
-        return AsyncAnswerStream(request.ticket, line, self, enter=enter)
+        return AsyncAnswerStream(ticket, self._desk.worker.line, self, enter=enter)
 
     def generate_batch(self, questions: Iterable[Question]) -> list[Reply]:
         """Answer many requests, together where they fit into a batch.
@@ -184,7 +222,9 @@ class Asking:
             AudioError: A clip cannot be used.
             ConfigurationError: A request makes no sense as it stands.
         """
-        requests = [self._request(**question) for question in questions]
+        requests = [self._request(way="batch", **question) for question in questions]
+        for request in requests:
+            request.ticket.receive()
         with ExitStack() as opened:
             with self._desk.worker.line.expecting():
                 streams = [
@@ -206,17 +246,28 @@ class Asking:
             AudioError: A clip cannot be used.
             ConfigurationError: There is neither audio nor text.
         """
+        return self._turn(role, text, audio, None)
+
+    def _turn(
+        self,
+        role: Role,
+        text: str,
+        audio: AudioSource | list[AudioSource] | None,
+        limits: AudioLimits | None,
+    ) -> Turn:
         sources = audio if isinstance(audio, list) else [audio]
-        clips = tuple(self._hear(source) for source in sources if source is not None)
+        clips = tuple(self._hear(s, limits) for s in sources if s is not None)
         if not clips and not text.strip():
             raise ConfigurationError(
                 f"a {role} turn with neither audio nor text: give one of them"
             )
         return Turn(role=role, text=text, audio=clips)
 
-    def _hear(self, source: AudioSource) -> NDArray[np.float32]:
+    def _hear(
+        self, source: AudioSource, limits: AudioLimits | None
+    ) -> NDArray[np.float32]:
         loaded = self._desk.loaded
-        limits = AudioLimits(max_seconds=loaded.max_audio_seconds)
+        limits = limits or AudioLimits(max_seconds=loaded.max_audio_seconds)
         return load_audio(source, sample_rate=loaded.sampling_rate, limits=limits)
 
     def _request(
@@ -229,17 +280,20 @@ class Asking:
         max_new_tokens: int = 128,
         stop: str | Sequence[str] | None = None,
         timeout: float | None = None,
-        alpha: float | None = None,
-        **sampling: object,
+        entry: str | None = None,
+        way: str = "generate",
+        **others: Any,  # noqa: ANN401
     ) -> _Request:
         desk = self._desk
+        about = {name: others.pop(name) for name in _ABOUT if name in others}
         asked = Asked(
-            dose=desk.dose if alpha is None else ConstantDose(alpha=alpha),
+            dose=desk.dose,
             fallback=desk.fallback,
             max_new_tokens=max_new_tokens,
-            sampling=Sampling(**sampling),  # type: ignore[arg-type]
+            sampling=Sampling(**others),
             stop=read_stop(stop),
             timeout=timeout,
+            about=Particulars(entry=entry or way, **about),
         )
         system_turn = [] if system is None else [Turn(role="system", text=system)]
         return _Request(
@@ -252,6 +306,7 @@ class Asking:
     def _enter(self, request: _Request, *, wait: bool) -> AnswerStream:
         worker, ticket = self._desk.worker, request.ticket
         stream = AnswerStream(ticket, worker.line, self)
+        ticket.receive()
         try:
             place = worker.reserve(ticket, wait=wait)
             place.result(ticket.remaining())
@@ -259,6 +314,10 @@ class Asking:
         except (TimeoutError, concurrent.futures.TimeoutError):
             ticket.abandon(Outcome.TIMEOUT)
             worker.line.release(ticket)
+        except Exception as error:
+            ticket.refuse(error)
+            stream.close()
+            raise
         except BaseException:
             stream.close()
             raise
@@ -266,7 +325,8 @@ class Asking:
 
     def _take_in(self, request: _Request) -> None:
         ticket = request.ticket
-        asked = self.turn("user", text=request.text, audio=request.audio)
+        limits = ticket.asked.limits
+        asked = self._turn("user", request.text, request.audio, limits)
         ticket.asked = replace(ticket.asked, turns=(*request.before, asked))
         ticket.admit()
         self._desk.worker.line.enter(ticket)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import queue
 from collections.abc import Awaitable, Callable
 from typing import TypeAlias
@@ -61,12 +62,15 @@ class AnswerStream(_Held):
     def __next__(self) -> Event:
         if self._ended:
             raise StopIteration
-        try:
-            news = self._inbox.get(timeout=self._ticket.remaining())
-        except queue.Empty:
-            self._give_up(Outcome.TIMEOUT)
-            news = self._inbox.get()
-        return self._check(news)
+        return self._check(self._wait())
+
+    def _wait(self) -> _News:
+        while (left := self._ticket.remaining()) != 0:
+            # What is left may have grown when the first token came.
+            with contextlib.suppress(queue.Empty):
+                return self._inbox.get(timeout=left)
+        self._give_up(Outcome.TIMEOUT)
+        return self._inbox.get()
 
     def close(self) -> None:
         """Cancel what is left; `Done` is not sent any more."""
@@ -130,7 +134,11 @@ class AsyncAnswerStream(_Held):
             enter, self._enter = self._enter, None
             self._loop = asyncio.get_running_loop()
             await enter()
-        return await asyncio.wait_for(self._inbox.get(), self._ticket.remaining())
+        while (left := self._ticket.remaining()) != 0:
+            # What is left may have grown when the first token came.
+            with contextlib.suppress(TimeoutError, asyncio.TimeoutError):
+                return await asyncio.wait_for(self._inbox.get(), left)
+        raise TimeoutError
 
     def _post(self, news: _News) -> None:
         if self._loop is None:

@@ -35,6 +35,7 @@ _REASONS: dict[Outcome, FinishReason] = {
 }
 # What was said up to one of these stays said.
 _PARTIAL = (Outcome.CANCELLED, Outcome.TIMEOUT)
+_ANSWERS = (Outcome.ANSWERED, Outcome.ERROR_OPEN)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,7 +87,7 @@ class Ticket:
         self._lock = threading.RLock()
         self._said: list[str] = []
         self._audit_id: str | None = None
-        self._admitted = False
+        self._received = False
         self._settled = False
         self._listener: Listener | None = None
 
@@ -106,26 +107,42 @@ class Ticket:
 
     def remaining(self) -> float | None:
         """Return the seconds that are left, never below 0; None if all are."""
-        if self.asked.timeout is None:
+        asked, marks = self.asked, self.marks
+        bounds = [
+            asked.timeout,
+            asked.first_token_timeout if marks.first_token is None else None,
+            asked.queue_timeout if marks.picked is None else None,
+        ]
+        given = [bound for bound in bounds if bound is not None]
+        if not given:
             return None
-        spent = time.perf_counter() - self.marks.called
-        return max(0.0, self.asked.timeout - spent)
+        return max(0.0, min(given) - (time.perf_counter() - marks.called))
+
+    def receive(self) -> None:
+        """Have the attendant settle what holds; what it raises is the caller's."""
+        if not self._received:
+            self._received = True
+            try:
+                self.asked = self._attendant.receive(self.asked)
+            except Exception as error:
+                self.refuse(error)
+                raise
 
     def admit(self) -> None:
         """Ask the attendant; the request may end here."""
-        with self._lock:
+        try:
             if self._settled:
                 return
-            self._admitted = True
-            try:
-                verdict = self._attendant.admit(self.asked)
-                if isinstance(verdict, Blocked):
-                    self.block(verdict.reason, message=verdict.message)
-                    return
-                self.asked = verdict
-                self._audit_id = self._attendant.begin(verdict)
-            except Exception as error:
-                self.fail(error)
+            verdict = self._attendant.admit(self.asked)
+            if isinstance(verdict, Blocked):
+                self.block(verdict.reason, message=verdict.message)
+                return
+            with self._lock:
+                if not self._settled:
+                    self.asked = verdict
+                    self._audit_id = self._attendant.begin(verdict)
+        except Exception as error:
+            self.fail(error)
 
     def say(self, text: str) -> None:
         """Pass on a piece of the answer."""
@@ -148,14 +165,18 @@ class Ticket:
         fault = f"{type(error).__name__}: {error}"
         with self._lock:
             if not self._settled:
+                # The fault's message may hold content, and is the caller's alone.
                 _log.error(
                     "answer thrown away",
                     model=self._guarding.model_name,
-                    fault=fault,
-                    exc_info=error,
+                    fault=type(error).__name__,
                 )
                 self._settle(
-                    Outcome.ERROR_CLOSED, "error", self.asked.fallback, fault=fault
+                    Outcome.ERROR_CLOSED,
+                    "error",
+                    self.asked.fallback,
+                    fault=fault,
+                    error=error,
                 )
 
     def abandon(self, outcome: Outcome) -> None:
@@ -176,8 +197,8 @@ class Ticket:
                     self.asked.fallback,
                     f"{type(error).__name__}: {error}",
                 )
-                self._record(reply)
                 self._settled = True
+                self._record(reply, error)
                 self._tell(error)
 
     def _settle(
@@ -187,32 +208,33 @@ class Ticket:
         text: str,
         *,
         fault: str | None = None,
+        error: Exception | None = None,
     ) -> None:
         with self._lock:
             if self._settled:
                 return
             self._settled = True
-            reply = self._record(self._reply(outcome, finish_reason, text, fault))
+            reply = self._reply(outcome, finish_reason, text, fault)
+            reply = self._record(reply, error)
             partial = reply.outcome in _PARTIAL and (
                 self.spoke or reply.outcome is Outcome.CANCELLED
             )
-            if reply.outcome is not Outcome.ANSWERED and not partial:
+            if reply.outcome not in _ANSWERS and not partial:
                 self._tell(Refusal(outcome=reply.outcome, text=reply.text))
             self._tell(Done(reply=reply))
 
-    def _record(self, reply: Reply) -> Reply:
+    def _record(self, reply: Reply, error: Exception | None) -> Reply:
         """Have the attendant note the reply; without that there is none."""
-        if not self._admitted:
+        if not self._received:
             return reply
         try:
-            self._attendant.end(self.asked, reply)
-        except Exception as error:
-            fault = f"{type(error).__name__}: {error}"
-            _log.error("reply thrown away", fault=fault, exc_info=error)
+            return self._attendant.end(self.asked, reply, error) or reply
+        except Exception as failure:
+            _log.error("reply thrown away", fault=type(failure).__name__)
+            fault = f"{type(failure).__name__}: {failure}"
             return self._reply(
                 Outcome.ERROR_CLOSED, "error", self.asked.fallback, fault
             )
-        return reply
 
     def _reply(
         self,

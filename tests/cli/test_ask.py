@@ -22,7 +22,9 @@ from tests.cli.conftest import Run
 
 @pytest.fixture
 def options(checkpoint: str, bundle: str) -> list[str]:
-    return ["--model", checkpoint, "--bundle", bundle, "--max-new-tokens", "5"]
+    # A tiny model's states say nothing of harm: a constant dose.
+    model = ["--model", checkpoint, "--bundle", bundle]
+    return [*model, "--alpha", "0.1", "--max-new-tokens", "5"]
 
 
 def test_the_answer_goes_to_stdout_and_the_rest_to_stderr(

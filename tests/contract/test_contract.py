@@ -284,7 +284,7 @@ def test_a_bundle_guards_its_model(
     vectors, digest = bundle.vectors.ablated, bundle.card.vectors_digest
     with Steerer(loaded.decoder, vectors, digest=digest) as steerer:
         check_steering_bites(loaded, steerer, alpha=0.5)
-    with SafeAudioLLM(loaded, bundle) as client:
+    with SafeAudioLLM(loaded, bundle, alpha=bundle.card.alpha) as client:
         clip = (tiny.clip(0.6), loaded.sampling_rate)
         reply = client.generate(clip, "Hi.", max_new_tokens=STEPS)
         streamed = list(client.stream(clip, "Hi.", max_new_tokens=STEPS))

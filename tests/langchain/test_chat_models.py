@@ -122,11 +122,35 @@ class TestCache:
 
 
 class TestOtherWaysToCall:
-    def test_a_stream_is_one_piece_with_the_metadata(self) -> None:
+    def test_the_end_of_a_stream_has_the_metadata(self) -> None:
         chunks = list(ChatSafeAudio.from_client(failing()).stream("Hello."))
         whole = [chunk for chunk in chunks if chunk.content]
         assert [chunk.content for chunk in whole] == ["Please try again later."]
-        assert whole[0].response_metadata["outcome"] == "error_closed"
+        assert chunks[-1].response_metadata["outcome"] == "error_closed"
+
+    def test_a_stream_comes_in_pieces_that_make_the_message(self) -> None:
+        chat = ChatSafeAudio.from_client(FakeClient("One, two, three."))
+        first, *rest = chat.stream("Count.")
+        assert [c.content for c in (first, *rest)] == ["One, ", "two, ", "three.", ""]
+        for chunk in rest:
+            first += chunk
+        whole = chat.invoke("Count.")
+        assert first.content == whole.content
+        assert first.response_metadata == whole.response_metadata
+        assert first.usage_metadata == whole.usage_metadata
+
+    def test_what_was_said_before_a_fault_stays_said(self) -> None:
+        chat = ChatSafeAudio.from_client(failing(said="The capital "))
+        message = chat.invoke("Hello.")
+        assert message.content == "The capital \nPlease try again later."
+        assert message.additional_kwargs == {"refusal": "Please try again later."}
+
+    def test_leaving_a_stream_closes_the_client_s(self) -> None:
+        client = FakeClient("One, two, three.")
+        stream = ChatSafeAudio.from_client(client).stream("Count.")
+        next(stream)
+        stream.close()
+        assert (client.closed, len(client.sent)) == (1, 1)
 
     def test_a_batch_answers_everything_in_order(self) -> None:
         client = FakeClient()
@@ -155,7 +179,7 @@ class TestOtherWaysToCall:
 def client(tiny_bundle: SteeringBundle) -> Iterator[SafeAudioLLM]:
     shared = tiny.shared()
     with SafeAudioLLM.from_model(
-        shared.model, shared.processor, bundle=tiny_bundle, name="tiny"
+        shared.model, shared.processor, bundle=tiny_bundle, alpha=0.1, name="tiny"
     ) as client:
         yield client
 
@@ -196,7 +220,7 @@ class TestATinyRealModel:
     ) -> None:
         loaded = tiny.build()
         client = SafeAudioLLM.from_model(
-            loaded.model, loaded.processor, bundle=tiny_bundle
+            loaded.model, loaded.processor, bundle=tiny_bundle, alpha=0.1
         )
         for layer in loaded.decoder.layers:
             layer._forward_hooks.clear()

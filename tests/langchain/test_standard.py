@@ -96,7 +96,7 @@ class TestOverATinyModel(Said, integration_tests.ChatModelIntegrationTests):
     def _load(cls, tiny_bundle: SteeringBundle) -> Iterator[None]:
         loaded = tiny.shared()
         with SafeAudioLLM.from_model(
-            loaded.model, loaded.processor, bundle=tiny_bundle, name="tiny"
+            loaded.model, loaded.processor, bundle=tiny_bundle, alpha=0.1, name="tiny"
         ) as client:
             cls.client = client
             yield

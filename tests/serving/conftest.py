@@ -60,6 +60,9 @@ def opened(
     clients: list[SafeAudioLLM] = []
 
     def open_client(**options: object) -> SafeAudioLLM:
+        if not options.keys() & {"dose", "policy", "tier"}:
+            # A tiny model's states say nothing of harm: no gate here.
+            options = {"alpha": tiny_bundle.card.alpha, **options}
         clients.append(SafeAudioLLM(loaded, tiny_bundle, **options))  # type: ignore[arg-type]
         return clients[-1]
 

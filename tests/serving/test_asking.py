@@ -17,6 +17,7 @@ from sarguard.errors import (
     ConfigurationError,
     QueueFullError,
 )
+from sarguard.guarding.terms import UNWRITTEN
 from sarguard.models.loading import LoadedModel
 from sarguard.outcome import Outcome
 from sarguard.serving import engine as engines
@@ -292,7 +293,7 @@ class TestWaiting:
         reply = client.generate(text="Late.", timeout=0.1)
         steps.release()
         assert (reply.outcome, reply.finish_reason) == (Outcome.TIMEOUT, "timeout")
-        assert reply.text == FALLBACK
+        assert reply.text == UNWRITTEN.message("timeout").text
         assert reply.usage.output_tokens == 0
         assert last(list(running)).outcome is Outcome.ANSWERED
 
@@ -553,7 +554,10 @@ class Log:
         self._note("begin")
         return f"record-{len(self.notes)}"
 
-    def end(self, asked: Asked, reply: Reply) -> None:
+    def receive(self, asked: Asked) -> Asked:
+        return asked
+
+    def end(self, asked: Asked, reply: Reply, error: Exception | None = None) -> None:
         self._note("end")
         self.notes[-1] = reply.outcome.value
 

@@ -50,7 +50,7 @@ def steerer(loaded: LoadedModel) -> Iterator[Steerer]:
 
 @pytest.fixture
 def client(loaded: LoadedModel, tiny_bundle: SteeringBundle) -> Iterator[SafeAudioLLM]:
-    with SafeAudioLLM(loaded, tiny_bundle) as opened:
+    with SafeAudioLLM(loaded, tiny_bundle, alpha=tiny_bundle.card.alpha) as opened:
         yield opened
 
 

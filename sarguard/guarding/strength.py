@@ -1,0 +1,79 @@
+"""A tier's dose as a policy holds it: never weaker, and with its own limit."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+
+from torch import Tensor
+
+from sarguard.errors import ConfigurationError
+from sarguard.policy.sections import Mode, Steering
+from sarguard.policy.tiers import Tier
+from sarguard.steering.bundle import SteeringBundle
+from sarguard.steering.dose import ConditionedDose, Decision, DoseRule
+from sarguard.steering.gate import Gate
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class TierDose:
+    """Steer each request as its tier's rule says, and at least so strongly."""
+
+    gate: Gate
+    rule: DoseRule
+    """The tier's, with the score from which on the policy blocks."""
+    least: float = 0.0
+    """Strength that no answer falls below."""
+    shadow: bool = False
+    """Whether a block is only noted."""
+
+    @property
+    def reads_states(self) -> bool:
+        """Return True: the decision is made from the request's own state."""
+        return True
+
+    def decide(self, states: Tensor | None, rows: int) -> list[Decision]:
+        """Return each row's decision by its score; see `Dose.decide`."""
+        dose = ConditionedDose(gate=self.gate, rules=[self.rule])
+        return [self._held(found) for found in dose.decide(states, rows)]
+
+    def blocks(self, score: float | None) -> bool:
+        """Return whether the rule blocks a request of that score."""
+        return score is not None and self.rule.decide(score).blocked
+
+    def _held(self, found: Decision) -> Decision:
+        # What has no score is broken rather than harmful: no mode lets it through.
+        passes = self.shadow and math.isfinite(found.score or 0.0)
+        return replace(
+            found,
+            alpha=max(found.alpha, self.least),
+            blocked=found.blocked and not passes,
+        )
+
+
+def tier_dose(
+    bundle: SteeringBundle,
+    tier: Tier,
+    *,
+    steering: Steering | None = None,
+    least: float = 0.0,
+    mode: Mode = Mode.ENFORCE,
+) -> TierDose:
+    """Return a tier's dose on one model, as a policy's steering section holds it.
+
+    Raises:
+        ConfigurationError: The bundle has no such tier.
+    """
+    if tier.value not in bundle.card.tiers:
+        raise ConfigurationError(
+            f"the bundle has the tiers {', '.join(bundle.card.tiers) or 'none'}, not "
+            f"{tier}: calibrate again"
+        )
+    held = steering or Steering()
+    rule = bundle.card.tiers[tier.value].rule
+    return TierDose(
+        gate=bundle.gate,
+        rule=replace(rule, block=held.block_score(rule.block)),
+        least=max(least, held.strength(0.0)),
+        shadow=mode is Mode.SHADOW,
+    )
