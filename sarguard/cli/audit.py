@@ -75,7 +75,7 @@ def _add_review(parts: Commands) -> None:
         "label a request as its reviewer",
         more="A label is a record of its own; a later one does not erase it.",
     )
-    review.add_argument("request", help="the request's audit id")
+    review.add_argument("request", help="its audit id, or the number of its record")
     review.add_argument("label", choices=_LABELS)
     review.add_argument("--note", help="why")
     review.add_argument("--reviewer", metavar="NAME", help="default: the actor")

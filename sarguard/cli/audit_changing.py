@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING
 from sarguard.cli.audit_options import open_privacy, open_to_read, open_to_write
 from sarguard.cli.audit_screen import say, write_facts
 from sarguard.cli.screen import print_json, results
-from sarguard.errors import ConfigurationError
+from sarguard.errors import AuditRecordError, ConfigurationError
 
 if TYPE_CHECKING:
+    from sarguard.audit import AuditLog
     from sarguard.audit.retention import Decision, RetentionRule
 
 
@@ -22,7 +23,7 @@ def run_review(options: argparse.Namespace) -> int:
     with open_to_write(options) as log:
         receipt = review(
             log,
-            options.request,
+            _request(log, options.request),
             options.label,
             reviewer=options.reviewer or options.actor,
             note=options.note,
@@ -32,6 +33,16 @@ def run_review(options: argparse.Namespace) -> int:
     else:
         say(f"Record {receipt.seq}: {options.label}, {LABELS[options.label]}.")
     return 0
+
+
+def _request(log: AuditLog, name: str) -> str:
+    """Return a request's name, from its name or from one of its records' numbers."""
+    if not name.isdecimal():
+        return name
+    found = getattr(log.reader.get(int(name)).record, "audit_id", None)
+    if found is None:
+        raise AuditRecordError(f"record {name} is not about a request")
+    return str(found)
 
 
 def run_erase(options: argparse.Namespace) -> int:

@@ -24,6 +24,7 @@ from sarguard.cli.audit_screen import (
     write_table,
 )
 from sarguard.cli.screen import print_json
+from sarguard.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from sarguard.audit import AuditLog, Entry, Query
@@ -96,7 +97,9 @@ def _say_signed(log: AuditLog, entries: list[Entry]) -> None:
 def run_stats(options: argparse.Namespace) -> int:
     """Write counts and rates of a period."""
     log = open_to_read(options)
-    (query,) = queries(options)
+    query, *more = queries(options)
+    if more:
+        raise ConfigurationError("stats counts every outcome: name one at most")
     found = count(log, query)
     if options.json:
         print_json(found)

@@ -29,8 +29,6 @@ def run_export(options: argparse.Namespace) -> int:
     from sarguard.audit.exports import export
 
     found = queries(options)
-    if len(found) > 1:
-        raise AuditRecordError("export one outcome at a time, or all of them")
     if Path(options.output).exists():
         raise AuditRecordError(f"{options.output} exists: name another file")
     recorded = can_write(options)
@@ -40,7 +38,7 @@ def run_export(options: argparse.Namespace) -> int:
             log,
             options.output,
             options.format,
-            found[0],
+            found,
             actor=options.actor,
             asked=asked(options) or None,
             record=recorded,

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
+from heapq import merge
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -70,7 +72,7 @@ def export(
     log: AuditLog,
     path: str | Path,
     format: str,
-    query: Query | None = None,
+    query: Query | Sequence[Query] | None = None,
     *,
     actor: str | None = None,
     asked: str | None = None,
@@ -82,7 +84,7 @@ def export(
         log: the ledger; open for writing where the export is recorded.
         path: the file; an existing one is not replaced.
         format: one of `FORMATS`.
-        query: which records; by default all.
+        query: which records; by default all. With several, what fits any of them.
         actor: who exports.
         asked: the query in words, for the record.
         record: whether the ledger records the export.
@@ -101,7 +103,8 @@ def export(
         log.checkpoint()
     part = place.with_name(f".{place.name}.part")
     try:
-        seen = _Seen(log, query or Query())
+        wanted = [query] if isinstance(query, Query) else list(query or [Query()])
+        seen = _Seen(log, wanted)
         _write(log, seen, part, format)
         written = Written(
             path=str(place),
@@ -122,9 +125,9 @@ def export(
 class _Seen:
     """Pass entries on, in order, and remember how many and which."""
 
-    def __init__(self, log: AuditLog, query: Query) -> None:
+    def __init__(self, log: AuditLog, queries: list[Query]) -> None:
         self.log = log
-        self.query = query
+        self.queries = queries
         self.count = 0
         self.first: int | None = None
         self.last: int | None = None
@@ -137,11 +140,20 @@ class _Seen:
             yield entry
 
     def _entries(self) -> Iterator[Entry]:
-        first, last = self.query.first_seq, self.query.last_seq
-        if self.query == Query(first_seq=first, last_seq=last):
+        first, last = self.queries[0].first_seq, self.queries[0].last_seq
+        if self.queries == [Query(first_seq=first, last_seq=last)]:
             # By number: a clock that went back must not disorder a whole ledger.
             return self.log.entries(first or 1, last)
-        return self.log.search(self.query, limit=None, newest_first=False)
+        found = [
+            self.log.search(query, limit=None, newest_first=False)
+            for query in self.queries
+        ]
+        # A record that fits two of the queries is given once.
+        return (next(same) for _, same in groupby(merge(*found, key=_place), _place))
+
+
+def _place(entry: Entry) -> tuple[str, int]:
+    return entry.record.time, entry.seq
 
 
 def _write(log: AuditLog, seen: _Seen, part: Path, format: str) -> None:
