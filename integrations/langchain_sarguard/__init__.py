@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from langchain_sarguard.chat_models import ChatSafeAudio
+from langchain_sarguard.endpointing import Pauses
 from langchain_sarguard.errors import (
     AnswerRefusedError,
     AnswerThrownAwayError,
@@ -11,6 +12,8 @@ from langchain_sarguard.errors import (
     UnguardedModelError,
 )
 from langchain_sarguard.hiding import audio_message, wav_bytes
+from langchain_sarguard.runnables import SafeAudioRunnable
+from langchain_sarguard.stage import SafeAudioStage
 from langchain_sarguard.vault import AudioVault, shared_vault
 
 __all__ = [
@@ -20,6 +23,9 @@ __all__ = [
     "AudioVault",
     "ChatSafeAudio",
     "InvalidInputError",
+    "Pauses",
+    "SafeAudioRunnable",
+    "SafeAudioStage",
     "UnguardedModelError",
     "audio_message",
     "shared_vault",

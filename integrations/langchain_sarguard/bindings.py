@@ -33,7 +33,7 @@ class Guarded:
 class GuardedWays(Guarded, Base):
     """Keep the guard on everything that a runnable's own methods make of it."""
 
-    def bind(self, **kwargs: Any) -> GuardedBinding:  # type: ignore[override]  # noqa: ANN401
+    def bind(self, **kwargs: Any) -> GuardedBinding:  # noqa: ANN401
         """Return this model with arguments for each call."""
         return GuardedBinding(bound=self, kwargs=kwargs, config={})
 

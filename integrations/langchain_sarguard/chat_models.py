@@ -37,7 +37,7 @@ _CONFIGURABLE = (*PER_CALL, "stop", "raise_on_refusal", "lost_audio")
 _NO_TOOLS = "this model has no tools: leave them out, or put what they found into text."
 
 
-class ChatSafeAudio(GuardedWays, BaseChatModel):
+class ChatSafeAudio(GuardedWays, BaseChatModel):  # type: ignore[misc]
     """Answer spoken and written messages behind SARSteer.
 
     Human messages carry clips as audio blocks, or name them; see `audio_message` and

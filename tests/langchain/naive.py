@@ -1,0 +1,54 @@
+"""A chat model over a guarded client as one would first write it: the holes show."""
+
+from __future__ import annotations
+
+import base64
+from typing import Any
+
+from langchain_core.callbacks import CallbackManagerForLLMRun
+from langchain_core.language_models.chat_models import BaseChatModel
+from langchain_core.messages import AIMessage, BaseMessage
+from langchain_core.outputs import ChatGeneration, ChatResult
+
+from tests.langchain.fakes import FakeClient
+
+
+class NaiveChat(BaseChatModel):
+    """Forward to a client, and let the caller choose the dose."""
+
+    client: Any
+    alpha: float = 0.1
+
+    @property
+    def _llm_type(self) -> str:
+        return "naive"
+
+    def _generate(
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None = None,
+        run_manager: CallbackManagerForLLMRun | None = None,
+        **kwargs: Any,  # noqa: ANN401
+    ) -> ChatResult:
+        clips = [
+            base64.b64decode(block["base64"])
+            for message in messages
+            if isinstance(message.content, list)
+            for block in message.content
+            if isinstance(block, dict) and "base64" in block
+        ]
+        alpha = kwargs.get("alpha", self.alpha)
+        self.client.hear(clips, "", {"alpha": alpha})
+        message = AIMessage(self.client.reply.text)
+        return ChatResult(generations=[ChatGeneration(message=message)])
+
+
+class BrokenChat(NaiveChat):
+    """Fail at every call."""
+
+    def _generate(self, *_: Any, **__: Any) -> ChatResult:  # noqa: ANN401
+        raise RuntimeError("the guard is gone")
+
+
+def naive(**settings: Any) -> NaiveChat:  # noqa: ANN401
+    return NaiveChat(client=FakeClient("Naive."), **settings)

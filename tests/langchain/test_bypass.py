@@ -1,0 +1,317 @@
+"""Try to get past the guard by what LangChain itself offers.
+
+Each test shows first that a naive wrapper has the hole, then that ours has not.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from langchain_core.caches import InMemoryCache
+from langchain_core.callbacks import BaseCallbackHandler
+from langchain_core.globals import set_llm_cache
+from langchain_core.language_models import FakeListChatModel
+from langchain_core.load import dumpd, dumps, load
+from langchain_core.messages import BaseMessage, HumanMessage
+from langchain_core.runnables import ConfigurableField, RunnableLambda
+from langchain_core.tracers import BaseTracer
+from langchain_core.tracers.schemas import Run
+from langchain_sarguard import (
+    AudioVault,
+    ChatSafeAudio,
+    InvalidInputError,
+    SafeAudioRunnable,
+    UnguardedModelError,
+    audio_message,
+)
+from pydantic import ValidationError
+
+from tests.langchain.fakes import FakeClient, audio_block, encoded, failing, wav
+from tests.langchain.naive import BrokenChat, NaiveChat, naive
+
+UNGUARDED = FakeListChatModel(responses=["Unguarded."])
+
+
+def chat(**settings: Any) -> ChatSafeAudio:  # noqa: ANN401
+    return ChatSafeAudio.from_client(FakeClient(), **settings)
+
+
+class TestFallbacks:
+    def test_the_hole(self) -> None:
+        broken = BrokenChat(client=None).with_fallbacks([UNGUARDED])
+        assert broken.invoke("Hello.").content == "Unguarded."
+
+    @pytest.mark.parametrize(
+        "other",
+        [
+            UNGUARDED,
+            UNGUARDED.bind(stop=["x"]),
+            RunnableLambda(lambda _: "Unguarded."),
+            SafeAudioRunnable(chat()) | UNGUARDED,
+        ],
+    )
+    @pytest.mark.parametrize("way", ["chat", "binding", "configured", "runnable"])
+    def test_only_guarded_models_may_stand_in(self, way: str, other: Any) -> None:  # noqa: ANN401
+        ours: dict[str, Any] = {
+            "chat": chat(),
+            "binding": chat().bind(seed=1).bind(stop=["x"]),
+            "configured": chat().with_config(tags=["a"]),
+            "runnable": SafeAudioRunnable(chat()),
+        }
+        with pytest.raises(UnguardedModelError, match="is not guarded"):
+            ours[way].with_fallbacks([other])
+
+    def test_a_guarded_one_does(self) -> None:
+        behind = chat(timeout=1.0).with_fallbacks([chat().bind(seed=2)])
+        assert behind.invoke("Hello.").content == "Paris."
+
+    def test_a_fault_is_an_answer_s_end_and_no_error(self) -> None:
+        sequence = ChatSafeAudio.from_client(failing()) | RunnableLambda(lambda m: m)
+        message = sequence.with_fallbacks([UNGUARDED]).invoke("Hello.")
+        assert message.response_metadata["outcome"] == "error_closed"
+
+
+class TestCaches:
+    @pytest.fixture(autouse=True)
+    def _global_cache(self) -> Iterator[None]:
+        set_llm_cache(InMemoryCache())
+        yield
+        set_llm_cache(None)
+
+    def test_the_hole_answers_without_the_client(self) -> None:
+        model = naive()
+        model.invoke("Hello.")
+        model.invoke("Hello.")
+        assert len(model.client.requests) == 1
+
+    def test_the_hole_serves_one_dose_s_answer_for_another(self) -> None:
+        weak, strong = naive(alpha=0.0), naive(alpha=0.2)
+        weak.invoke("Hello.")
+        strong.invoke("Hello.")
+        assert strong.client.requests == []
+
+    def test_a_global_cache_is_passed_by(self) -> None:
+        ours = chat()
+        ours.invoke("Hello.")
+        ours.invoke("Hello.")
+        assert isinstance(ours.client, FakeClient)
+        assert len(ours.client.requests) == 2
+
+    @pytest.mark.parametrize("cache", [True, InMemoryCache()])
+    def test_a_cache_of_its_own_is_refused(self, cache: Any) -> None:  # noqa: ANN401
+        with pytest.raises(ValidationError, match="takes no cache"):
+            chat(cache=cache)
+        with pytest.raises(ValidationError, match="frozen"):
+            chat().cache = cache
+        copied = chat().model_copy(update={"cache": cache})
+        with pytest.raises(InvalidInputError, match="a cache was put on"):
+            copied.invoke("Hello.")
+
+    def test_the_identity_says_what_guards(self) -> None:
+        identity = chat()._identifying_params
+        assert {"alpha", "bundle_digest", "policy", "model_name"} <= set(identity)
+
+
+class TestSettingsFromOutside:
+    def test_the_hole_lowers_the_dose(self) -> None:
+        model = naive()
+        model.bind(alpha=0.0).invoke("Hello.")
+        field = ConfigurableField(id="alpha")
+        model.configurable_fields(alpha=field).invoke(
+            "Hello.", {"configurable": {"alpha": 0.0}}
+        )
+        assert [r["alpha"] for r in model.client.requests] == [0.0, 0.0]
+
+    @pytest.mark.parametrize(
+        "given", ["alpha", "dose", "policy", "tier", "client", "cache"]
+    )
+    def test_a_call_cannot_carry_it(self, given: str) -> None:
+        ours = chat()
+        with pytest.raises(InvalidInputError, match=f"cannot take {given} with"):
+            ours.bind(**{given: 0.0}).invoke("Hello.")
+        assert isinstance(ours.client, FakeClient)
+        assert ours.client.requests == []
+
+    @pytest.mark.parametrize("field", ["client", "cache", "vault", "callbacks"])
+    def test_a_configuration_cannot_reach_it(self, field: str) -> None:
+        with pytest.raises(InvalidInputError, match="cannot be made configurable"):
+            chat().configurable_fields(**{field: ConfigurableField(id="x")})
+
+    def test_a_configuration_can_choose_the_rest(self) -> None:
+        ours = chat().configurable_fields(max_tokens=ConfigurableField(id="n"))
+        ours.invoke("Hello.", {"configurable": {"n": 3}})
+        client = ours.default.client  # type: ignore[attr-defined]
+        assert client.requests[0]["max_new_tokens"] == 3
+
+    def test_an_alternative_has_to_be_guarded(self) -> None:
+        which = ConfigurableField(id="model")
+        swapped = naive().configurable_alternatives(which, other=UNGUARDED)
+        chosen = {"configurable": {"model": "other"}}
+        assert swapped.invoke("Hello.", chosen).content == "Unguarded."
+        with pytest.raises(UnguardedModelError, match="an alternative"):
+            chat().configurable_alternatives(which, other=UNGUARDED)
+        with pytest.raises(UnguardedModelError, match="an alternative"):
+            chat().configurable_alternatives(which, other=lambda: UNGUARDED)
+
+    def test_the_client_cannot_be_swapped(self) -> None:
+        with pytest.raises(ValidationError, match="frozen"):
+            chat().client = FakeClient()
+
+
+class _Serial(NaiveChat):
+    client: Any = None
+
+    @classmethod
+    def is_lc_serializable(cls) -> bool:
+        return True
+
+
+class TestDeserialised:
+    def test_the_hole(self) -> None:
+        written = json.loads(json.dumps({"alpha": _Serial(alpha=0.1).alpha}))
+        assert _Serial(**{**written, "alpha": 0.0}).alpha == 0.0
+
+    def test_ours_is_not_written_at_all(self) -> None:
+        assert dumpd(chat())["type"] == "not_implemented"
+        assert "client" not in dumps(chat())
+
+    @pytest.mark.filterwarnings("ignore::langchain_core._api.LangChainBetaWarning")
+    def test_nobody_else_s_writing_makes_one(self) -> None:
+        forged = {
+            "lc": 1,
+            "type": "constructor",
+            "id": ["langchain_sarguard", "chat_models", "ChatSafeAudio"],
+            "kwargs": {"alpha": 0.0},
+        }
+        with pytest.raises((ValueError, NotImplementedError)):
+            load(forged, valid_namespaces=["langchain_sarguard"])
+
+
+class _Auditor(BaseCallbackHandler):
+    """Keep a record, as people do, and break."""
+
+    def __init__(self) -> None:
+        self.records: list[str] = []
+
+    def on_chat_model_start(self, *_: Any, **__: Any) -> None:  # noqa: ANN401
+        raise OSError("the disk is full")
+
+
+class TestARaisingCallback:
+    def test_the_hole_answers_without_a_record(self) -> None:
+        auditor = _Auditor()
+        message = naive().invoke("Hello.", {"callbacks": [auditor]})
+        assert (message.content, auditor.records) == ("Naive.", [])
+
+    def test_the_record_is_the_client_s(self) -> None:
+        client = FakeClient(audit_id="r-1")
+        message = ChatSafeAudio.from_client(client).invoke(
+            "Hello.", {"callbacks": [_Auditor()]}
+        )
+        assert message.response_metadata["audit_id"] == "r-1"
+
+
+class _Tape(BaseTracer):
+    """Write down everything that LangChain tells a tracer."""
+
+    def __init__(self) -> None:
+        super().__init__(_schema_format="original+chat")
+        self.runs: list[Any] = []
+
+    def _persist_run(self, run: Run) -> None:
+        self.runs.append(run)
+
+    def text(self) -> str:
+        return repr([(run.inputs, run.outputs, run.extra) for run in self.runs])
+
+
+class _Ear(BaseCallbackHandler):
+    def __init__(self) -> None:
+        self.heard: list[str] = []
+
+    def on_chat_model_start(
+        self,
+        serialized: dict[str, Any],
+        messages: list[list[BaseMessage]],
+        **kwargs: Any,  # noqa: ANN401
+    ) -> None:
+        self.heard.append(repr((serialized, messages, kwargs)))
+
+
+SOUND = wav(0.4)
+CARRIED = {
+    "standard": audio_block(SOUND),
+    "openai": {
+        "type": "input_audio",
+        "input_audio": {"data": encoded(SOUND), "format": "wav"},
+    },
+    "legacy": {
+        "type": "audio",
+        "source_type": "base64",
+        "data": encoded(SOUND),
+        "mime_type": "audio/wav",
+    },
+    "google": {"type": "media", "data": SOUND, "mime_type": "audio/wav"},
+}
+
+
+def holds_sound(text: str) -> bool:
+    return encoded(SOUND)[200:400] in text or repr(SOUND[200:260])[2:-1] in text
+
+
+class TestTracers:
+    def test_the_hole(self) -> None:
+        tape = _Tape()
+        message = HumanMessage(content=[CARRIED["standard"]])
+        naive().invoke([message], {"callbacks": [tape]})
+        assert holds_sound(tape.text())
+
+    @pytest.mark.parametrize("shape", CARRIED)
+    @pytest.mark.parametrize("way", ["invoke", "stream", "batch", "generate", "v3"])
+    @pytest.mark.filterwarnings("ignore::langchain_core._api.LangChainBetaWarning")
+    def test_what_is_told_has_no_sound(
+        self, way: str, shape: str, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        caplog.set_level("DEBUG")
+        tape, ear = _Tape(), _Ear()
+        told: Any = {"callbacks": [tape, ear]}
+        ours = chat(vault=AudioVault())
+        message = HumanMessage(content=[CARRIED[shape], "Hear."])
+        if way == "invoke":
+            ours.invoke([message], told)
+        elif way == "stream":
+            list(ours.stream([message], told))
+        elif way == "batch":
+            ours.batch([[message]], told)
+        elif way == "generate":
+            ours.generate([[message]], callbacks=[tape, ear])
+        else:
+            assert ours.stream_events([message], told, version="v3").output
+        assert isinstance(ours.client, FakeClient)
+        assert len(ours.client.requests[0]["audio"]) == 1
+        assert len(ear.heard) == 1
+        assert "sar_" in ear.heard[0]
+        assert "sar_" in tape.text()
+        assert not holds_sound(tape.text() + "".join(ear.heard) + caplog.text)
+        # What the caller made is as it was.
+        assert message.content[0] == CARRIED[shape]
+
+    def test_a_pipe_that_begins_with_sound_has_none_in_its_trace(self) -> None:
+        tape = _Tape()
+        told: Any = {"callbacks": [tape]}
+        echo = RunnableLambda(lambda sound: sound)
+        (echo | RunnableLambda(lambda m: m)).invoke(SOUND, told)
+        assert holds_sound(tape.text())
+        tape.runs.clear()
+        pipe = SafeAudioRunnable(chat()) | RunnableLambda(lambda m: m.content)
+        assert pipe.invoke(SOUND, told) == "Paris."
+        assert tape.runs
+        assert not holds_sound(tape.text())
+
+    def test_a_named_clip_is_heard_and_never_told(self) -> None:
+        tape = _Tape()
+        chat().invoke([audio_message(SOUND, "Hear.")], {"callbacks": [tape]})
+        assert not holds_sound(tape.text())
