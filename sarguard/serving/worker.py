@@ -22,6 +22,11 @@ class Worker:
     the next request starts a thread of the child's own.
     """
 
+    _starting: threading.Lock
+    _thread: threading.Thread | None
+    _running: list[Ticket]
+    _line: Line
+
     def __init__(
         self, engine: Engine, *, device: torch.device, max_batch: int, max_queue: int
     ) -> None:
@@ -61,8 +66,8 @@ class Worker:
 
     def _begin_anew(self) -> None:
         self._starting = threading.Lock()
-        self._thread: threading.Thread | None = None
-        self._running: list[Ticket] = []
+        self._thread = None
+        self._running = []
         self._line = self._new_line()
         if self._closed:
             self._line.close()
