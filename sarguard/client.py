@@ -6,7 +6,7 @@ import os
 import weakref
 from contextlib import ExitStack
 from dataclasses import replace
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from sarguard.bundles import (
     REFERENCE,
@@ -15,7 +15,7 @@ from sarguard.bundles import (
     open_bundle,
     reference_path,
 )
-from sarguard.errors import ConfigurationError
+from sarguard.errors import ConfigurationError, MissingDependencyError
 from sarguard.guarding.guard import TranscriptCheck
 from sarguard.guarding.opening import (
     AuditLike,
@@ -47,6 +47,8 @@ from sarguard.steering.dose import ConstantDose, Dose
 from sarguard.steering.steerer import Steerer
 
 if TYPE_CHECKING:
+    from langchain_sarguard import ChatSafeAudio
+
     from sarguard.audit.log import AuditLog
 
 WhenFull: TypeAlias = Literal["wait", "raise"]
@@ -329,6 +331,25 @@ class SafeAudioLLM(Asking):
     def model_name(self) -> str:
         """Return the name that the model was loaded by."""
         return self._desk.loaded.name
+
+    def as_langchain(self, **settings: Any) -> ChatSafeAudio:  # noqa: ANN401
+        """Return a LangChain chat model over this client.
+
+        Args:
+            settings: Fields of `ChatSafeAudio`, such as `max_tokens`.
+
+        Raises:
+            MissingDependencyError: langchain-core is not installed.
+            TypeError: There is no such setting.
+        """
+        try:
+            from langchain_sarguard import ChatSafeAudio
+        except ImportError as error:
+            raise MissingDependencyError(
+                f"a chat model needs LangChain ({error}): "
+                "pip install 'sarguard[langchain]'"
+            ) from error
+        return ChatSafeAudio.from_client(self, **settings)
 
     def close(self) -> None:
         """Take the guard off the model; this client answers nothing afterwards.
