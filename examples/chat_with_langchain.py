@@ -1,9 +1,7 @@
 """Talk to a guarded model through LangChain: a spoken question, then a written one."""
 
-import base64
-
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage
-from langchain_sarguard import ChatSafeAudio
+from langchain_sarguard import ChatSafeAudio, audio_message
 
 from sarguard.calibration_data import load_clips
 
@@ -14,13 +12,9 @@ def show(reply: AIMessage) -> None:
 
 
 clip = load_clips("demo", "safe")[0]
-sound = base64.b64encode(clip.read_bytes()).decode()
-audio = {"type": "audio", "base64": sound, "mime_type": "audio/ogg"}
-
 chat = ChatSafeAudio.from_pretrained("reference", max_tokens=64)
-messages: list[BaseMessage] = [
-    HumanMessage(["Answer the question in the audio.", audio])
-]
+asked = audio_message(clip.read_bytes(), "Answer the question in the audio.")
+messages: list[BaseMessage] = [asked]
 print(f"asked: {clip.text}")
 show(first := chat.invoke(messages))
 show(chat.invoke([*messages, first, HumanMessage("Tell me more.")]))

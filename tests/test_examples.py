@@ -15,9 +15,11 @@ EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
 # Most lines of an example, and what each of its requests may end as.
 ANY = {"answered", "refused"}
 EXPECTED: dict[str, tuple[int, list[set[str]]]] = {
+    "agent_with_memory.py": (30, [ANY, ANY]),
     "ask_a_question.py": (10, [ANY, ANY]),
     "calibrate_your_model.py": (45, [ANY]),
     "chat_with_langchain.py": (29, [ANY, ANY]),
+    "voice_chain.py": (40, [ANY]),
 }
 ENDED = re.compile(r"^(answered|refused|error_closed): (.+)$", re.MULTILINE)
 

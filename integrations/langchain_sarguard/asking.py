@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     AsyncEvents = AsyncIterator[Any]
 
 PER_CALL = ("max_tokens", "seed", "temperature", "timeout", "top_p")
+# What a request may say of itself. The client holds a tier against its policy's floor.
+PARTICULARS = ("locale", "request_id", "session", "tenant", "tier")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,12 +95,12 @@ def read_options(
     Raises:
         InvalidInputError: Something cannot be given with a call.
     """
-    unknown = sorted(set(overrides) - set(PER_CALL))
+    unknown = sorted(set(overrides) - {*PER_CALL, *PARTICULARS})
     if unknown:
         raise InvalidInputError(
             f"cannot take {', '.join(unknown)} with a call: this model takes "
-            f"{', '.join(PER_CALL)} and stop, and has no tools. The model and "
-            "the dose are set where the client is loaded."
+            f"{', '.join((*PER_CALL, *PARTICULARS))} and stop, and has no tools. The "
+            "model, its policy and the dose are set where the client is loaded."
         )
     if stop is not None and not all(stop):
         raise InvalidInputError(
@@ -107,4 +109,5 @@ def read_options(
     options = {n: overrides.get(n, getattr(settings, n)) for n in PER_CALL}
     options["max_new_tokens"] = options.pop("max_tokens")
     options["stop"] = stop
-    return options
+    said = {n: overrides[n] for n in PARTICULARS if overrides.get(n) is not None}
+    return {**options, **said, "entry": "langchain"}

@@ -151,12 +151,13 @@ class ChatSafeAudio(GuardedWays, BaseChatModel):  # type: ignore[misc]
 
     @property
     def _identifying_params(self) -> dict[str, Any]:
-        policy = getattr(self.client, "policy", None)
+        policy = self.client.policy
         return {
             "model_name": self.model_name,
             "alpha": self.client.alpha,
             "bundle_digest": self.client.bundle.digest,
-            "policy": getattr(policy, "digest", None),
+            "policy": policy.digest,
+            "tier": str(policy.steering.tier),
             "stop_sequences": self.stop,
             **{name: getattr(self, name) for name in PER_CALL},
         }
@@ -245,7 +246,7 @@ class ChatSafeAudio(GuardedWays, BaseChatModel):  # type: ignore[misc]
         run_manager: CallbackManagerForLLMRun | None = None,
         **kwargs: Any,  # noqa: ANN401
     ) -> ChatResult:
-        hearing = Hearing(model_name=self.model_name)
+        hearing = self._hearing()
         with self._call(messages, stop, kwargs).events() as events:
             heard = [hearing.hear(event) for event in events]
         return self._result(hearing, heard[-1])
@@ -257,7 +258,7 @@ class ChatSafeAudio(GuardedWays, BaseChatModel):  # type: ignore[misc]
         run_manager: AsyncCallbackManagerForLLMRun | None = None,
         **kwargs: Any,  # noqa: ANN401
     ) -> ChatResult:
-        hearing = Hearing(model_name=self.model_name)
+        hearing = self._hearing()
         async with self._call(messages, stop, kwargs).aevents() as events:
             heard = [hearing.hear(event) async for event in events]
         return self._result(hearing, heard[-1])
@@ -269,7 +270,7 @@ class ChatSafeAudio(GuardedWays, BaseChatModel):  # type: ignore[misc]
         run_manager: CallbackManagerForLLMRun | None = None,
         **kwargs: Any,  # noqa: ANN401
     ) -> Iterator[ChatGenerationChunk]:
-        hearing = Hearing(model_name=self.model_name)
+        hearing = self._hearing()
         with self._call(messages, stop, kwargs).events() as events:
             for event in events:
                 chunk = self._chunk(hearing, hearing.hear(event))
@@ -286,7 +287,7 @@ class ChatSafeAudio(GuardedWays, BaseChatModel):  # type: ignore[misc]
         run_manager: AsyncCallbackManagerForLLMRun | None = None,
         **kwargs: Any,  # noqa: ANN401
     ) -> AsyncIterator[ChatGenerationChunk]:
-        hearing = Hearing(model_name=self.model_name)
+        hearing = self._hearing()
         async with self._call(messages, stop, kwargs).aevents() as events:
             async for event in events:
                 chunk = self._chunk(hearing, hearing.hear(event))
@@ -295,6 +296,13 @@ class ChatSafeAudio(GuardedWays, BaseChatModel):  # type: ignore[misc]
                 if run_manager is not None:
                     await run_manager.on_llm_new_token(chunk.text, chunk=chunk)
                 yield chunk
+
+    def _hearing(self) -> Hearing:
+        policy = self.client.policy
+        return Hearing(
+            model_name=self.model_name,
+            policy=f"{policy.id} {policy.version} {policy.digest}",
+        )
 
     def _call(
         self,

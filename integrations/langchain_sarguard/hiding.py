@@ -35,8 +35,7 @@ def audio_message(
         OSError: A file cannot be read.
     """
     store = shared_vault() if vault is None else vault
-    single = isinstance(clip, (bytes, bytearray, str, os.PathLike))
-    clips: Sequence[Clip] = [clip] if single else clip  # type: ignore[list-item,assignment]
+    clips: Sequence[Any] = clip if isinstance(clip, (list, tuple)) else [clip]
     content: list[str | dict[Any, Any]] = [
         audio_block(_handle_of(one, store)) for one in clips
     ]

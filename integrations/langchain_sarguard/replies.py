@@ -32,6 +32,8 @@ class Hearing:
     """Collect the events of one answer."""
 
     model_name: str
+    policy: str | None = None
+    """Id, version and digest of the policy that was in force."""
     said: str = ""
     refusal: Refusal | None = None
 
@@ -84,9 +86,8 @@ class Hearing:
             "alpha": guard.alpha,
             "bundle_digest": guard.bundle_digest,
             "audit_id": reply.audit_id,
-            # Clients without policies have nothing to say here.
-            "policy": getattr(guard, "policy", None),
-            "tier": getattr(guard, "tier", None),
+            "policy": self.policy,
+            "tier": guard.tier,
         }
         if self.refusal is not None:
             metadata["refusal"] = _refusal(reply)

@@ -17,6 +17,7 @@ from sarguard import (
     Done,
     GuardReport,
     Outcome,
+    Policy,
     Refusal,
     Reply,
     SafeAudioLLM,
@@ -122,6 +123,10 @@ class FakeClient(SafeAudioLLM):
     @property
     def bundle(self) -> Any:  # noqa: ANN401
         return FakeBundle()
+
+    @property
+    def policy(self) -> Policy:
+        return Policy.preset("balanced")
 
     @property
     def model_name(self) -> str:

@@ -29,6 +29,9 @@ from langchain_sarguard import (
 )
 from pydantic import ValidationError
 
+from sarguard import Policy, SafeAudioLLM, SteeringBundle
+from sarguard.errors import PolicyFloorError
+from tests import tiny
 from tests.langchain.fakes import FakeClient, audio_block, encoded, failing, wav
 from tests.langchain.naive import BrokenChat, NaiveChat, naive
 
@@ -126,7 +129,7 @@ class TestSettingsFromOutside:
         assert [r["alpha"] for r in model.client.requests] == [0.0, 0.0]
 
     @pytest.mark.parametrize(
-        "given", ["alpha", "dose", "policy", "tier", "client", "cache"]
+        "given", ["alpha", "dose", "policy", "audit", "client", "cache"]
     )
     def test_a_call_cannot_carry_it(self, given: str) -> None:
         ours = chat()
@@ -155,6 +158,24 @@ class TestSettingsFromOutside:
             chat().configurable_alternatives(which, other=UNGUARDED)
         with pytest.raises(UnguardedModelError, match="an alternative"):
             chat().configurable_alternatives(which, other=lambda: UNGUARDED)
+
+    def test_a_tier_below_the_floor_is_no_answer(
+        self, tiny_bundle: SteeringBundle
+    ) -> None:
+        policy = Policy.build(
+            {
+                "id": "high",
+                "steering": {"tier": "strict"},
+                "audit": {"required": False},
+            }
+        )
+        shared = tiny.shared()
+        with SafeAudioLLM.from_model(
+            shared.model, shared.processor, bundle=tiny_bundle, policy=policy
+        ) as client:
+            ours = client.as_langchain(max_tokens=2)
+            with pytest.raises(PolicyFloorError, match="the floor of policy high"):
+                ours.bind(tier="permissive").invoke("Hello.")
 
     def test_the_client_cannot_be_swapped(self) -> None:
         with pytest.raises(ValidationError, match="frozen"):
@@ -187,7 +208,11 @@ class TestDeserialised:
             "kwargs": {"alpha": 0.0},
         }
         with pytest.raises((ValueError, NotImplementedError)):
-            load(forged, valid_namespaces=["langchain_sarguard"])
+            load(
+                forged,
+                allowed_objects=[ChatSafeAudio],
+                valid_namespaces=["langchain_sarguard"],
+            )
 
 
 class _Auditor(BaseCallbackHandler):

@@ -24,6 +24,7 @@ def answer(client: FakeClient, **settings: Any) -> AIMessage:  # noqa: ANN401
 class TestAnAnswer:
     def test_it_is_a_string_with_true_metadata(self) -> None:
         message = answer(FakeClient())
+        policy = FakeClient().policy
         assert message.content == "Paris."
         assert message.response_metadata == {
             "model_provider": "sarguard",
@@ -32,6 +33,7 @@ class TestAnAnswer:
             "finish_reason": "stop",
             "alpha": 0.1,
             "bundle_digest": DIGEST,
+            "policy": f"{policy.id} {policy.version} {policy.digest}",
         }
         assert message.additional_kwargs == {}
         assert message.content_blocks == [{"type": "text", "text": "Paris."}]
