@@ -1,0 +1,228 @@
+"""What a policy holds, on the way through a client."""
+
+from __future__ import annotations
+
+import json
+from datetime import datetime, timedelta, timezone
+from typing import Any
+
+import pytest
+
+from sarguard.client import SafeAudioLLM
+from sarguard.conversation import Reply, Turn
+from sarguard.errors import (
+    AudioTooLongError,
+    ConfigurationError,
+    PolicyFloorError,
+    PolicyFormatError,
+)
+from sarguard.models.loading import LoadedModel
+from sarguard.outcome import Outcome
+from sarguard.policy.model import Policy
+from sarguard.policy.overrides import Override
+from sarguard.steering.bundle import SteeringBundle
+from tests.guarding.conftest import ALWAYS, CLIP, FLOORS, Open, policy, records
+
+ASKED: dict[str, Any] = {"audio": CLIP, "text": "Hi.", "max_new_tokens": 4}
+BLOCKS = {"block_threshold": ALWAYS}
+
+
+def same(one: Reply, other: Reply) -> bool:
+    return (one.text, one.outcome, one.guard) == (
+        other.text,
+        other.outcome,
+        other.guard,
+    )
+
+
+class TestTiers:
+    def test_tiers_in_one_batch_answer_as_if_alone(self, opened: Open) -> None:
+        client = opened()
+        asked: list[Any] = [
+            {**ASKED, "max_new_tokens": 12, "tier": tier} for tier in FLOORS
+        ]
+        alone = [client.generate(**question) for question in asked]
+        together = client.generate_batch(asked)
+        assert all(map(same, together, alone))
+        assert [reply.guard.tier for reply in together] == list(FLOORS)
+        strengths = [reply.guard.alpha for reply in together]
+        assert strengths == sorted(set(strengths))
+
+    def test_a_client_without_a_policy_is_balanced(
+        self, loaded: LoadedModel, calm_bundle: SteeringBundle
+    ) -> None:
+        with SafeAudioLLM(loaded, calm_bundle) as client:
+            reply = client.generate(**ASKED)
+            assert (reply.guard.mode, reply.guard.tier) == ("conditioned", "balanced")
+            assert reply.audit_id is None
+            constant = client.generate(**ASKED, alpha=0.3)
+            assert (constant.guard.mode, constant.guard.tier) == ("faithful", None)
+            assert constant.guard.alpha == 0.3
+
+    def test_the_least_strength_holds_above_the_tiers(self, opened: Open) -> None:
+        client = opened(policy=policy(steering={"alpha": 0.9}))
+        assert client.generate(**ASKED).guard.alpha == 0.9
+        assert client.generate(**ASKED, alpha=1.5).guard.alpha == 1.5
+
+    def test_a_tier_that_is_none(self, opened: Open) -> None:
+        with pytest.raises(PolicyFormatError, match="strict"):
+            opened().generate(**ASKED, tier="strikt")
+
+
+class TestTheFloor:
+    @pytest.mark.parametrize("way", ["generate", "stream", "batch"])
+    @pytest.mark.parametrize("less", [{"tier": "balanced"}, {"alpha": 0.01}])
+    def test_a_request_cannot_ask_for_less(
+        self, opened: Open, way: str, less: dict[str, Any]
+    ) -> None:
+        client = opened(
+            policy=policy(steering={"tier": "strict", "floor": "strict", "alpha": 0.1})
+        )
+        asked = {**ASKED, **less}
+        ways = {"batch": lambda **question: client.generate_batch([question])}
+        with pytest.raises(PolicyFloorError):
+            ways.get(way, getattr(client, way, None))(**asked)
+        (ended,) = records(client, "request_finished")
+        assert ended.outcome is Outcome.ERROR_CLOSED
+        assert ended.fault.type == "PolicyFloorError"
+
+    def test_nor_can_a_client(self, opened: Open) -> None:
+        strict = policy(steering={"tier": "strict", "floor": "strict", "alpha": 0.5})
+        with pytest.raises(PolicyFloorError):
+            opened(policy=strict, tier="balanced")
+        with pytest.raises(PolicyFloorError):
+            opened(policy=strict, alpha=0.1)
+        client = opened(policy=strict, tier="maximum")
+        assert client.generate(**ASKED).guard.tier == "maximum"
+
+
+class TestBounds:
+    @pytest.mark.parametrize(
+        ("bounds", "asked", "rule"),
+        [
+            ({"text": {"max_chars": 5}}, {"text": "Too long."}, "text.max_chars"),
+            (
+                {"text": {"max_turns": 1}},
+                {"history": [Turn(role="user", text="A")] * 2},
+                "text.max_turns",
+            ),
+            ({"audio": {"max_clips": 1}}, {"audio": [CLIP, CLIP]}, "audio.max_clips"),
+        ],
+    )
+    def test_more_than_is_allowed_is_blocked(
+        self,
+        opened: Open,
+        bounds: dict[str, Any],
+        asked: dict[str, Any],
+        rule: str,
+    ) -> None:
+        client = opened(policy=policy(**bounds))
+        reply = client.generate(**{**ASKED, **asked}, locale="de")
+        assert reply.outcome is Outcome.BLOCKED
+        assert reply.text == client.policy.message("blocked", "de").text
+        (ended,) = records(client, "request_finished")
+        assert (ended.rule, ended.reason, ended.scores) == (rule, "limit", ())
+
+    def test_clips_answers_and_times_are_bounded(self, opened: Open) -> None:
+        client = opened(
+            policy=policy(
+                audio={"max_seconds": 0.4},
+                text={"max_new_tokens": 2},
+                timeouts={"total_s": 50, "queue_s": 0.000001},
+            )
+        )
+        with pytest.raises(AudioTooLongError):
+            client.generate(**ASKED)
+        assert client.generate(text="Hi.").outcome is Outcome.TIMEOUT
+        client.change_policy(policy(text={"max_new_tokens": 2}), actor="ops")
+        assert client.generate(text="Hi.").usage.output_tokens == 2
+        (changed,) = records(client, "policy_changed")
+        assert "text.max_new_tokens: 2" not in changed.changes
+        assert changed.actor == "ops"
+
+
+class TestBlocking:
+    def test_the_policys_threshold_blocks(self, opened: Open) -> None:
+        client = opened(policy=policy(steering=BLOCKS, fallback={"ssml": True}))
+        reply = client.generate(**ASKED, locale="fr-CA")
+        assert (reply.outcome, reply.usage.output_tokens) == (Outcome.BLOCKED, 0)
+        assert reply.text == client.policy.message("blocked", "fr").text
+        assert reply.ssml is not None
+        (ended,) = records(client, "request_finished")
+        assert (ended.rule, ended.reason) == ("steering.block_threshold", "score")
+        assert ended.fallback.message_id == "default.fr.blocked"
+
+    def test_shadow_mode_notes_what_it_would_block(self, opened: Open) -> None:
+        client = opened(policy=policy(steering=BLOCKS, mode="shadow"))
+        reply = client.generate(**ASKED)
+        assert reply.outcome is Outcome.ANSWERED
+        assert reply.guard.steered_positions == 4
+        assert reply.guard.would_block == "steering.block_threshold"
+        (ended,) = records(client, "request_finished")
+        assert (ended.outcome, ended.reason) == (Outcome.ANSWERED, "would_block")
+        assert ended.policy.mode == "shadow"
+
+    def test_a_second_signal_is_enough_to_block(self, opened: Open) -> None:
+        heard: list[int] = []
+
+        def check(turns: Any) -> bool:  # noqa: ANN401
+            heard.append(turns[-1].audio[0].shape[0])
+            return "bomb" in turns[-1].text
+
+        client = opened(transcript_check=check)
+        assert client.generate(**ASKED).outcome is Outcome.ANSWERED
+        reply = client.generate(**{**ASKED, "text": "A bomb."})
+        assert reply.outcome is Outcome.BLOCKED
+        assert heard == [8000, 8000]
+        assert records(client, "request_finished")[-1].rule == "transcript_check"
+
+    def test_failing_open_is_loud_and_only_beside_the_model(self, opened: Open) -> None:
+        soon = datetime.now(timezone.utc) + timedelta(hours=1)
+        reason = "the transcriber is being replaced"
+        lenient = {"on_fault": "open", "open_reason": reason, "open_until": soon}
+
+        def check(_turns: object) -> bool:
+            raise OSError("no transcriber")
+
+        client = opened(policy=policy(failure=lenient), transcript_check=check)
+        reply = client.generate(**ASKED)
+        assert reply.outcome is Outcome.ERROR_OPEN
+        assert reply.guard.steered_positions == 4
+        (ended,) = records(client, "request_finished")
+        assert (ended.outcome, ended.fault.type) == (Outcome.ERROR_OPEN, "OSError")
+        client._desk.loaded.decoder.layers[0]._forward_hooks.clear()
+        assert client.generate(**ASKED).outcome is Outcome.ERROR_CLOSED
+
+
+class TestTheLedger:
+    def test_a_policy_that_wants_one_gets_one(self, opened: Open) -> None:
+        with pytest.raises(ConfigurationError, match="audit="):
+            opened(audit=None)
+
+    def test_what_a_client_begins_with_is_recorded(self, opened: Open) -> None:
+        client = opened()
+        kinds = ("policy_loaded", "model_loaded", "steering_attached")
+        loaded, model, attached = (records(client, kind)[0] for kind in kinds)
+        assert loaded.policy.digest == client.policy.digest
+        assert Policy.build(json.loads(loaded.body)) == client.policy
+        assert model.model.weights_digest == client.bundle.card.weights_digest
+        assert attached.steering.bundle_digest == client.bundle.digest
+
+    def test_an_override_is_an_event_of_its_own(self, opened: Open) -> None:
+        client = opened(policy=policy(steering={"tier": "strict", "floor": "strict"}))
+        now = datetime.now(timezone.utc)
+        client.override(
+            Override(
+                reason="an incident at the clinic",
+                by="ada",
+                issued_at=now,
+                expires_at=now + timedelta(hours=1),
+                changes={"steering": {"tier": "balanced", "floor": "balanced"}},
+            )
+        )
+        assert client.generate(**ASKED).guard.tier == "balanced"
+        found = records(client, "policy_overridden")
+        assert {event.field for event in found} == {"steering.tier", "steering.floor"}
+        assert {event.actor for event in found} == {"ada"}
+        (begun,) = records(client, "request_started")
+        assert begun.policy.floor == "balanced"
