@@ -120,6 +120,8 @@ def print_summary(console: Console, card: BundleCard, saved: Path) -> None:
     from rich.table import Table
     from rich.text import Text
 
+    from sarguard.steering.tiers import TRUSTED_AUC
+
     table = Table(
         title=Text(f"{card.model_name}: {card.pairs} pairs, rank {card.rank}"),
         title_style="bold",
@@ -151,6 +153,13 @@ def print_summary(console: Console, card: BundleCard, saved: Path) -> None:
             f"fitted on apart (chance: 50 %; AUC {card.gate.auc:.2f})."
         )
     )
+    if card.gate.auc < TRUSTED_AUC:
+        console.print(
+            Text(
+                f"That is below an AUC of {TRUSTED_AUC}: the gate is not asked, and "
+                "every tier gives a constant dose."
+            )
+        )
     console.print(Text(f"Saved in {saved}. Try it:"), soft_wrap=True)
     console.print(
         Text(f"  sarguard ask clip.wav --model {card.model_name} --bundle {saved}"),

@@ -8,6 +8,9 @@ belongs to that share comes from the gate's out-of-fold scores, taken as normal:
 
 At t and above a request is blocked. Below, the strength rises from the floor, reached
 halfway between the harmless mean and t, to the ceiling at t.
+
+A gate that cannot tell is not asked: where cross-validation finds an area under the
+curve below `TRUSTED_AUC`, a tier steers every request alike and blocks none.
 """
 
 from __future__ import annotations
@@ -22,6 +25,8 @@ from sarguard.steering.dose import DoseRule
 from sarguard.steering.gate import GateQuality
 
 DEFAULT_TIER = "balanced"
+TRUSTED_AUC = 0.8
+"""Least area under the curve at which the dose depends on the gate."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,14 +37,16 @@ class Tier:
     """Share of harmless requests that may be blocked, as the calibration saw it."""
     floor: float
     """Least strength, as a part of the bundle's alpha."""
+    constant: float
+    """Strength where the gate is not trusted, as a part of the bundle's alpha."""
 
 
 TIERS: Mapping[str, Tier] = MappingProxyType(
     {
-        "permissive": Tier(harmless_blocked=0.005, floor=0.1),
-        "balanced": Tier(harmless_blocked=0.02, floor=0.2),
-        "strict": Tier(harmless_blocked=0.05, floor=0.3),
-        "maximum": Tier(harmless_blocked=0.15, floor=0.5),
+        "permissive": Tier(harmless_blocked=0.005, floor=0.1, constant=1 / 3),
+        "balanced": Tier(harmless_blocked=0.02, floor=0.2, constant=2 / 3),
+        "strict": Tier(harmless_blocked=0.05, floor=0.3, constant=1.0),
+        "maximum": Tier(harmless_blocked=0.15, floor=0.5, constant=4 / 3),
     }
 )
 """Every tier, the mildest first."""
@@ -54,6 +61,8 @@ def tier_rules(quality: GateQuality, alpha: float) -> dict[str, DoseRule]:
     """
     middle = float(quality.harmless.mean())
     spread = max(float(quality.harmless.std()), 1e-6)
+    if not quality.auc >= TRUSTED_AUC:
+        return {name: _constant(tier, alpha) for name, tier in TIERS.items()}
     return {name: _rule(tier, middle, spread, alpha) for name, tier in TIERS.items()}
 
 
@@ -68,6 +77,11 @@ def check_tier(name: str) -> str:
             f"there is no tier {name!r}: choose {', '.join(TIERS)}"
         )
     return name
+
+
+def _constant(tier: Tier, alpha: float) -> DoseRule:
+    strength = tier.constant * alpha
+    return DoseRule(floor=strength, ceiling=strength, low=-1.0, high=1.0)
 
 
 def _rule(tier: Tier, middle: float, spread: float, alpha: float) -> DoseRule:

@@ -62,6 +62,19 @@ def test_scores_that_never_vary_still_make_rules() -> None:
     assert tier_rules(still, 0.1)["balanced"].decide(1.0).blocked
 
 
+def test_a_gate_that_cannot_tell_is_not_asked() -> None:
+    drawn = torch.randn(400, generator=torch.Generator().manual_seed(2))
+    blind = GateQuality(harmful=drawn[:200], safe=drawn[200:], benign=torch.zeros(0))
+    rules = tier_rules(blind, alpha=0.15)
+    for name, rule in rules.items():
+        for score in (-9.0, 0.0, 9.0):
+            found = rule.decide(score)
+            assert found.alpha == pytest.approx(TIERS[name].constant * 0.15)
+            assert not found.blocked
+    strengths = [rule.floor for rule in rules.values()]
+    assert strengths == sorted(strengths)
+
+
 def test_a_tier_is_known_by_its_name() -> None:
     assert check_tier(DEFAULT_TIER) == "balanced"
     with pytest.raises(ConfigurationError, match="no tier 'mild': choose permissive"):
