@@ -48,7 +48,7 @@ def measure(client: SafeAudioLLM, *, answers: int, tokens: int) -> dict[str, flo
     watch = Stopwatch()
     watch.watch(client.audit, "started")
     watch.watch(client.audit, "finished")
-    clips = [clip.path for clip in load_clips("demo", "safe")]
+    clips = [clip.read_bytes() for clip in load_clips("demo", "safe")]
     found = []
     for number in range(answers):
         watch.seconds = 0.0
