@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import TYPE_CHECKING
 
-from sarguard.cli import audit_changing, audit_proving, audit_reading, audit_sharing
 from sarguard.cli.audit_options import (
     add_filters,
     add_part,
@@ -14,7 +14,9 @@ from sarguard.cli.audit_options import (
 from sarguard.cli.options import positive_int
 
 if TYPE_CHECKING:
-    from sarguard.cli.options import Commands
+    import argparse
+
+    from sarguard.cli.options import Command, Commands
 
 _FORMATS = ("jsonl", "csv", "parquet", "evidence", "otel", "ocsf", "cloudevents")
 _LABELS = ("correct", "over_refusal", "missed", "needs_follow_up")
@@ -39,7 +41,9 @@ def add_parser(commands: Commands) -> None:
 
 
 def _add_reading(parts: Commands) -> None:
-    tail = add_part(parts, "tail", audit_reading.run_tail, "show the newest records")
+    tail = add_part(
+        parts, "tail", _deferred("reading", "run_tail"), "show the newest records"
+    )
     tail.add_argument("-n", "--number", type=positive_int, default=20, metavar="N")
     tail.add_argument(
         "-f", "--follow", action="store_true", help="go on as new records come"
@@ -47,13 +51,13 @@ def _add_reading(parts: Commands) -> None:
     does = (
         "find records by time, outcome, policy, tenant; exits with 1 if there is none"
     )
-    search = add_part(parts, "search", audit_reading.run_search, does)
+    search = add_part(parts, "search", _deferred("reading", "run_search"), does)
     add_filters(search)
     search.add_argument(
         "--limit", type=positive_int, default=50, metavar="N", help="default: 50"
     )
     does = "show one record, or all of one request"
-    show = add_part(parts, "show", audit_reading.run_show, does)
+    show = add_part(parts, "show", _deferred("reading", "run_show"), does)
     show.add_argument("record", help="a record's number, or a request's audit id")
     show.add_argument(
         "--content",
@@ -63,7 +67,7 @@ def _add_reading(parts: Commands) -> None:
     add_privacy(show)
     add_writing(show)
     does = "count requests by outcome, policy and tenant"
-    stats = add_part(parts, "stats", audit_reading.run_stats, does)
+    stats = add_part(parts, "stats", _deferred("reading", "run_stats"), does)
     add_filters(stats)
 
 
@@ -71,7 +75,7 @@ def _add_review(parts: Commands) -> None:
     review = add_part(
         parts,
         "review",
-        audit_changing.run_review,
+        _deferred("changing", "run_review"),
         "label a request as its reviewer",
         more="A label is a record of its own; a later one does not erase it.",
     )
@@ -84,7 +88,7 @@ def _add_review(parts: Commands) -> None:
 
 def _add_proving(parts: Commands) -> None:
     does = "check every record, hash and signature; exits with 1 if one does not fit"
-    verify = add_part(parts, "verify", audit_proving.run_verify, does)
+    verify = add_part(parts, "verify", _deferred("proving", "run_verify"), does)
     verify.add_argument(
         "--key",
         metavar="KEY",
@@ -103,7 +107,7 @@ def _add_proving(parts: Commands) -> None:
     )
     add_writing(verify)
     does = "prove to anybody that one record is in the signed ledger"
-    prove = add_part(parts, "prove", audit_proving.run_prove, does)
+    prove = add_part(parts, "prove", _deferred("proving", "run_prove"), does)
     prove.add_argument("record", type=positive_int, help="the record's number")
     prove.add_argument(
         *("-o", "--output"),
@@ -111,16 +115,18 @@ def _add_proving(parts: Commands) -> None:
         help="write NAME.json and NAME.tlog-proof, as the stand-alone verifier reads",
     )
     does = "sign the ledger as it is; keep the result elsewhere"
-    checkpoint = add_part(parts, "checkpoint", audit_proving.run_checkpoint, does)
+    checkpoint = add_part(
+        parts, "checkpoint", _deferred("proving", "run_checkpoint"), does
+    )
     checkpoint.add_argument("-o", "--output", metavar="FILE", help="default: stdout")
     add_writing(checkpoint)
     does = "write the public key that auditors are given"
-    add_part(parts, "key", audit_proving.run_key, does)
+    add_part(parts, "key", _deferred("proving", "run_key"), does)
 
 
 def _add_export(parts: Commands) -> None:
     does = "write records to a file; that is recorded in the ledger"
-    export = add_part(parts, "export", audit_sharing.run_export, does)
+    export = add_part(parts, "export", _deferred("sharing", "run_export"), does)
     export.add_argument("-f", "--format", choices=_FORMATS, default="csv")
     export.add_argument("-o", "--output", metavar="FILE", required=True)
     add_filters(export)
@@ -129,7 +135,7 @@ def _add_export(parts: Commands) -> None:
 
 def _add_lookup(parts: Commands) -> None:
     does = "find a caller's records; that is recorded. Exits with 1 if there is none"
-    lookup = add_part(parts, "lookup", audit_sharing.run_lookup, does)
+    lookup = add_part(parts, "lookup", _deferred("sharing", "run_lookup"), does)
     subject = lookup.add_mutually_exclusive_group(required=True)
     subject.add_argument("--audio", metavar="FILE", help="the recording that came in")
     subject.add_argument("--text", help="the text that came in or went out; - reads it")
@@ -150,7 +156,7 @@ def _add_erase(parts: Commands) -> None:
     erase = add_part(
         parts,
         "erase",
-        audit_changing.run_erase,
+        _deferred("changing", "run_erase"),
         "destroy the keys of a caller's content",
         more="Records stay, and stay valid; what they speak of becomes unreadable.",
     )
@@ -171,7 +177,9 @@ def _add_erase(parts: Commands) -> None:
 
 def _add_retention(parts: Commands) -> None:
     does = "say which old segments may go, and delete them with --apply"
-    retention = add_part(parts, "retention", audit_changing.run_retention, does)
+    retention = add_part(
+        parts, "retention", _deferred("changing", "run_retention"), does
+    )
     retention.add_argument("--days", type=positive_int, default=365)
     retention.add_argument(
         "--floor-days", type=positive_int, default=183, help="the least of --days"
@@ -184,7 +192,7 @@ def _add_retention(parts: Commands) -> None:
 
 def _add_hold(parts: Commands) -> None:
     does = "place, lift or list legal holds: what they cover is not deleted"
-    hold = add_part(parts, "hold", audit_changing.run_hold, does)
+    hold = add_part(parts, "hold", _deferred("changing", "run_hold"), does)
     hold.add_argument("action", choices=("list", "place", "lift"))
     hold.add_argument("hold", nargs="?", help="the hold to lift")
     hold.add_argument("--reason")
@@ -192,3 +200,13 @@ def _add_hold(parts: Commands) -> None:
     hold.add_argument("--first", type=positive_int, metavar="N", help="from record N")
     hold.add_argument("--last", type=positive_int, metavar="N", help="up to record N")
     add_writing(hold)
+
+
+def _deferred(module: str, name: str) -> Command:
+    """Return a command that loads what it needs, tables among it, when it is run."""
+
+    def run(options: argparse.Namespace) -> int:
+        found: Command = getattr(import_module(f"sarguard.cli.audit_{module}"), name)
+        return found(options)
+
+    return run
