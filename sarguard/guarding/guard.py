@@ -35,6 +35,7 @@ from sarguard.policy.overrides import Override
 from sarguard.policy.sections import Mode
 from sarguard.policy.strictness import compare
 from sarguard.serving.asked import Asked, Blocked
+from sarguard.serving.complaining import complain
 from sarguard.steering.bundle import SteeringBundle
 
 TranscriptCheck: TypeAlias = Callable[[Sequence[Turn]], bool]
@@ -253,7 +254,7 @@ class Guard:
             facts["where"] = "".join(traceback.format_tb(failed.__traceback__)[-3:])
             say = _log.error
         with nullcontext() if receipt is None else joined(receipt):
-            say("request failed", **facts)
+            complain(say, "request failed", **facts)
         if isinstance(failed, SteeringError) and self._scribe is not None:
             self._scribe.failed_integrity(failed, case.audit_id)
 

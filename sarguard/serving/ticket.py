@@ -23,6 +23,7 @@ from sarguard.conversation import (
 )
 from sarguard.outcome import Outcome
 from sarguard.serving.asked import Asked, Attendant, Blocked
+from sarguard.serving.complaining import complain
 from sarguard.steering.dose import Decision
 
 Listener: TypeAlias = Callable[[Event | Exception], None]
@@ -166,7 +167,8 @@ class Ticket:
         with self._lock:
             if not self._settled:
                 # The fault's message may hold content, and is the caller's alone.
-                _log.error(
+                complain(
+                    _log.error,
                     "answer thrown away",
                     model=self._guarding.model_name,
                     fault=type(error).__name__,
@@ -230,7 +232,7 @@ class Ticket:
         try:
             return self._attendant.end(self.asked, reply, error) or reply
         except Exception as failure:
-            _log.error("reply thrown away", fault=type(failure).__name__)
+            complain(_log.error, "reply thrown away", fault=type(failure).__name__)
             fault = f"{type(failure).__name__}: {failure}"
             return self._reply(
                 Outcome.ERROR_CLOSED, "error", self.asked.fallback, fault

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Callable
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -14,9 +15,10 @@ from sarguard.audit.privacy import Privacy
 from sarguard.client import FALLBACK, SafeAudioLLM
 from sarguard.conversation import Done, Reply, TextDelta
 from sarguard.errors import AudioEmptyError, AuditWriteError, QueueFullError
+from sarguard.guarding import guard
 from sarguard.outcome import Outcome
 from sarguard.policy.messages import DEFAULT_MESSAGES, Reason
-from sarguard.serving import engine
+from sarguard.serving import engine, ticket
 from sarguard.steering.gate import Gate
 from tests.guarding.conftest import CLIP, Open, records
 
@@ -101,6 +103,14 @@ def fill_disk_at_end(client: SafeAudioLLM, patch: Patch) -> None:
     _once(patch, AuditLog, "finished", AuditWriteError("disk full"))
 
 
+def close_log(client: SafeAudioLLM, patch: Patch) -> None:
+    fail = _raise(ValueError("I/O operation on closed file"))
+    log = SimpleNamespace(error=fail, warning=fail)
+    for module in (ticket, guard):
+        patch.setattr(module, "_log", log)
+    break_decoding(client, patch)
+
+
 def lose_keyring(client: SafeAudioLLM, patch: Patch) -> None:
     patch.setattr(Privacy, "marks", _raise(AuditWriteError("keys unwritable")))
 
@@ -115,6 +125,7 @@ FAULTS = {
     fill_disk_at_start: "AuditWriteError",
     fill_disk_at_end: "AuditWriteError",
     lose_keyring: "AuditWriteError",
+    close_log: "RuntimeError",
 }
 
 
