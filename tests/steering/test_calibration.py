@@ -41,7 +41,7 @@ def test_a_shared_prefix_changes_nothing(
         with_kwargs=True,
     )
     calibration_states(loaded, tiny.pairs(1))
-    monkeypatch.setattr(families, "_FAMILIES", {})
+    monkeypatch.setattr(families, "FAMILIES", {})
     plain = calibration_states(loaded, tiny.pairs(2))
     # Prefix, two short endings and the safe clip, then three whole prompts.
     assert len(passes) == 4 + 2 * 3
