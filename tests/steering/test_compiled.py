@@ -67,6 +67,9 @@ def logits_of(
 @pytest.mark.slow
 # The compiler's own modules use what torch has deprecated.
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
+# The compiler loads setuptools, after whatever loaded distutils before.
+@pytest.mark.filterwarnings("ignore:Distutils was imported before Setuptools")
+@pytest.mark.filterwarnings("ignore:Setuptools is replacing distutils")
 @pytest.mark.parametrize("backend", ["eager", "inductor"])
 def test_compiled_steps_are_steered_like_eager_ones(backend: str) -> None:
     loaded = tiny.build(layers=2)
