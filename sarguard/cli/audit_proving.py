@@ -137,10 +137,6 @@ def _write_report(report: Report) -> None:
         say(f"  - {text}")
 
 
-def _up_to(size: int) -> str:
-    return f"records 1 to {size}" if size else "none"
-
-
 def _record(options: argparse.Namespace, report: Report) -> None:
     if not report.root:
         raise AuditError("the ledger is too damaged for the result to be added to it")
