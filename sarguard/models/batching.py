@@ -20,4 +20,6 @@ def batch_key(loaded: LoadedModel, turns: Sequence[Turn]) -> Hashable:
     lengths = sorted({clip.shape[-1] for turn in turns for clip in turn.audio})
     if family.equal_lengths:
         return tuple(lengths)
-    return bool(lengths) if family.equal_modality else None
+    # A processor that counts one clip a prompt counts them over the batch.
+    apart = family.equal_modality or family.single_audio
+    return bool(lengths) if apart else None

@@ -255,9 +255,13 @@ REFUSED = {
 """Families whose layers can be found and that still cannot be guarded, and why."""
 
 
+UNLISTED = Family(equal_lengths=True, equal_modality=True)
+"""What is assumed of any other family: nothing that only a test could show."""
+
+
 def family_of(config: Config) -> Family:
     """Return the facts about the family that a model's config names."""
-    return FAMILIES.get(getattr(config, "model_type", ""), Family())
+    return FAMILIES.get(getattr(config, "model_type", ""), UNLISTED)
 
 
 def audio_half(processor: Processor) -> Processor:

@@ -17,6 +17,7 @@ from sarguard.errors import (
 )
 from sarguard.generation import Row, decode_rows
 from sarguard.generation.text import AnswerText
+from sarguard.models.batching import batch_key
 from sarguard.models.inputs import audio_token_counts, build_inputs
 from sarguard.models.loading import LoadedModel
 from sarguard.outcome import Outcome
@@ -29,15 +30,6 @@ _log = structlog.get_logger(__name__)
 # What is wrong with a request is for its caller to hear; all else fails closed.
 _CALLERS_FAULT = (AudioError, ConfigurationError)
 _MOST_ATTEMPTS = 8
-# Only in these families does a clip's padding leave the other rows untouched.
-_MIXES_LENGTHS = frozenset(
-    [
-        *("qwen2_audio", "audioflamingo3", "musicflamingo", "glmasr", "voxtral"),
-        *("qwen2_5_omni_thinker", "qwen3_omni_moe_thinker", "qwen3_asr"),
-        *("gemma4", "gemma4_unified", "moss_transcribe_diarize", "inkling"),
-        *("muse_spark", "nemotron_h_omni"),
-    ]
-)
 
 
 class Engine:
@@ -53,11 +45,7 @@ class Engine:
 
     def batch_key(self, ticket: Ticket) -> Hashable:
         """Return what requests have to share to be answered in one batch."""
-        lengths = [clip.shape[0] for turn in ticket.asked.turns for clip in turn.audio]
-        model_type = getattr(self._loaded.model.config, "model_type", None)
-        mixes = model_type in _MIXES_LENGTHS
-        # Some families hear through an adapter that text alone must not pass.
-        heard: Hashable = bool(lengths) if mixes else tuple(lengths)
+        heard = batch_key(self._loaded, ticket.asked.turns)
         return heard, ticket.asked.dose.reads_states
 
     def answer(self, tickets: Sequence[Ticket]) -> None:

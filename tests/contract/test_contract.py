@@ -356,10 +356,27 @@ class TestLimits:
             with pytest.raises(ConfigurationError, match="share a batch"):
                 build_inputs(loaded, prompts)
             return
-        with torch.no_grad():
-            together = loaded.model(**build_inputs(loaded, prompts)).logits[:, -1]
-            for row, turns in enumerate(prompts):
-                alone = loaded.model(**build_inputs(loaded, [turns])).logits[0, -1]
-                scale = float(alone.abs().max())
-                error = float((together[row] - alone).abs().max()) / scale
-                assert error < 1e-4
+        assert_exact_together(loaded, prompts)
+
+    def test_a_text_shares_a_batch_with_a_clip_only_where_that_is_exact(
+        self, loaded: LoadedModel
+    ) -> None:
+        text = [Turn(role="user", text="Just text, and rather more of it.")]
+        prompts = [question(loaded, "Hi."), text]
+        family = family_of(loaded.model.config)
+        if family.equal_lengths or family.equal_modality or family.single_audio:
+            with pytest.raises(ConfigurationError, match="share a batch"):
+                build_inputs(loaded, prompts)
+            return
+        assert_exact_together(loaded, prompts)
+
+
+def assert_exact_together(loaded: LoadedModel, prompts: list[list[Turn]]) -> None:
+    """Compare the next token of each prompt in a batch with that of it alone."""
+    with torch.no_grad():
+        together = loaded.model(**build_inputs(loaded, prompts)).logits[:, -1]
+        for row, turns in enumerate(prompts):
+            alone = loaded.model(**build_inputs(loaded, [turns])).logits[0, -1]
+            scale = float(alone.abs().max())
+            error = float((together[row] - alone).abs().max()) / scale
+            assert error < 1e-4, f"row {row}"

@@ -151,6 +151,11 @@ class TestGranitesAdapter:
 
 
 class TestBatchKeys:
+    def test_of_an_unknown_family_nothing_is_taken_for_granted(self) -> None:
+        loaded = fresh("qwen2_audio")
+        loaded.model.config.model_type = "telepathy"
+        assert len({batch_key(loaded, turns) for turns in conversations()}) == 3
+
     def test_most_families_mix_anything(self) -> None:
         loaded = shared("qwen2_audio")
         assert len({batch_key(loaded, turns) for turns in conversations()}) == 1

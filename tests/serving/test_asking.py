@@ -163,7 +163,7 @@ class TestBatching:
         before = len(steps.rows)
         together = client.generate_batch(QUESTIONS)
         assert all(map(same, together, alone))
-        assert max(steps.rows[before:]) == 4
+        assert max(steps.rows[before:]) == len(QUESTIONS)
 
     @given(
         chosen=st.lists(
@@ -485,7 +485,7 @@ class TestFaults:
         loaded.decoder.owner.register_forward_pre_hook(run_out, with_kwargs=True)
         together = client.generate_batch(QUESTIONS)
         assert all(map(same, together, alone))
-        assert sizes[:3] in ([4, 2, 1], [2, 1, 1])
+        assert sizes[:3] == [6, 3, 1]
 
     def test_memory_that_is_never_enough(
         self, opened: Open, loaded: LoadedModel
