@@ -13,7 +13,6 @@ to the second before a chat model sees them:
 from __future__ import annotations
 
 import base64
-import binascii
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -25,6 +24,8 @@ if TYPE_CHECKING:
 
 Block: TypeAlias = Mapping[str, Any]
 
+# Characters of base64: a multiple of 4.
+_PART = 2**20
 _AUDIO = ("audio", "input_audio", "media")
 _REMEDY = (
     'pass the sound itself as {"type": "audio", "base64": "...", '
@@ -41,11 +42,22 @@ class Text:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sound:
-    """Hold an encoded clip, or the name of one, and the place it was found in."""
+    """Hold a clip as it was given, or the name of one, and where it was found."""
 
     where: str
-    data: bytes | None = None
+    data: bytes | str | None = None
+    """Encoded audio, as bytes or as their base64."""
     handle: str | None = None
+
+    def read(self) -> bytes:
+        """Return the clip's bytes; long clips take a while.
+
+        Raises:
+            InvalidInputError: What is there is not base64.
+        """
+        if not isinstance(self.data, str):
+            return self.data or b""
+        return _decode(self.data, self.where)
 
 
 def read_blocks(message: BaseMessage, *, where: str) -> Iterator[Text | Sound]:
@@ -112,14 +124,14 @@ def _sound(block: Block, where: str) -> Sound:
             "hears audio only. Give an audio/* type, or leave the block out."
         )
     data = block.get("base64", block.get("data"))
-    return Sound(where=where, data=_decode(data, where))
+    return Sound(where=where, data=_present(data, where))
 
 
 def _legacy_id(block: Block) -> object:
     return block.get("id") if block.get("source_type") == "id" else None
 
 
-def _openai_audio(audio: object, where: str) -> bytes:
+def _openai_audio(audio: object, where: str) -> bytes | str:
     found = audio if isinstance(audio, Mapping) else {}
     missing = [key for key in ("data", "format") if not found.get(key)]
     if missing:
@@ -128,7 +140,7 @@ def _openai_audio(audio: object, where: str) -> bytes:
             f"{' and '.join(missing)}: it needs "
             '{"input_audio": {"data": "<base64>", "format": "wav"}}.'
         )
-    return _decode(found["data"], where)
+    return _present(found["data"], where)
 
 
 def _refuse_references(block: Block, where: str) -> None:
@@ -143,18 +155,29 @@ def _refuse_references(block: Block, where: str) -> None:
             )
 
 
-def _decode(data: object, where: str) -> bytes:
-    if isinstance(data, bytes) and data:
+def _present(data: object, where: str) -> bytes | str:
+    if isinstance(data, (bytes, str)) and data:
         return data
-    if not isinstance(data, str) or not data:
-        found = f"a {type(data).__name__}" if data else "none"
-        raise InvalidInputError(
-            f"{where} needs its audio data, found {found}: {_REMEDY}."
-        )
+    found = f"a {type(data).__name__}" if data else "none"
+    raise InvalidInputError(f"{where} needs its audio data, found {found}: {_REMEDY}.")
+
+
+def _decode(data: str, where: str) -> bytes:
     try:
-        return base64.b64decode("".join(data.split()), validate=True)
-    except (binascii.Error, ValueError) as error:
+        return _decode_in_parts(data)
+    except ValueError:
+        # Base64 may be wrapped in lines.
+        data = "".join(data.split())
+    try:
+        return _decode_in_parts(data)
+    except ValueError as error:
         raise InvalidInputError(
             f"{where} holds data that is not base64 ({error}): encode the file's "
             "bytes with base64.b64encode(...).decode(), without a data: prefix."
         ) from error
+
+
+def _decode_in_parts(data: str) -> bytes:
+    # Other threads, an event loop's among them, get their turn between the parts.
+    parts = (data[i : i + _PART] for i in range(0, len(data), _PART))
+    return b"".join(base64.b64decode(part, validate=True) for part in parts)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import AsyncIterator, Iterator, Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from langchain_core.caches import BaseCache
@@ -15,7 +16,7 @@ from langchain_core.language_models.chat_models import BaseChatModel
 from langchain_core.messages import AIMessageChunk, BaseMessage
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
 from langchain_core.prompt_values import ChatPromptValue, PromptValue
-from pydantic import ConfigDict, Field, field_validator
+from pydantic import ConfigDict, Field, PrivateAttr, field_validator
 
 from langchain_sarguard.asking import PER_CALL, Call, read_options
 from langchain_sarguard.bindings import GuardedWays, check_configurable
@@ -24,14 +25,15 @@ from langchain_sarguard.hiding import hide_audio
 from langchain_sarguard.profile import profile_of
 from langchain_sarguard.replies import PROVIDER, Hearing, raise_if_withheld
 from langchain_sarguard.requests import LostAudio, to_request
+from langchain_sarguard.structured import METHOD, Schema, structured
 from langchain_sarguard.vault import AudioVault, shared_vault
-from sarguard import Reply, SafeAudioLLM
+from sarguard import Policy, Reply, SafeAudioLLM
 
 if TYPE_CHECKING:
     from langchain_core.language_models import ModelProfile
     from langchain_core.language_models.base import LangSmithParams
     from langchain_core.outputs import LLMResult
-    from langchain_core.runnables import RunnableSerializable
+    from langchain_core.runnables import Runnable, RunnableSerializable
 
 _CONFIGURABLE = (*PER_CALL, "stop", "raise_on_refusal", "lost_audio")
 _NO_TOOLS = "this model has no tools: leave them out, or put what they found into text."
@@ -75,6 +77,7 @@ class ChatSafeAudio(GuardedWays, BaseChatModel):  # type: ignore[misc]
     """What to do about an earlier message whose clip is gone: "raise", or "note"."""
     cache: BaseCache | bool | None = Field(default=False, exclude=True, frozen=True)
     """Always off: a cache answers without the guard and without a record."""
+    _digested: tuple[Policy, str] | None = PrivateAttr(default=None)
 
     @classmethod
     def from_client(
@@ -156,7 +159,7 @@ class ChatSafeAudio(GuardedWays, BaseChatModel):  # type: ignore[misc]
             "model_name": self.model_name,
             "alpha": self.client.alpha,
             "bundle_digest": self.client.bundle.digest,
-            "policy": policy.digest,
+            "policy": self._digest_of(policy),
             "tier": str(policy.steering.tier),
             "stop_sequences": self.stop,
             **{name: getattr(self, name) for name in PER_CALL},
@@ -183,16 +186,39 @@ class ChatSafeAudio(GuardedWays, BaseChatModel):  # type: ignore[misc]
         """
         raise NotImplementedError(_NO_TOOLS)
 
-    def with_structured_output(self, *_: Any, **__: Any) -> Any:  # noqa: ANN401
-        """Say that answers are free text.
+    def with_structured_output(
+        self,
+        schema: Schema,
+        *,
+        method: str = METHOD,
+        include_raw: bool = False,
+        strict: bool | None = None,
+        **others: Any,  # noqa: ANN401
+    ) -> Runnable[Any, Any]:
+        """Return a model whose answers follow a schema, by constrained decoding.
+
+        The model is told of the schema behind the last message, and may still
+        decline: that raises `AnswerRefusedError`, or with `include_raw` is the
+        `parsing_error`. Needs llguidance.
+
+        Args:
+            schema: A JSON schema with a title, a pydantic class or a TypedDict.
+            method: "json_schema"; there is no other.
+            include_raw: Return a dict of `raw`, `parsed` and `parsing_error`.
+            strict: False lets objects have what the schema does not name.
 
         Raises:
-            NotImplementedError: Always.
+            InvalidInputError: Another method, or an argument, that there is not.
+            ValueError: The schema is of another kind.
         """
-        raise NotImplementedError(
-            "this model answers in free text: ask for it in words and parse the text, "
-            "for example with JsonOutputParser."
-        )
+        if method != METHOD or others:
+            asked = ", ".join([f"method={method!r}", *others])
+            raise InvalidInputError(
+                f"structured output was asked for with {asked}: this model has no "
+                f"tools, it follows schemas. Use method={METHOD!r} with include_raw "
+                "and strict."
+            )
+        return structured(self, schema, include_raw=include_raw, strict=strict)
 
     def configurable_fields(
         self,
@@ -301,8 +327,14 @@ class ChatSafeAudio(GuardedWays, BaseChatModel):  # type: ignore[misc]
         policy = self.client.policy
         return Hearing(
             model_name=self.model_name,
-            policy=f"{policy.id} {policy.version} {policy.digest}",
+            policy=f"{policy.id} {policy.version} {self._digest_of(policy)}",
         )
+
+    def _digest_of(self, policy: Policy) -> str:
+        """Return a policy's digest, computed when the policy is seen first."""
+        if self._digested is None or self._digested[0] is not policy:
+            self._digested = policy, policy.digest
+        return self._digested[1]
 
     def _call(
         self,
@@ -313,7 +345,7 @@ class ChatSafeAudio(GuardedWays, BaseChatModel):  # type: ignore[misc]
         stops = self.stop if stop is None else stop
         return Call(
             client=self.client,
-            request=to_request(messages, self.vault, lost_audio=self.lost_audio),
+            read=partial(to_request, messages, self.vault, lost_audio=self.lost_audio),
             options=read_options(self, overrides, stops),
         )
 
@@ -322,7 +354,7 @@ class ChatSafeAudio(GuardedWays, BaseChatModel):  # type: ignore[misc]
             raise RuntimeError("the answer ended without its reply")
         message = hearing.message(heard)
         if self.raise_on_refusal:
-            raise_if_withheld(heard, message)
+            raise_if_withheld(message)
         return ChatResult(generations=[ChatGeneration(message=message)])
 
     def _chunk(
@@ -330,7 +362,7 @@ class ChatSafeAudio(GuardedWays, BaseChatModel):  # type: ignore[misc]
     ) -> ChatGenerationChunk | None:
         if isinstance(heard, Reply):
             if self.raise_on_refusal:
-                raise_if_withheld(heard, hearing.message(heard))
+                raise_if_withheld(hearing.message(heard))
             return ChatGenerationChunk(message=hearing.last_chunk(heard))
         silent = self.raise_on_refusal and hearing.refusal is not None
         if silent or not heard:

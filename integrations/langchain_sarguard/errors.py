@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from langchain_core.exceptions import LangChainException as _InvalidRequest
     from langchain_core.exceptions import LangChainException as _ModelError
     from langchain_core.exceptions import LangChainException as _RefusalError
-    from langchain_core.messages import AIMessage
+    from langchain_core.messages import BaseMessage
 else:
     _ModelError = getattr(exceptions, "ModelError", exceptions.LangChainException)
     _RefusalError = getattr(exceptions, "ModelRefusalError", _ModelError)
@@ -40,7 +40,7 @@ class AnswerRefusedError(_RefusalError):
     `raw_message` holds what the caller is to hear.
     """
 
-    def __init__(self, message: str, *, raw_message: AIMessage) -> None:
+    def __init__(self, message: str, *, raw_message: BaseMessage) -> None:
         super().__init__(message)
         self.raw_message = raw_message
 
@@ -51,6 +51,6 @@ class AnswerThrownAwayError(_ModelError):
     `raw_message` holds what the caller is to hear.
     """
 
-    def __init__(self, message: str, *, raw_message: AIMessage) -> None:
+    def __init__(self, message: str, *, raw_message: BaseMessage) -> None:
         super().__init__(message)
         self.raw_message = raw_message

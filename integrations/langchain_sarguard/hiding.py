@@ -90,7 +90,7 @@ def _hide(message: _Message, index: int, vault: AudioVault) -> _Message:
 def _named(sound: Sound, owner: BaseMessage, vault: AudioVault) -> dict[str, Any]:
     if sound.handle is not None:
         return audio_block(sound.handle)
-    return audio_block(vault.lend(sound.data or b"", owner))
+    return audio_block(vault.lend(sound.read, owner))
 
 
 def _handle_of(clip: object, vault: AudioVault) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, cast, get_type_hints
 
 from langchain_core import language_models
@@ -25,7 +26,7 @@ def profile_of(model_name: str) -> ModelProfile:
         "audio_outputs": False,
         "image_outputs": False,
         "tool_calling": False,
-        "structured_output": False,
+        "structured_output": find_spec("llguidance") is not None,
         "reasoning_output": False,
         "temperature": True,
     }

@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
-from langchain_core.messages import AIMessage, AIMessageChunk
+from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
 from langchain_core.messages.ai import InputTokenDetails, UsageMetadata
 from langchain_core.messages.block_translators import register_translator
 
@@ -94,23 +94,20 @@ class Hearing:
         return {name: value for name, value in metadata.items() if value is not None}
 
 
-def raise_if_withheld(reply: Reply, message: AIMessage) -> None:
-    """Raise for everything but an answer.
+def raise_if_withheld(message: BaseMessage) -> None:
+    """Raise for everything but an answer; reads the metadata that is written here.
 
     Raises:
         AnswerRefusedError: The model declined, or the request was blocked.
         AnswerThrownAwayError: Something else went wrong.
     """
-    if reply.outcome in _DECLINED:
-        raise AnswerRefusedError(
-            f"there is no answer ({reply.outcome.value}): {message.text}",
-            raw_message=message,
-        )
-    if reply.outcome not in _LET_OUT:
-        raise AnswerThrownAwayError(
-            f"there is no answer ({reply.outcome.value}): {reply.guard.fault}",
-            raw_message=message,
-        )
+    outcome = Outcome(message.response_metadata["outcome"])
+    found = f"there is no answer ({outcome.value})"
+    if outcome in _DECLINED:
+        raise AnswerRefusedError(f"{found}: {message.text}", raw_message=message)
+    if outcome not in _LET_OUT:
+        fault = message.response_metadata.get("refusal", {}).get("fault")
+        raise AnswerThrownAwayError(f"{found}: {fault}", raw_message=message)
 
 
 def content_blocks(message: AIMessage) -> list[ContentBlock]:

@@ -124,7 +124,7 @@ class _Reader:
         if isinstance(item, Text):
             return item.text
         if item.handle is None:
-            return Clip(where=item.where, data=item.data or b"")
+            return Clip(where=item.where, data=item.read())
         try:
             return Clip(where=item.where, data=self._vault.get(item.handle))
         except AudioHandleError as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
@@ -51,7 +52,8 @@ class SafeAudioRunnable(Guarded, SoundRunnable):
         **kwargs: Any,  # noqa: ANN401
     ) -> AIMessage:
         """Answer a clip without blocking the event loop."""
-        return await self._chat.ainvoke(self._messages(input), config, **kwargs)
+        messages = await asyncio.to_thread(self._messages, input)
+        return await self._chat.ainvoke(messages, config, **kwargs)
 
     def stream(
         self,
@@ -69,7 +71,8 @@ class SafeAudioRunnable(Guarded, SoundRunnable):
         **kwargs: Any,  # noqa: ANN401
     ) -> AsyncIterator[AIMessageChunk]:
         """Answer a clip in pieces without blocking the event loop."""
-        async for chunk in self._chat.astream(self._messages(input), config, **kwargs):
+        messages = await asyncio.to_thread(self._messages, input)
+        async for chunk in self._chat.astream(messages, config, **kwargs):
             yield chunk
 
     def _messages(self, clip: Clip) -> list[BaseMessage]:

@@ -6,6 +6,7 @@ takes the caller's sound and yields the agent's events; no transcript is needed.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
@@ -107,10 +108,10 @@ class SafeAudioStage(Guarded, SoundRunnable):
         conversation = Conversation(system=self._system, turns=self._turns)
         cutter = _Cutter(self._pauses)
         async for item in input:
-            for clip in cutter.push(item):
+            for clip in await asyncio.to_thread(list, cutter.push(item)):
                 async for event in self._aanswer(conversation, clip, config, kwargs):
                     yield event
-        for clip in cutter.finish():
+        for clip in await asyncio.to_thread(list, cutter.finish()):
             async for event in self._aanswer(conversation, clip, config, kwargs):
                 yield event
 
@@ -166,7 +167,7 @@ class SafeAudioStage(Guarded, SoundRunnable):
         config: RunnableConfig | None,
         kwargs: dict[str, Any],
     ) -> AsyncIterator[StageEvent]:
-        turn = _Turn(self._question(clip))
+        turn = _Turn(await asyncio.to_thread(self._question, clip))
         asked = list(conversation.ask(turn.question))
         async for chunk in self._chat.astream(asked, config, **kwargs):
             for event in turn.hear(chunk):

@@ -11,6 +11,7 @@ import secrets
 import threading
 import weakref
 from collections import OrderedDict
+from collections.abc import Callable
 from typing import NoReturn
 
 from langchain_sarguard.errors import AudioHandleError
@@ -43,7 +44,7 @@ class AudioVault:
         self._max_bytes = max_bytes
         self._lock = threading.Lock()
         self._clips: OrderedDict[str, bytes] = OrderedDict()
-        self._lent: dict[str, bytes] = {}
+        self._lent: dict[str, Callable[[], bytes]] = {}
         self._bytes = 0
 
     def __len__(self) -> int:
@@ -70,10 +71,10 @@ class AudioVault:
                 self._bytes -= len(dropped)
         return handle
 
-    def lend(self, data: bytes, owner: object) -> str:
-        """Keep a clip for exactly as long as its owner lives, and return its name."""
+    def lend(self, read: Callable[[], bytes], owner: object) -> str:
+        """Name a clip, that `read` gives, for exactly as long as its owner lives."""
         handle = _new_handle()
-        self._lent[handle] = data
+        self._lent[handle] = read
         weakref.finalize(owner, self._lent.pop, handle, None).atexit = False
         return handle
 
@@ -88,13 +89,14 @@ class AudioVault:
                 self._clips.move_to_end(handle)
                 return self._clips[handle]
         try:
-            return self._lent[handle]
+            read = self._lent[handle]
         except KeyError:
             raise AudioHandleError(
                 f"there is no clip named {handle!r} here: it was dropped because the "
                 "vault was full, or put into the vault of another process. Put it in "
                 "again, open a larger AudioVault, or leave the message out."
             ) from None
+        return read()
 
     def forget(self, handle: str) -> None:
         """Drop a clip, if it is there."""

@@ -8,6 +8,7 @@ logits processors are the library's.
 from __future__ import annotations
 
 from sarguard.generation.batch import Decoded, guarded_decode
+from sarguard.generation.json_answers import JsonGrammar
 from sarguard.generation.row import Row
 from sarguard.generation.sampling import Sampling
 from sarguard.generation.settings import stop_tokens
@@ -15,6 +16,7 @@ from sarguard.generation.steps import decode_rows
 
 __all__ = [
     "Decoded",
+    "JsonGrammar",
     "Row",
     "Sampling",
     "decode_rows",

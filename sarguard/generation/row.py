@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Literal, TypeAlias
 
 from sarguard.errors import ConfigurationError, SteeringNotAppliedError
+from sarguard.generation.json_answers import JsonAnswer
 from sarguard.generation.sampling import Sampling
 from sarguard.steering.dose import Decision, Dose
 
@@ -20,7 +21,12 @@ class Row:
     """
 
     def __init__(
-        self, *, dose: Dose, max_new_tokens: int, sampling: Sampling | None = None
+        self,
+        *,
+        dose: Dose,
+        max_new_tokens: int,
+        sampling: Sampling | None = None,
+        follows: JsonAnswer | None = None,
     ) -> None:
         if max_new_tokens < 1:
             raise ConfigurationError(
@@ -29,6 +35,8 @@ class Row:
         self.dose = dose
         self.max_new_tokens = max_new_tokens
         self.sampling = sampling or Sampling()
+        self.follows = follows
+        """What the answer has to follow; None where it may say anything."""
         self.decision: Decision | None = None
         """What the dose decided; None before that."""
         self.token_ids: list[int] = []

@@ -17,6 +17,7 @@ from transformers import (
 )
 
 from sarguard.errors import ConfigurationError
+from sarguard.generation.json_answers import JsonAnswer
 
 _MOST_SEED = 2**63
 
@@ -61,10 +62,16 @@ class Chooser:
     """Choose the tokens of one row, from its own random state."""
 
     def __init__(
-        self, sampling: Sampling, prompt: Sequence[int], device: torch.device
+        self,
+        sampling: Sampling,
+        prompt: Sequence[int],
+        device: torch.device,
+        *,
+        follows: JsonAnswer | None = None,
     ) -> None:
         self._seen = list(prompt)
         self._device = device
+        self._follows = follows
         self._warpers = _warpers(sampling)
         self._generator: torch.Generator | None = None
         if sampling.temperature > 0:
@@ -77,10 +84,12 @@ class Chooser:
     @property
     def plain(self) -> bool:
         """Return whether the likeliest token is the choice, as the scores stand."""
-        return self._generator is None and not self._warpers
+        return self._generator is None and not self._warpers and self._follows is None
 
     def choose(self, scores: Tensor) -> int:
         """Choose from the scores of one row, float32, shape (vocabulary,)."""
+        if self._follows is not None:
+            scores = self._follows.allow(scores)
         seen = torch.tensor([self._seen], device=scores.device)
         warped = self._warpers(seen, scores[None])  # type: ignore[arg-type]
         if self._generator is None:
@@ -90,6 +99,8 @@ class Chooser:
             drawn = torch.multinomial(shares, 1, generator=self._generator)
             token = int(drawn)
         self._seen.append(token)
+        if self._follows is not None:
+            self._follows.take(token)
         return token
 
 

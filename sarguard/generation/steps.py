@@ -139,6 +139,6 @@ class _Loop:
     def _choosers(self, prompt: Prompt) -> list[Chooser]:
         device = self._loaded.device
         return [
-            Chooser(row.sampling, ids, device)
+            Chooser(row.sampling, ids, device, follows=row.follows)
             for row, ids in zip(self._rows, prompt.unpadded_ids(), strict=True)
         ]

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol, TypedDict
+from typing import TYPE_CHECKING, Any, Protocol, TypedDict
 
 from sarguard.conversation import Reply, Turn
 from sarguard.errors import ConfigurationError
-from sarguard.generation import Sampling
+from sarguard.generation import JsonGrammar, Sampling
 from sarguard.steering.dose import Dose
 
 if TYPE_CHECKING:
@@ -31,6 +31,7 @@ class Settings(TypedDict, total=False):
     top_k: int
     repetition_penalty: float
     stop: str | Sequence[str] | None
+    json_schema: Mapping[str, Any] | None
     seed: int | None
     timeout: float | None
     alpha: float | None
@@ -91,6 +92,8 @@ class Asked:
     max_new_tokens: int = 128
     sampling: Sampling = field(default_factory=Sampling)
     stop: tuple[str, ...] = ()
+    grammar: JsonGrammar | None = None
+    """What the answer has to follow; None where it may say anything."""
     timeout: float | None = None
     """Seconds from the call to the reply, the queue included; None waits."""
     first_token_timeout: float | None = None

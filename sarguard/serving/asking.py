@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from sarguard.audio import AudioLimits, load_audio
 from sarguard.conversation import Reply, Role, Turn
 from sarguard.errors import ConfigurationError
-from sarguard.generation import Sampling
+from sarguard.generation import JsonGrammar, Sampling
 from sarguard.generation.text import read_stop
 from sarguard.models.loading import LoadedModel
 from sarguard.outcome import Outcome
@@ -76,6 +76,7 @@ class Asking:
         top_k: int = 0,
         repetition_penalty: float = 1.0,
         stop: str | Sequence[str] | None = None,
+        json_schema: Mapping[str, Any] | None = None,
         seed: int | None = None,
         timeout: float | None = None,
         alpha: float | None = None,
@@ -99,6 +100,9 @@ class Asking:
             top_k: Sample from the likeliest so many tokens; 0 from all.
             repetition_penalty: Above 1, tokens that were there become less likely.
             stop: Strings that end the answer; they are not part of it.
+            json_schema: What the answer follows, unless the model declines: then it
+                is a refusal in words, and the outcome `refused`. Ask for it in the
+                text as well. Needs llguidance.
             seed: Makes sampling repeatable, alone or in a batch.
             timeout: Seconds from the call to the reply, the queue included.
             alpha: Strength of this answer, above 0. Where the client has a policy, it
@@ -135,6 +139,7 @@ class Asking:
                 top_k=top_k,
                 repetition_penalty=repetition_penalty,
                 stop=stop,
+                json_schema=json_schema,
                 seed=seed,
                 timeout=timeout,
                 alpha=alpha,
@@ -194,7 +199,8 @@ class Asking:
         ticket = request.ticket
 
         async def enter() -> None:
-            ticket.receive()
+            # Whatever may end the request writes a record, and writing blocks.
+            await asyncio.to_thread(ticket.receive)
             try:
                 place = self._desk.worker.reserve(ticket, wait=self._desk.waits)
                 left = ticket.remaining()
@@ -203,7 +209,7 @@ class Asking:
             except (TimeoutError, asyncio.TimeoutError):
                 raise
             except Exception as error:
-                ticket.refuse(error)
+                await asyncio.to_thread(ticket.refuse, error)
                 raise
 
         return AsyncAnswerStream(ticket, self._desk.worker.line, self, enter=enter)
@@ -279,6 +285,7 @@ class Asking:
         history: Sequence[Turn] = (),
         max_new_tokens: int = 128,
         stop: str | Sequence[str] | None = None,
+        json_schema: Mapping[str, Any] | None = None,
         timeout: float | None = None,
         entry: str | None = None,
         way: str = "generate",
@@ -301,6 +308,7 @@ class Asking:
             before=(*system_turn, *history),
             text=text,
             audio=audio,
+            json_schema=json_schema,
         )
 
     def _enter(self, request: _Request, *, wait: bool) -> AnswerStream:
@@ -327,7 +335,16 @@ class Asking:
         ticket = request.ticket
         limits = ticket.asked.limits
         asked = self._turn("user", request.text, request.audio, limits)
-        ticket.asked = replace(ticket.asked, turns=(*request.before, asked))
+        schema = request.json_schema
+        ticket.asked = replace(
+            ticket.asked,
+            turns=(*request.before, asked),
+            grammar=(
+                None
+                if schema is None
+                else JsonGrammar.compile(self._desk.loaded, schema)
+            ),
+        )
         ticket.admit()
         self._desk.worker.line.enter(ticket)
 
@@ -338,3 +355,4 @@ class _Request:
     before: tuple[Turn, ...]
     text: str
     audio: AudioSource | list[AudioSource] | None
+    json_schema: Mapping[str, Any] | None

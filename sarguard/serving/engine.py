@@ -16,6 +16,7 @@ from sarguard.errors import (
     NonFiniteActivationError,
 )
 from sarguard.generation import Row, decode_rows
+from sarguard.generation.json_answers import declines
 from sarguard.generation.text import AnswerText
 from sarguard.models.batching import batch_key
 from sarguard.models.inputs import audio_token_counts, build_inputs
@@ -143,10 +144,12 @@ class Answer:
     """Turn one row's tokens into what its caller hears."""
 
     def __init__(self, ticket: Ticket, loaded: LoadedModel) -> None:
+        grammar = ticket.asked.grammar
         self.row = Row(
             dose=ticket.asked.dose,
             max_new_tokens=ticket.asked.max_new_tokens,
             sampling=ticket.asked.sampling,
+            follows=None if grammar is None else grammar.begin(),
         )
         self._ticket = ticket
         self._text = AnswerText(loaded.tokenizer, ticket.asked.stop)
@@ -203,13 +206,22 @@ class Answer:
                     "model in bfloat16 or float32"
                 )
             )
+        elif self.row.follows is not None and self.row.follows.fault is not None:
+            ticket.fail(
+                RuntimeError(f"the schema was not followed: {self.row.follows.fault}")
+            )
         else:
             ticket.say(self._text.finish())
             reason: FinishReason = "length"
             if ending == "stop" or self._text.stopped:
                 reason = "stop"
-            refused = is_refusal(self._text.text)
+            refused = self._refused()
             ticket.answer(Outcome.REFUSED if refused else Outcome.ANSWERED, reason)
+
+    def _refused(self) -> bool:
+        # JSON may hold the words of others; its grammar tells a refusal by itself.
+        tells = is_refusal if self.row.follows is None else declines
+        return tells(self._text.text)
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import base64
 import io
+import json
 import re
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -93,8 +95,15 @@ class FakeClient(SafeAudioLLM):
         said: str = "",
         audit_id: str | None = None,
         seconds: float = 0.0,
+        obeys: bool = False,
     ) -> None:
-        """`said` is what was streamed before a text came that takes its place."""
+        """Make one.
+
+        `said` is what was streamed before a text came that takes its place; what
+        `obeys` fills strings into a schema, where one is given.
+        """
+        self.obeys = obeys
+        self._policy = Policy.preset("balanced")
         self.reply = Reply(
             text=text,
             outcome=outcome,
@@ -126,14 +135,17 @@ class FakeClient(SafeAudioLLM):
 
     @property
     def policy(self) -> Policy:
-        return Policy.preset("balanced")
+        return self._policy
 
     @property
     def model_name(self) -> str:
         return "fake"
 
-    def events(self) -> list[Event]:
+    def events(self, schema: dict[str, Any] | None = None) -> list[Event]:
         reply = self.reply
+        if self.obeys and schema is not None:
+            filled = dict.fromkeys(schema["properties"], "Why?")
+            reply = replace(reply, text=json.dumps(filled))
         by_model = reply.outcome in (
             *(Outcome.ANSWERED, Outcome.REFUSED, Outcome.ERROR_OPEN),
             *(Outcome.TIMEOUT, Outcome.CANCELLED),
@@ -152,7 +164,7 @@ class FakeClient(SafeAudioLLM):
         **options: Any,  # noqa: ANN401
     ) -> FakeStream:
         self.hear(audio, text, options)
-        return FakeStream(self, self.events())
+        return FakeStream(self, self.events(options.get("json_schema")))
 
     def astream(  # type: ignore[override]
         self,
@@ -161,7 +173,7 @@ class FakeClient(SafeAudioLLM):
         **options: Any,  # noqa: ANN401
     ) -> FakeStream:
         self.hear(audio, text, options)
-        return FakeStream(self, self.events())
+        return FakeStream(self, self.events(options.get("json_schema")))
 
     def hear(self, audio: Any, text: str, options: dict[str, Any]) -> None:  # noqa: ANN401
         sources = audio if isinstance(audio, list) else []

@@ -70,6 +70,12 @@ class TestAudio:
         block = {"type": "audio", "base64": wrapped, "mime_type": "audio/wav"}
         assert len(ask(human(block))["audio"]) == 1
 
+    def test_long_base64_is_read_in_parts(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("langchain_sarguard.blocks._PART", 64)
+        assert [len(c) for c in ask(human(audio_block()))["audio"]] == [RATE // 2]
+
     def test_audio_of_earlier_messages_is_in_the_history(self) -> None:
         request = ask(
             human("First.", audio_block(wav(0.2))), AIMessage("Yes."), human("Then?")

@@ -1,0 +1,85 @@
+"""Answers as objects: a schema in, an object out, a refusal never mistaken for one."""
+
+from __future__ import annotations
+
+import json
+from operator import itemgetter
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from langchain_core.exceptions import OutputParserException
+from langchain_core.messages import BaseMessage
+from langchain_core.output_parsers import JsonOutputParser, PydanticOutputParser
+from langchain_core.runnables import (
+    Runnable,
+    RunnableLambda,
+    RunnableMap,
+    RunnablePassthrough,
+    RunnableSequence,
+)
+from langchain_core.utils.function_calling import convert_to_json_schema
+from langchain_core.utils.pydantic import is_basemodel_subclass
+
+from langchain_sarguard.bindings import GuardedWays
+from langchain_sarguard.replies import raise_if_withheld
+
+if TYPE_CHECKING:
+    from langchain_sarguard.chat_models import ChatSafeAudio
+
+Schema: TypeAlias = "dict[str, Any] | type"
+"""A JSON schema, a pydantic class or a TypedDict."""
+
+METHOD = "json_schema"
+
+
+class GuardedSequence(GuardedWays, RunnableSequence[Any, Any]):
+    """Parse what a guarded model answers; only guarded models may stand in."""
+
+
+def structured(
+    chat: ChatSafeAudio, schema: Schema, *, include_raw: bool, strict: bool | None
+) -> Runnable[Any, Any]:
+    """Return a chat model whose answers are objects.
+
+    Raises:
+        ValueError: The schema is of another kind.
+    """
+    closed = strict is not False
+    written = convert_to_json_schema(schema, strict=closed or None)
+    answers = chat.bind(
+        json_schema=written,
+        ls_structured_output_format={"kwargs": {"method": METHOD}, "schema": schema},
+    )
+    check, parser = RunnableLambda(_answered), _parser(schema)
+    if not include_raw:
+        return GuardedSequence(first=answers, middle=[check], last=parser)
+    parsed = RunnablePassthrough.assign(
+        parsed=itemgetter("raw") | check | parser, parsing_error=lambda _: None
+    )
+    unparsed = RunnablePassthrough.assign(parsed=lambda _: None)
+    return GuardedSequence(
+        first=RunnableMap(raw=answers),
+        last=parsed.with_fallbacks([unparsed], exception_key="parsing_error"),
+    )
+
+
+def _answered(message: BaseMessage) -> BaseMessage:
+    """Let a whole answer pass; a refusal in words is no faulty JSON."""
+    raise_if_withheld(message)
+    text = str(message.text)
+    try:
+        json.loads(text)
+    except ValueError as error:
+        # langchain-core's parsers make half an object of half a text.
+        cut = message.response_metadata.get("finish_reason") == "length"
+        remedy = "it was cut at max_tokens: raise that" if cut else "ask again"
+        raise OutputParserException(
+            f"the answer is not the whole of a JSON text ({error}): {remedy}",
+            llm_output=text,
+        ) from error
+    return message
+
+
+def _parser(schema: Schema) -> Runnable[BaseMessage, Any]:
+    if isinstance(schema, type) and is_basemodel_subclass(schema):
+        return PydanticOutputParser(pydantic_object=schema)
+    return JsonOutputParser()

@@ -1,0 +1,147 @@
+"""Answers that follow a JSON schema, or decline.
+
+A model that can write nothing but JSON cannot decline, so a schema would be a way
+around the guard. The grammar therefore has a second branch: a refusal of one line,
+told by its first words. No JSON text begins with a capital letter, so the first token
+decides between the two, and the steered state decides on the first token.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import threading
+import weakref
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from sarguard.errors import ConfigurationError, MissingDependencyError
+from sarguard.generation.settings import stop_tokens
+from sarguard.models.loading import LoadedModel
+
+if TYPE_CHECKING:
+    from llguidance import LLMatcher, LLTokenizer
+
+_OPENINGS = (
+    *("I cannot", "I can't", "I can\u2019t", "I can not", "I could not"),
+    *("I couldn't", "I will not", "I won't", "I am not able", "I'm not able"),
+    *("I am unable", "I'm unable", "I must decline", "I have to decline"),
+    *("I am sorry", "I'm sorry", "I\u2019m sorry", "I apologize", "I apologise"),
+    *("Sorry", "Unfortunately, I cannot", "Unfortunately, I can't"),
+)
+_MOST_FURTHER = 300
+# One space at most, and nobody's schema may say otherwise: a model that is allowed
+# to write white space for ever may do so.
+_SPACES = {"whitespace_flexible": True, "whitespace_pattern": " ?"}
+
+_tokenizers: weakref.WeakKeyDictionary[Any, LLTokenizer] = weakref.WeakKeyDictionary()
+_making = threading.Lock()
+
+
+class JsonGrammar:
+    """Hold a schema, made ready for one model; any number of answers may use it."""
+
+    def __init__(self, start: LLMatcher) -> None:
+        self._start = start
+
+    @classmethod
+    def compile(cls, loaded: LoadedModel, schema: Mapping[str, Any]) -> JsonGrammar:
+        """Make a schema ready; the first for a model takes about a second.
+
+        Raises:
+            ConfigurationError: The schema is none, or cannot be followed, or the
+                model's tokenizer cannot be read.
+            MissingDependencyError: llguidance is not installed.
+        """
+        try:
+            from llguidance import LLMatcher
+        except ImportError as error:
+            raise MissingDependencyError(
+                f"json_schema needs llguidance ({error}): pip install 'sarguard[json]'"
+            ) from error
+        start = LLMatcher(_tokenizer(loaded), _write_grammar(schema), log_level=0)
+        if start.is_error():
+            raise ConfigurationError(
+                f"json_schema cannot be followed: {start.get_error().splitlines()[0]}"
+            )
+        return cls(start)
+
+    def begin(self) -> JsonAnswer:
+        """Return what holds one answer to the schema."""
+        return JsonAnswer(self._start.deep_copy())
+
+
+class JsonAnswer:
+    """Hold one answer to a schema, token by token."""
+
+    def __init__(self, matcher: LLMatcher) -> None:
+        self._matcher = matcher
+
+    @property
+    def fault(self) -> str | None:
+        """Return why the schema can be followed no further; None where it can."""
+        # What comes behind the first line is content.
+        found = self._matcher.get_error().splitlines()
+        return found[0] if found else None
+
+    def allow(self, scores: Tensor) -> Tensor:
+        """Return scores of shape (vocabulary,) in which only what may follow is left.
+
+        After a fault only the end of the answer is.
+        """
+        found = bytearray(self._matcher.compute_logit_bias())
+        allowed = torch.frombuffer(found, dtype=torch.uint8).bool()
+        # Models may have more scores than their tokenizer has tokens.
+        kept = torch.zeros(scores.shape[-1], dtype=torch.bool)
+        size = min(len(allowed), len(kept))
+        kept[:size] = allowed[:size]
+        return scores.masked_fill(~kept.to(scores.device), float("-inf"))
+
+    def take(self, token: int) -> None:
+        """Go on behind a token."""
+        self._matcher.consume_token(token)
+
+
+def declines(text: str) -> bool:
+    """Return whether an answer under a schema took the branch of the refusals."""
+    return text.startswith(_OPENINGS)
+
+
+def _tokenizer(loaded: LoadedModel) -> LLTokenizer:
+    from llguidance.hf import from_tokenizer
+
+    with _making:
+        if loaded.tokenizer not in _tokenizers:
+            try:
+                made = from_tokenizer(
+                    loaded.tokenizer, eos_token=list(stop_tokens(loaded)) or None
+                )
+            except ValueError as error:
+                raise ConfigurationError(
+                    f"json_schema cannot be used with {loaded.name}: llguidance cannot "
+                    f"read a {type(loaded.tokenizer).__name__} ({error})"
+                ) from error
+            _tokenizers[loaded.tokenizer] = made
+        return _tokenizers[loaded.tokenizer]
+
+
+def _write_grammar(schema: Mapping[str, Any]) -> str:
+    if not isinstance(schema, Mapping):
+        raise ConfigurationError(
+            f"json_schema is a {type(schema).__name__}: give a JSON schema as a mapping"
+        )
+    try:
+        written = json.dumps({**schema, "x-guidance": _SPACES})
+    except (TypeError, ValueError) as error:
+        raise ConfigurationError(
+            f"json_schema cannot be written as JSON ({error}): give plain values"
+        ) from error
+    openings = "|".join(map(re.escape, _OPENINGS)).replace("\\ ", " ")
+    return (
+        "start: json | REFUSAL\n"
+        f"json: %json {written}\n"
+        f"REFUSAL: /({openings})[^\\n]{{0,{_MOST_FURTHER}}}/\n"
+    )

@@ -1,0 +1,169 @@
+"""Hold structured output: objects of the schema's kind, refusals told apart."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from langchain_core.exceptions import OutputParserException
+from langchain_core.language_models import FakeListChatModel
+from langchain_core.messages import HumanMessage
+from langchain_core.runnables import ConfigurableField
+from langchain_sarguard import (
+    AnswerRefusedError,
+    AnswerThrownAwayError,
+    ChatSafeAudio,
+    InvalidInputError,
+    UnguardedModelError,
+    audio_message,
+)
+from pydantic import BaseModel
+from typing_extensions import TypedDict
+
+from sarguard import SafeAudioLLM, SteeringBundle
+from tests import tiny
+from tests.langchain.fakes import FakeClient, failing, refusing, wav
+from tests.tiny import leaning
+
+pytest.importorskip("llguidance")
+
+
+class Booking(BaseModel):
+    """What the caller wants to book."""
+
+    seat: bool
+    nights: bool | None = None
+
+
+class BookingDict(TypedDict):
+    """What the caller wants to book."""
+
+    seat: bool
+
+
+SCHEMA = {
+    "title": "booking",
+    "type": "object",
+    "properties": {"seat": {"type": "boolean"}},
+    "required": ["seat"],
+}
+
+
+def structured(client: SafeAudioLLM, schema: Any = SCHEMA, **options: Any) -> Any:  # noqa: ANN401
+    return ChatSafeAudio.from_client(client).with_structured_output(schema, **options)
+
+
+@pytest.fixture(scope="module")
+def client(tiny_bundle: SteeringBundle) -> Iterator[SafeAudioLLM]:
+    shared = tiny.shared()
+    with SafeAudioLLM.from_model(
+        shared.model, shared.processor, bundle=tiny_bundle, alpha=0.1, name="tiny"
+    ) as client:
+        yield client
+
+
+class TestOverATinyModel:
+    @pytest.mark.parametrize(
+        ("schema", "kind"), [(Booking, Booking), (BookingDict, dict), (SCHEMA, dict)]
+    )
+    def test_every_kind_of_schema_is_followed(
+        self,
+        client: SafeAudioLLM,
+        schema: Any,  # noqa: ANN401
+        kind: type,
+    ) -> None:
+        books = structured(client, schema)
+        with leaning(tiny.shared(), "{"):
+            booked = books.invoke([audio_message(wav(), "What is booked?")])
+            (streamed,) = books.stream("What is booked?")
+        for found in (booked, streamed):
+            assert isinstance(found, kind)
+            names = found.model_dump() if isinstance(found, Booking) else found
+            assert isinstance(names["seat"], bool)
+
+    def test_the_model_can_still_decline(self, client: SafeAudioLLM) -> None:
+        with leaning(tiny.shared(), "I", "{"), pytest.raises(AnswerRefusedError):
+            structured(client).invoke("What is booked?")
+
+    def test_a_cut_is_a_fault_of_the_text(self, client: SafeAudioLLM) -> None:
+        cut = ChatSafeAudio.from_client(client, max_tokens=3)
+        books = cut.with_structured_output(SCHEMA, include_raw=True)
+        with leaning(tiny.shared(), "{"):
+            found = books.invoke("What is booked?")
+        assert found["parsed"] is None
+        assert isinstance(found["parsing_error"], OutputParserException)
+        assert "raise that" in str(found["parsing_error"])
+        assert found["raw"].response_metadata["finish_reason"] == "length"
+
+
+class TestWithoutAnAnswer:
+    def test_it_raises_what_raise_on_refusal_raises(self) -> None:
+        with pytest.raises(AnswerRefusedError, match="I cannot assist"):
+            structured(refusing()).invoke("Book it.")
+        with pytest.raises(AnswerThrownAwayError, match="SteeringNotApplied"):
+            structured(failing()).invoke("Book it.")
+
+    @pytest.mark.parametrize(
+        ("client", "kind"),
+        [(refusing(), AnswerRefusedError), (failing(), AnswerThrownAwayError)],
+    )
+    def test_with_the_raw_message_it_is_the_parsing_error(
+        self, client: FakeClient, kind: type[Exception]
+    ) -> None:
+        found = structured(client, include_raw=True).invoke("Book it.")
+        assert found["parsed"] is None
+        assert type(found["parsing_error"]) is kind
+        assert found["raw"].content == client.reply.text
+
+    def test_text_that_is_no_json_is_another_error(self) -> None:
+        with pytest.raises(OutputParserException):
+            structured(FakeClient("Paris.")).invoke("Book it.")
+
+
+class TestWhatIsAsked:
+    def test_the_model_is_told_and_bound(self) -> None:
+        client = FakeClient('{"seat": true}')
+        assert structured(client).invoke("Book it.") == {"seat": True}
+        (request,) = client.requests
+        assert request["json_schema"]["additionalProperties"] is False
+        text, schema = request["text"].split("\n\nAnswer with one JSON object that ")
+        assert text == "Book it."
+        assert json.loads(schema.partition(": ")[2]) == request["json_schema"]
+
+    def test_objects_may_be_left_open(self) -> None:
+        client = FakeClient('{"seat": true}')
+        structured(client, strict=False).invoke("Book it.")
+        assert "additionalProperties" not in client.requests[0]["json_schema"]
+
+    def test_without_a_schema_nothing_is_added(self) -> None:
+        client = FakeClient()
+        ChatSafeAudio.from_client(client).invoke([HumanMessage("Book it.")])
+        assert client.requests[0]["text"] == "Book it."
+        assert client.requests[0]["json_schema"] is None
+
+    @pytest.mark.parametrize(
+        "options", [{"method": "function_calling"}, {"method": "json_mode"}, {"x": 1}]
+    )
+    def test_another_way_is_refused_by_name(self, options: dict[str, Any]) -> None:
+        with pytest.raises(InvalidInputError, match="it follows schemas"):
+            structured(FakeClient(), **options)
+
+
+class TestTheGuardIsKept:
+    def test_only_guarded_models_may_stand_in(self) -> None:
+        unguarded = FakeListChatModel(responses=["{}"])
+        for options in ({}, {"include_raw": True}):
+            books = structured(FakeClient(), **options)
+            with pytest.raises(UnguardedModelError):
+                books.with_fallbacks([unguarded])
+            with pytest.raises(UnguardedModelError):
+                books.configurable_alternatives(ConfigurableField("m"), x=unguarded)
+            with pytest.raises(UnguardedModelError):
+                books.with_config(tags=["a"]).with_fallbacks([unguarded])
+
+    def test_a_guarded_one_does(self) -> None:
+        broken = structured(FakeClient("Paris."))
+        behind = broken.with_fallbacks([structured(FakeClient('{"seat": true}'))])
+        assert behind.invoke("Book it.") == {"seat": True}

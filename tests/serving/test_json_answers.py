@@ -1,0 +1,180 @@
+"""Hold answers under a schema: they follow it, or they are refusals, never between."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from sarguard import Done, Outcome, SafeAudioLLM, SteeringBundle, TextDelta
+from sarguard.errors import ConfigurationError, MissingDependencyError
+from sarguard.generation import json_answers
+from sarguard.refusal import is_refusal
+from tests import tiny
+from tests.tiny import leaning
+
+pytest.importorskip("llguidance")
+
+SCHEMA: dict[str, Any] = {
+    "type": "object",
+    "properties": {
+        "city": {"enum": ["Paris", "I'm sorry, Rome"]},
+        "sure": {"type": "boolean"},
+    },
+    "required": ["city", "sure"],
+    "additionalProperties": False,
+}
+
+
+@pytest.fixture(scope="module")
+def client(tiny_bundle: SteeringBundle) -> Iterator[SafeAudioLLM]:
+    shared = tiny.shared()
+    with SafeAudioLLM.from_model(
+        shared.model, shared.processor, bundle=tiny_bundle, alpha=0.1, name="tiny"
+    ) as client:
+        yield client
+
+
+class TestUnderASchema:
+    @pytest.mark.parametrize("temperature", [0.0, 1.0])
+    def test_an_answer_follows_it(
+        self, client: SafeAudioLLM, temperature: float
+    ) -> None:
+        with leaning(tiny.shared(), "{"):
+            reply = client.generate(
+                text="Which city?", json_schema=SCHEMA, temperature=temperature, seed=1
+            )
+        assert json.loads(reply.text)["city"] in ("Paris", "I'm sorry, Rome")
+        assert (reply.outcome, reply.finish_reason) == (Outcome.ANSWERED, "stop")
+        assert reply.guard.steered_positions == reply.usage.output_tokens
+
+    def test_words_of_others_in_it_are_no_refusal(self, client: SafeAudioLLM) -> None:
+        with leaning(tiny.shared(), "{", "I"):
+            reply = client.generate(text="Which city?", json_schema=SCHEMA)
+        assert json.loads(reply.text)["city"] == "I'm sorry, Rome"
+        assert is_refusal(reply.text)
+        assert reply.outcome is Outcome.ANSWERED
+
+    @pytest.mark.parametrize("first", ["I", "S"])
+    def test_the_model_can_still_decline(
+        self, client: SafeAudioLLM, first: str
+    ) -> None:
+        with leaning(tiny.shared(), first, "{"):
+            reply = client.generate(text="Which city?", json_schema=SCHEMA)
+        assert json_answers.declines(reply.text)
+        assert reply.outcome is Outcome.REFUSED
+
+    def test_a_refusal_is_one_short_line(self, client: SafeAudioLLM) -> None:
+        with leaning(tiny.shared(), "S", "\n"):
+            reply = client.generate(
+                text="Which city?", json_schema=SCHEMA, max_new_tokens=500
+            )
+        assert "\n" not in reply.text
+        assert len(reply.text) <= 305
+        assert reply.finish_reason == "stop"
+
+    def test_whatever_is_drawn_is_one_or_the_other(self, client: SafeAudioLLM) -> None:
+        replies = client.generate_batch(
+            {
+                "text": "Which city?",
+                "json_schema": SCHEMA,
+                "temperature": 1.0,
+                "seed": seed,
+                "max_new_tokens": 400,
+            }
+            for seed in range(12)
+        )
+        for reply in replies:
+            if reply.outcome is Outcome.ANSWERED:
+                json.loads(reply.text)
+            else:
+                assert reply.outcome is Outcome.REFUSED
+                assert json_answers.declines(reply.text)
+
+    def test_rows_of_a_batch_keep_to_their_own(self, client: SafeAudioLLM) -> None:
+        free: Any = {"text": "Hello.", "max_new_tokens": 8}
+        bound: Any = {"text": "Which city?", "json_schema": SCHEMA}
+        alone = [client.generate(**free).text, client.generate(**bound).text]
+        together = [r.text for r in client.generate_batch([free, bound])]
+        assert together == alone
+
+    def test_a_cut_says_so(self, client: SafeAudioLLM) -> None:
+        with leaning(tiny.shared(), "{"):
+            reply = client.generate(
+                text="Which city?", json_schema=SCHEMA, max_new_tokens=4
+            )
+        assert reply.finish_reason == "length"
+
+    def test_streams_give_the_same(self, client: SafeAudioLLM) -> None:
+        async def pieces() -> list[Any]:
+            stream = client.astream(text="Which city?", json_schema=SCHEMA)
+            return [event async for event in stream]
+
+        with leaning(tiny.shared(), "{"):
+            events = asyncio.run(pieces())
+        said = "".join(event.text for event in events if isinstance(event, TextDelta))
+        assert isinstance(events[-1], Done)
+        assert json.loads(said) == json.loads(events[-1].reply.text)
+
+    def test_nobody_s_schema_lets_white_space_run_on(
+        self, client: SafeAudioLLM
+    ) -> None:
+        schema = {**SCHEMA, "x-guidance": {"whitespace_pattern": " *"}}
+        with leaning(tiny.shared(), "{", " "):
+            reply = client.generate(text="Which city?", json_schema=schema)
+        assert "  " not in reply.text
+        assert reply.outcome is Outcome.ANSWERED
+
+    def test_a_schema_that_breaks_down_is_no_answer(
+        self, client: SafeAudioLLM, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def lose(self: json_answers.JsonAnswer, token: int) -> None:
+            self._matcher.consume_token(0)
+
+        monkeypatch.setattr(json_answers.JsonAnswer, "take", lose)
+        with leaning(tiny.shared(), "{"):
+            reply = client.generate(text="Which city?", json_schema=SCHEMA)
+        assert reply.outcome is Outcome.ERROR_CLOSED
+        assert "the schema was not followed" in str(reply.guard.fault)
+
+
+class TestWhatCannotBeFollowed:
+    @pytest.mark.parametrize(
+        ("schema", "said"),
+        [
+            ({"type": "poem"}, "Invalid type: poem"),
+            ({"$ref": "https://example.org/a.json"}, "does not fetch resources"),
+            ({"type": "string", "default": object()}, "cannot be written as JSON"),
+            ("object", "is a str: give a JSON schema as a mapping"),
+        ],
+    )
+    def test_a_bad_schema_is_the_caller_s_to_hear(
+        self,
+        client: SafeAudioLLM,
+        schema: Any,  # noqa: ANN401
+        said: str,
+    ) -> None:
+        with pytest.raises(ConfigurationError, match=said):
+            client.generate(text="Hello.", json_schema=schema)
+
+    def test_without_the_library_it_is_named(
+        self, client: SafeAudioLLM, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setitem(sys.modules, "llguidance", None)
+        with pytest.raises(MissingDependencyError, match=r"sarguard\[json\]"):
+            client.generate(text="Hello.", json_schema=SCHEMA)
+
+    def test_a_tokenizer_that_cannot_be_read_is_named(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        loaded = tiny.build()
+        monkeypatch.setattr(
+            "llguidance.hf.from_tokenizer",
+            lambda *_, **__: (_ for _ in ()).throw(ValueError("only fast ones")),
+        )
+        with pytest.raises(ConfigurationError, match="only fast ones"):
+            json_answers.JsonGrammar.compile(loaded, SCHEMA)
