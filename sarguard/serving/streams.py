@@ -110,7 +110,7 @@ class AsyncAnswerStream(_Held):
         try:
             news = await self._next()
         except (TimeoutError, asyncio.TimeoutError):
-            self._give_up(Outcome.TIMEOUT)
+            await asyncio.to_thread(self._give_up, Outcome.TIMEOUT)
             news = await self._inbox.get()
         except BaseException:
             await self.aclose()
@@ -121,7 +121,8 @@ class AsyncAnswerStream(_Held):
         """Cancel what is left; `Done` is not sent any more."""
         if not self._ended:
             self._ended = True
-            self._give_up(Outcome.CANCELLED)
+            # Its end is recorded, and writing a record blocks.
+            await asyncio.to_thread(self._give_up, Outcome.CANCELLED)
 
     async def __aenter__(self) -> AsyncAnswerStream:
         return self

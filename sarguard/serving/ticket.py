@@ -121,7 +121,9 @@ class Ticket:
 
     def receive(self) -> None:
         """Have the attendant settle what holds; what it raises is the caller's."""
-        if not self._received:
+        with self._lock:
+            if self._received or self._settled:
+                return
             self._received = True
             try:
                 self.asked = self._attendant.receive(self.asked)
