@@ -70,6 +70,13 @@ def add_parser(commands: Commands) -> None:
         default=0.1,
         help="dose to keep in the bundle (default: 0.1)",
     )
+    parser.add_argument(
+        "--batch-size",
+        type=positive_int,
+        default=8,
+        metavar="N",
+        help="most clips that are read together (default: 8)",
+    )
     parser.add_argument("--json", action="store_true", help="write the card as JSON")
     add_model_options(parser)
     parser.set_defaults(run=run)
@@ -103,6 +110,7 @@ def run(options: argparse.Namespace) -> int:
             recipe,
             benign=benign,
             alpha=options.alpha,
+            batch_size=options.batch_size,
             progress=lambda done, total: advance(done, total, ""),
         )
     saved = bundle.save(options.output)

@@ -9,7 +9,6 @@ refusal sentence p, with h_l(a, t) the state of layer l at the last prompt token
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -19,18 +18,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from sarguard.conversation import Turn
 from sarguard.errors import (
     DegenerateDirectionError,
     InsufficientDataError,
 )
-from sarguard.models.families import family_of
-from sarguard.models.inputs import audio_token_id, build_inputs
 from sarguard.models.loading import LoadedModel
-from sarguard.models.untyped import KeyValueCache
 from sarguard.steering.gate import Gate, GateQuality, cross_validate, fit_gate
+from sarguard.steering.reading import BATCH_SIZE, read_states
 from sarguard.steering.recipe import REFERENCE_RECIPE, Recipe
-from sarguard.steering.states import last_states, run_and_read
 from sarguard.steering.subspace import ablate, safe_basis
 from sarguard.steering.vectors import RefusalVectors
 
@@ -87,6 +82,7 @@ def calibrate(
     recipe: Recipe = REFERENCE_RECIPE,
     *,
     benign: Sequence[NDArray[np.float32]] = (),
+    batch_size: int = BATCH_SIZE,
     progress: Progress | None = None,
 ) -> Calibrated:
     """Compute a model's refusal vectors and its gate from matched clips.
@@ -97,7 +93,8 @@ def calibrate(
         recipe: What is asked, and how much of the safe subspace is removed.
         benign: Harmless clips without a twin, at the model's rate; the gate alone
             learns from them.
-        progress: Called with (clips or pairs done, all of them).
+        batch_size: Most clips that are read together.
+        progress: Called with (clips done, all of them).
 
     Raises:
         InsufficientDataError: There are fewer than `rank` + 1 pairs, or than 3.
@@ -105,7 +102,14 @@ def calibrate(
         ConfigurationError: A setting is out of range.
     """
     _check_settings(len(pairs), recipe)
-    states = calibration_states(loaded, pairs, recipe, benign=benign, progress=progress)
+    states = calibration_states(
+        loaded,
+        pairs,
+        recipe,
+        benign=benign,
+        batch_size=batch_size,
+        progress=progress,
+    )
     return Calibrated(
         vectors=refusal_vectors(states, recipe),
         gate=fit_gate(states.harmful, states.safe, benign=states.benign),
@@ -119,33 +123,33 @@ def calibration_states(
     recipe: Recipe = REFERENCE_RECIPE,
     *,
     benign: Sequence[NDArray[np.float32]] = (),
+    batch_size: int = BATCH_SIZE,
     progress: Progress | None = None,
 ) -> CalibrationStates:
-    """Read the states that calibration works with, clip by clip."""
-    total = len(pairs) + len(benign)
-    rows: list[tuple[Tensor, Tensor, Tensor]] = []
-    for done, pair in enumerate(pairs, start=1):
-        harmful = _prompt(loaded, pair.harmful, recipe.instruction)
-        refusing = _prompt(loaded, pair.harmful, recipe.instruction + recipe.refusal)
-        rows.append(
-            (
-                *_read_both(loaded, refusing, harmful),
-                _read(loaded, pair.safe, recipe.instruction),
-            )
+    """Read the states that calibration works with."""
+    harmful = [pair.harmful for pair in pairs]
+    safe = [pair.safe for pair in pairs]
+    total = len(harmful) + len(safe) + len(benign)
+    done = 0
+
+    def count(clips: int) -> None:
+        nonlocal done
+        done += clips
+        if progress is not None:
+            progress(done, total)
+
+    def read(clips: Sequence[NDArray[np.float32]], *texts: str) -> list[Tensor]:
+        return read_states(
+            loaded, clips, texts, batch_size=batch_size, after_batch=count
         )
-        if progress is not None:
-            progress(done, total)
-    extra = []
-    for done, clip in enumerate(benign, start=len(pairs) + 1):
-        extra.append(_read(loaded, clip, recipe.instruction))
-        if progress is not None:
-            progress(done, total)
-    stacked = [torch.stack(column) for column in zip(*rows, strict=True)]
+
+    text = recipe.instruction
+    with_refusal, without = read(harmful, text + recipe.refusal, text)
     return CalibrationStates(
-        refusing=stacked[0],
-        harmful=stacked[1],
-        safe=stacked[2],
-        benign=torch.stack(extra) if extra else None,
+        refusing=with_refusal,
+        harmful=without,
+        safe=read(safe, text)[0],
+        benign=read(benign, text)[0] if benign else None,
     )
 
 
@@ -187,59 +191,3 @@ def _check_directions(what: str, directions: Tensor, *, floor: Tensor) -> None:
                 "the refusal sentence is not empty, that the clips differ, and that "
                 "the model's dtype does not overflow"
             )
-
-
-def _prompt(
-    loaded: LoadedModel, clip: NDArray[np.float32], text: str
-) -> dict[str, Tensor]:
-    return build_inputs(loaded, [[Turn(role="user", text=text, audio=(clip,))]])
-
-
-def _read(loaded: LoadedModel, clip: NDArray[np.float32], text: str) -> Tensor:
-    return last_states(loaded.decoder, _prompt(loaded, clip, text))[:, 0]
-
-
-def _read_both(
-    loaded: LoadedModel, refusing: dict[str, Tensor], harmful: dict[str, Tensor]
-) -> tuple[Tensor, Tensor]:
-    shared = _shared_length(loaded, refusing["input_ids"], harmful["input_ids"])
-    if shared == 0:
-        return (
-            last_states(loaded.decoder, refusing)[:, 0],
-            last_states(loaded.decoder, harmful)[:, 0],
-        )
-    prefix = {**harmful, "input_ids": harmful["input_ids"][:, :shared]}
-    prefix["attention_mask"] = harmful["attention_mask"][:, :shared]
-    _, cache = run_and_read(loaded.decoder, prefix, use_cache=True)
-    return (
-        _continue(loaded, refusing, shared, copy.deepcopy(cache)),
-        _continue(loaded, harmful, shared, cache),
-    )
-
-
-def _continue(
-    loaded: LoadedModel, prompt: dict[str, Tensor], shared: int, cache: KeyValueCache
-) -> Tensor:
-    rest = {
-        "input_ids": prompt["input_ids"][:, shared:],
-        "attention_mask": prompt["attention_mask"],
-        "past_key_values": cache,
-    }
-    states, _ = run_and_read(loaded.decoder, rest, use_cache=True)
-    return states[:, 0]
-
-
-def _shared_length(loaded: LoadedModel, first: Tensor, second: Tensor) -> int:
-    """Return how many leading tokens, all audio among them, two prompts share."""
-    if not family_of(loaded.model.config).shares_prefix:
-        return 0
-    # Every prompt keeps one token of its own: its last one is what is read.
-    length = min(first.shape[1], second.shape[1]) - 1
-    differs = (first[0, :length] != second[0, :length]).nonzero()
-    shared = int(differs[0]) if len(differs) else length
-    token = audio_token_id(loaded)
-    if token is None:
-        return 0
-    audio = (second[0] == token).nonzero()
-    covers_audio = len(audio) > 0 and int(audio[-1]) < shared
-    return shared if covers_audio else 0

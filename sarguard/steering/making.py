@@ -20,6 +20,7 @@ from sarguard.steering.bundle import (
     describe_model,
 )
 from sarguard.steering.calibration import Calibrated, Pair, Progress, calibrate
+from sarguard.steering.reading import BATCH_SIZE
 from sarguard.steering.recipe import REFERENCE_RECIPE, Recipe
 from sarguard.steering.tiers import tier_rules
 from sarguard.steering.vectors import vectors_digest
@@ -34,6 +35,7 @@ def make_bundle(
     *,
     benign: Sequence[NDArray[np.float32]] = (),
     alpha: float = ALPHA,
+    batch_size: int = BATCH_SIZE,
     progress: Progress | None = None,
 ) -> SteeringBundle:
     """Calibrate a model and return its bundle.
@@ -44,13 +46,16 @@ def make_bundle(
         recipe: What is asked, and how much of the safe subspace is removed.
         benign: Harmless clips without a twin, for the gate.
         alpha: Default dose, kept in the card.
-        progress: Called with (clips or pairs done, all of them).
+        batch_size: Most clips that are read together.
+        progress: Called with (clips done, all of them).
 
     Raises:
         CalibrationError: The vectors or the gate cannot be computed.
         ConfigurationError: A setting is out of range.
     """
-    found = calibrate(loaded, pairs, recipe, benign=benign, progress=progress)
+    found = calibrate(
+        loaded, pairs, recipe, benign=benign, batch_size=batch_size, progress=progress
+    )
     heard = clips_digest(pairs, benign)
     return describe_bundle(loaded, found, recipe, heard=heard, alpha=alpha)
 

@@ -21,6 +21,7 @@ from sarguard.steering.recipe import REFERENCE_RECIPE, Recipe
 from sarguard.steering.states import last_states
 from sarguard.steering.steerer import Steerer
 from tests import tiny
+from tests.contract.families import fresh
 
 
 def random_states(count: int = 6, layers: int = 2, width: int = 8) -> CalibrationStates:
@@ -65,7 +66,7 @@ def test_the_sentence_follows_the_instruction_without_a_space() -> None:
     assert prompt.endswith(f"{text}<|im_end|>\n<|im_start|>assistant\n")
 
 
-def test_progress_counts_pairs_and_other_clips() -> None:
+def test_progress_counts_clips() -> None:
     seen: list[tuple[int, int]] = []
     calibrate(
         tiny.shared(),
@@ -74,7 +75,27 @@ def test_progress_counts_pairs_and_other_clips() -> None:
         benign=[tiny.clip(0.4)],
         progress=lambda done, total: seen.append((done, total)),
     )
-    assert seen == [(1, 4), (2, 4), (3, 4), (4, 4)]
+    assert seen == [(3, 7), (6, 7), (7, 7)]
+
+
+@pytest.mark.parametrize("family", ["qwen2_audio", "gemma3n"])
+def test_a_batch_changes_nothing(family: str) -> None:
+    loaded = fresh(family)
+    rows: list[int] = []
+    loaded.decoder.owner.register_forward_pre_hook(
+        lambda _m, _a, kwargs: rows.append(kwargs["inputs_embeds"].shape[0]),
+        with_kwargs=True,
+    )
+    alone = calibration_states(loaded, tiny.pairs(5), batch_size=1)
+    assert set(rows) == {1}
+    rows.clear()
+    together = calibration_states(loaded, tiny.pairs(5), batch_size=3)
+    # Clips that must not be padded are read one by one.
+    assert set(rows) == ({1} if family == "gemma3n" else {3, 2})
+    for name in ("refusing", "harmful", "safe"):
+        torch.testing.assert_close(
+            getattr(together, name), getattr(alone, name), atol=1e-4, rtol=1e-4
+        )
 
 
 def test_calibration_leaves_no_hooks_and_repeats_itself() -> None:

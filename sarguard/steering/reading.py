@@ -1,0 +1,135 @@
+"""Reading the states that calibration works with, a batch of clips at a time.
+
+The texts that go with a clip differ only after it, so the clip is read once and each
+text goes on from there. A batch holds clips of about the same length.
+"""
+
+from __future__ import annotations
+
+import copy
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from sarguard.conversation import Turn
+from sarguard.models.batching import batch_key
+from sarguard.models.families import family_of
+from sarguard.models.inputs import audio_token_id, build_inputs
+from sarguard.models.loading import LoadedModel
+from sarguard.models.untyped import KeyValueCache
+from sarguard.steering.states import last_states, run_and_read
+
+BATCH_SIZE = 8
+
+Clip = NDArray[np.float32]
+_Inputs = dict[str, Tensor]
+
+
+def read_states(
+    loaded: LoadedModel,
+    clips: Sequence[Clip],
+    texts: Sequence[str],
+    *,
+    batch_size: int = BATCH_SIZE,
+    after_batch: Callable[[int], None] = lambda clips: None,
+) -> list[Tensor]:
+    """Return what every layer holds where the answer to a clip and a text begins.
+
+    Args:
+        loaded: The model, with no steerer attached.
+        clips: Mono at the model's rate, shape (samples,).
+        texts: Each accompanies every clip.
+        batch_size: Most clips that are read together.
+        after_batch: Called with how many clips a batch had.
+
+    Returns:
+        One tensor a text, float32 on the CPU, shape (clips, layers, width).
+    """
+    shape = (len(clips), len(loaded.decoder), loaded.decoder.hidden_size)
+    found = [torch.empty(shape) for _ in texts]
+    for places in _batches(loaded, clips, batch_size):
+        prompts = [_prompts(loaded, [clips[p] for p in places], text) for text in texts]
+        for states, read in zip(found, _read(loaded, prompts), strict=True):
+            states[places] = read.transpose(0, 1)
+        after_batch(len(places))
+    return found
+
+
+def _batches(
+    loaded: LoadedModel, clips: Sequence[Clip], size: int
+) -> Iterator[list[int]]:
+    """Yield the places of the clips of each batch."""
+
+    def key(place: int) -> object:
+        return batch_key(loaded, [_turn(clips[place], "")])
+
+    in_order = sorted(range(len(clips)), key=lambda place: clips[place].shape[0])
+    for _, alike in itertools.groupby(in_order, key):
+        rest = list(alike)
+        yield from (rest[i : i + size] for i in range(0, len(rest), size))
+
+
+def _turn(clip: Clip, text: str) -> Turn:
+    return Turn(role="user", text=text, audio=(clip,))
+
+
+def _prompts(loaded: LoadedModel, clips: Sequence[Clip], text: str) -> _Inputs:
+    return build_inputs(loaded, [[_turn(clip, text)] for clip in clips])
+
+
+def _read(loaded: LoadedModel, prompts: Sequence[_Inputs]) -> list[Tensor]:
+    """Return the states of prompts that differ in their text, (layers, rows, width)."""
+    if not family_of(loaded.model.config).shares_prefix:
+        return [last_states(loaded.decoder, prompt) for prompt in prompts]
+    placed = [_with_positions(prompt) for prompt in prompts]
+    shared = _shared_length(loaded, [prompt["input_ids"] for prompt in prompts])
+    if shared == 0:
+        return [last_states(loaded.decoder, prompt) for prompt in placed]
+    prefix = dict(placed[0])
+    for name in ("input_ids", "attention_mask", "position_ids"):
+        prefix[name] = prefix[name][:, :shared]
+    _, cache = run_and_read(loaded.decoder, prefix, use_cache=True)
+    return [
+        _continue(loaded, prompt, shared, copy.deepcopy(cache)) for prompt in placed
+    ]
+
+
+def _with_positions(prompt: _Inputs) -> _Inputs:
+    # Counted from each row's first token, as in an answer, so padding rounds nothing.
+    positions = (prompt["attention_mask"].cumsum(dim=1) - 1).clamp(min=0)
+    return {**prompt, "position_ids": positions}
+
+
+def _continue(
+    loaded: LoadedModel, prompt: _Inputs, shared: int, cache: KeyValueCache
+) -> Tensor:
+    rest = {
+        "input_ids": prompt["input_ids"][:, shared:],
+        "attention_mask": prompt["attention_mask"],
+        "position_ids": prompt["position_ids"][:, shared:],
+        "past_key_values": cache,
+    }
+    states, _ = run_and_read(loaded.decoder, rest, use_cache=True)
+    return states
+
+
+def _shared_length(loaded: LoadedModel, prompts: Sequence[Tensor]) -> int:
+    """Return how many leading columns, all audio among them, the prompts share."""
+    token = audio_token_id(loaded)
+    if len(prompts) < 2 or token is None:
+        return 0
+    # Every prompt keeps one token of its own: its last one is what is read.
+    length = min(ids.shape[1] for ids in prompts) - 1
+    first = prompts[0]
+    differs = torch.zeros(length, dtype=torch.bool, device=first.device)
+    for ids in prompts[1:]:
+        differs |= (ids[:, :length] != first[:, :length]).any(dim=0)
+    columns = differs.nonzero()
+    shared = int(columns[0]) if len(columns) else length
+    audio = (first == token).any(dim=0).nonzero()
+    covers_audio = len(audio) > 0 and int(audio[-1]) < shared
+    return shared if covers_audio else 0
