@@ -1,1 +1,1 @@
-"""The command line: `sarguard demo, ask, evaluate, calibrate, doctor`."""
+"""The command line: one module a command of `sarguard`."""

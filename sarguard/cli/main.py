@@ -11,6 +11,7 @@ from sarguard import __version__
 from sarguard.cli import (
     ask,
     audit,
+    bench,
     calibrate,
     demo,
     doctor,
@@ -25,7 +26,17 @@ USAGE_ERROR = 2
 INTERNAL_ERROR = 1
 INTERRUPTED = 130
 
-_COMMANDS = (demo, ask, evaluate, calibrate, models, policy, audit, doctor)
+_COMMANDS = (
+    demo,
+    ask,
+    evaluate,
+    calibrate,
+    bench,
+    models,
+    policy,
+    audit,
+    doctor,
+)
 _EPILOG = """\
 examples:
   sarguard demo                           see the guard at work, on this machine

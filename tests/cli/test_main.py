@@ -107,7 +107,9 @@ def test_the_version_is_the_packages(run: Run) -> None:
     assert run("--version")[:2] == (0, f"sarguard {sarguard.__version__}\n")
 
 
-@pytest.mark.parametrize("command", ["demo", "ask", "evaluate", "calibrate", "doctor"])
+@pytest.mark.parametrize(
+    "command", ["demo", "ask", "evaluate", "calibrate", "bench", "models", "doctor"]
+)
 def test_every_command_has_help(command: str, run: Run) -> None:
     assert command in run("--help")[1]
     status, out, _ = run(command, "--help")

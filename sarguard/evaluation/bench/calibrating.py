@@ -1,0 +1,126 @@
+"""What our calibration saves: time against the authors', and memory."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from sarguard.conversation import Turn
+from sarguard.evaluation.bench.authors import (
+    ARMS,
+    AuthorsStates,
+    authors_states,
+    authors_vectors,
+)
+from sarguard.evaluation.bench.memory import peak_bytes
+from sarguard.evaluation.bench.rows import Bar, Measured, in_turn
+from sarguard.models.inputs import build_inputs
+from sarguard.models.loading import LoadedModel
+from sarguard.steering.calibration import (
+    CalibrationStates,
+    Pair,
+    calibration_states,
+    refusal_vectors,
+)
+from sarguard.steering.reading import BATCH_SIZE
+from sarguard.steering.recipe import Recipe
+
+_PARTS = 4
+"""Stretches of pairs in which the two procedures take turns."""
+_MEMORY_PAIRS = 2 * BATCH_SIZE
+_MIB = 2**20
+
+
+def measure_calibration(loaded: LoadedModel, pairs: Sequence[Pair]) -> list[Measured]:
+    """Time calibration against the authors' procedure, and compare the vectors.
+
+    The pairs are read in four stretches, each by both procedures, who take turns.
+
+    Args:
+        loaded: The model, with no steerer attached.
+        pairs: Matched clips at the model's rate, 12 or more.
+    """
+    recipe = Recipe()
+    size = -(-len(pairs) // _PARTS)
+    parts = [pairs[i : i + size] for i in range(0, len(pairs), size)]
+    # The first pass warms caches; it is not counted.
+    calibration_states(loaded, pairs[:1], recipe)
+    authors_states(loaded, pairs[:1], recipe)
+    our_parts, their_parts = iter(parts), iter(parts)
+
+    def ours() -> tuple[float, CalibrationStates]:
+        begin = time.perf_counter()
+        states = calibration_states(loaded, next(our_parts), recipe)
+        return time.perf_counter() - begin, states
+
+    def theirs() -> tuple[float, AuthorsStates]:
+        begin = time.perf_counter()
+        states = authors_states(loaded, next(their_parts), recipe)
+        return time.perf_counter() - begin, states
+
+    found = in_turn(ours, theirs, repeats=len(parts))
+    times = [(mine[0], other[0]) for mine, other in found]
+    vectors = refusal_vectors(_joined([mine[1] for mine, _ in found]), recipe).ablated
+    plain = {arm: [s for _, other in found for s in other[1][arm]] for arm in ARMS}
+    difference = _largest_difference(vectors, authors_vectors(plain, recipe))
+    return [
+        Measured(
+            what=f"calibration on {len(pairs)} pairs, the authors' time / ours",
+            on=loaded.name,
+            bar=Bar(sense=">=", limit=5.0),
+            values=tuple(other / mine for mine, other in times),
+            ours=sum(mine for mine, _ in times),
+            other=sum(other for _, other in times),
+            unit="s",
+        ),
+        Measured(
+            what="largest difference of a layer's vector to the authors', by its norm",
+            on=loaded.name,
+            bar=Bar(sense="<=", limit=1e-4),
+            values=(difference,),
+        ),
+    ]
+
+
+def measure_memory(loaded: LoadedModel, pairs: Sequence[Pair]) -> Measured:
+    """Compare the peak memory of calibration with that of one batch, bare."""
+    recipe = Recipe()
+    read = list(pairs[:_MEMORY_PAIRS])
+    longest = sorted((p.harmful for p in read), key=len)[-BATCH_SIZE:]
+    text = recipe.instruction + recipe.refusal
+
+    def one_batch() -> None:
+        turns = [[Turn(role="user", text=text, audio=(clip,))] for clip in longest]
+        inputs = build_inputs(loaded, turns)
+        with torch.no_grad():
+            loaded.decoder.backbone(**inputs, use_cache=False)
+
+    bare = peak_bytes(loaded.device, one_batch)
+    whole = peak_bytes(loaded.device, lambda: calibration_states(loaded, read, recipe))
+    return Measured(
+        what=f"peak memory over the weights, calibration / one bare batch of "
+        f"{len(longest)}",
+        on=loaded.name,
+        bar=Bar(sense="<", limit=2.0),
+        values=(whole / bare,),
+        ours=whole / _MIB,
+        other=bare / _MIB,
+        unit="MiB",
+        note=f"{len(read)} pairs",
+    )
+
+
+def _joined(parts: Sequence[CalibrationStates]) -> CalibrationStates:
+    return CalibrationStates(
+        refusing=torch.cat([part.refusing for part in parts]),
+        harmful=torch.cat([part.harmful for part in parts]),
+        safe=torch.cat([part.safe for part in parts]),
+    )
+
+
+def _largest_difference(found: Tensor, expected: Tensor) -> float:
+    norms = expected.norm(dim=-1)
+    return float(((found - expected).norm(dim=-1) / norms).max())

@@ -1,0 +1,74 @@
+"""What the scheduler is worth: many callers at once, or one after the other."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
+from sarguard.client import SafeAudioLLM
+from sarguard.conversation import Reply
+from sarguard.errors import SteeringError
+from sarguard.evaluation.bench.decoding import SECONDS, never_stopping, noise
+from sarguard.evaluation.bench.rows import Bar, Measured, in_turn, medians
+from sarguard.models.loading import LoadedModel
+from sarguard.outcome import Outcome
+from sarguard.steering.calibration import AudioPair
+from sarguard.steering.making import make_bundle
+from sarguard.steering.recipe import Recipe
+
+CALLERS = 16
+_ANSWERS = (Outcome.ANSWERED, Outcome.REFUSED)
+
+
+def measure_callers(loaded: LoadedModel, *, tokens: int, repeats: int) -> Measured:
+    """Compare concurrent callers of one client with the same ones in sequence."""
+    # What the vectors say does not matter here; that the bundle fits does.
+    pairs = [
+        AudioPair(harmful=noise(loaded, seed=2 * i), safe=noise(loaded, seed=2 * i + 1))
+        for i in range(3)
+    ]
+    bundle = make_bundle(loaded, pairs, Recipe(rank=1))
+    clip = (noise(loaded, SECONDS), loaded.sampling_rate)
+
+    with (
+        never_stopping(loaded),
+        SafeAudioLLM(loaded, bundle, alpha=bundle.card.alpha) as client,
+        ThreadPoolExecutor(CALLERS) as callers,
+    ):
+
+        def ask(caller: int) -> Reply:
+            reply = client.generate(clip, f"I am {caller}.", max_new_tokens=tokens)
+            if reply.outcome not in _ANSWERS:
+                raise SteeringError(
+                    f"a caller got {reply.outcome.value} ({reply.guard.fault}): there "
+                    "is nothing to time"
+                )
+            return reply
+
+        def together() -> float:
+            return _seconds(lambda: list(callers.map(ask, range(CALLERS))))
+
+        def in_sequence() -> float:
+            return _seconds(lambda: [ask(caller) for caller in range(CALLERS)])
+
+        ask(0)
+        times = in_turn(together, in_sequence, repeats=repeats)
+    rates = [(CALLERS / ours, CALLERS / other) for ours, other in times]
+    ours, other = medians(rates)
+    gpu = loaded.device.type == "cuda"
+    return Measured(
+        what=f"throughput, {CALLERS} callers at once / one after the other",
+        on=loaded.name,
+        bar=Bar(sense=">=", limit=3.0 if gpu else 1.3),
+        values=tuple(mine / theirs for mine, theirs in rates),
+        ours=ours,
+        other=other,
+        unit="answers/s",
+    )
+
+
+def _seconds(act: Callable[[], object]) -> float:
+    begin = time.perf_counter()
+    act()
+    return time.perf_counter() - begin

@@ -1,0 +1,67 @@
+"""A Qwen2-Audio of the published size with random weights.
+
+What steering costs does not depend on what the weights are, so a GPU can be measured
+without a checkpoint. The tokenizer is the reference model's.
+"""
+
+from __future__ import annotations
+
+import torch
+import transformers
+
+from sarguard.models.loading import LoadedModel, wrap_model
+from sarguard.models.untyped import Config, PretrainedModel, Tokenizer
+
+SEVEN_BILLION = {
+    "hidden_size": 4096,
+    "intermediate_size": 11008,
+    "num_hidden_layers": 32,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 32,
+}
+"""The text model of Qwen2-Audio-7B; its audio encoder is the config's default."""
+
+
+def random_qwen2_audio(
+    tokenizer: Tokenizer,
+    device: torch.device,
+    *,
+    text: dict[str, int],
+    audio: dict[str, int] | None = None,
+) -> LoadedModel:
+    """Return a Qwen2-Audio in bfloat16 with random weights, made on a device.
+
+    Args:
+        tokenizer: Of the Qwen2-Audio kind: it has a token for audio.
+        device: Where the weights are made and stay.
+        text: Fields of the text model's config.
+        audio: Fields of the audio encoder's config that are not the default.
+    """
+    config: Config = transformers.Qwen2AudioConfig(
+        text_config={
+            "model_type": "qwen2",
+            "vocab_size": len(tokenizer),
+            "max_position_embeddings": 8192,
+            "use_sliding_window": False,
+            **text,
+        },
+        audio_config=audio or {},
+        audio_token_index=tokenizer.convert_tokens_to_ids("<|AUDIO|>"),
+    )
+    extractor = transformers.WhisperFeatureExtractor(  # type: ignore[no-untyped-call]
+        feature_size=config.audio_config.num_mel_bins
+    )
+    processor = transformers.Qwen2AudioProcessor(  # type: ignore[no-untyped-call]
+        extractor, tokenizer
+    )
+    with torch.device(device):
+        model = transformers.Qwen2AudioForConditionalGeneration._from_config(  # type: ignore[no-untyped-call]
+            config, dtype=torch.bfloat16
+        )
+    model.generation_config.eos_token_id = tokenizer.eos_token_id
+    return wrap_model(model, processor, name=_name(model))
+
+
+def _name(model: PretrainedModel) -> str:
+    billions = sum(p.numel() for p in model.parameters()) / 1e9
+    return f"random Qwen2-Audio of {billions:.1f} G parameters"

@@ -1,0 +1,100 @@
+"""Every row of the bench, on one model after the other."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal, TypeAlias, get_args
+
+import torch
+
+from sarguard.calibration_data import load_pairs
+from sarguard.evaluation.bench.calibrating import measure_calibration, measure_memory
+from sarguard.evaluation.bench.callers import measure_callers
+from sarguard.evaluation.bench.decoding import measure_decoding
+from sarguard.evaluation.bench.geometry import SEVEN_BILLION, random_qwen2_audio
+from sarguard.evaluation.bench.importing import measure_import
+from sarguard.evaluation.bench.rows import Bar, Row, Skipped
+from sarguard.models.loading import LoadedModel
+
+Part = Literal["decoding", "callers", "calibration", "memory", "import", "gpu"]
+PARTS: tuple[Part, ...] = get_args(Part)
+
+Steps: TypeAlias = Callable[[int, int, str], None]
+"""Called with parts done, parts in all, and what is measured now."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Effort:
+    """Say how long to measure."""
+
+    tokens: int = 32
+    """Of each answer."""
+    repeats: int = 9
+    """Pairs of measurements of an answer; a third of it for 16 callers."""
+    pairs: int = 100
+    """That calibration reads, 12 or more."""
+
+
+QUICK = Effort(tokens=8, repeats=3, pairs=12)
+"""Shows in minutes that everything runs; the figures are rough."""
+
+
+def run_bench(
+    loaded: LoadedModel,
+    *,
+    effort: Effort,
+    parts: Sequence[Part] = PARTS,
+    progress: Steps | None = None,
+) -> list[Row]:
+    """Measure the chosen parts.
+
+    Args:
+        loaded: The model of every part but `import` and `gpu`, with no steerer
+            attached. Its tokenizer serves the random model of `gpu`.
+        effort: How long to measure.
+        parts: What to measure.
+        progress: Told of each part as it begins.
+    """
+    rows: list[Row] = []
+    for done, part in enumerate(parts):
+        if progress is not None:
+            progress(done, len(parts), part)
+        rows += _gpu(loaded, effort) if part == "gpu" else _part(loaded, part, effort)
+    return rows
+
+
+def _part(loaded: LoadedModel, part: Part, effort: Effort) -> Iterator[Row]:
+    if part == "decoding":
+        yield from measure_decoding(
+            loaded, tokens=effort.tokens, repeats=effort.repeats
+        )
+    elif part == "callers":
+        yield measure_callers(
+            loaded, tokens=effort.tokens, repeats=max(1, effort.repeats // 3)
+        )
+    elif part == "import":
+        yield measure_import(repeats=effort.repeats)
+    else:
+        rate = loaded.sampling_rate
+        pairs = load_pairs("calibration", sample_rate=rate, limit=effort.pairs)
+        if part == "calibration":
+            yield from measure_calibration(loaded, pairs)
+        else:
+            yield measure_memory(loaded, pairs)
+
+
+def _gpu(loaded: LoadedModel, effort: Effort) -> Iterator[Row]:
+    if not torch.cuda.is_available():
+        yield Skipped(
+            what="decode step, steered / bare",
+            on="random Qwen2-Audio of 7B geometry, bfloat16, GPU",
+            bar=Bar(sense="<=", limit=1.01),
+            reason="no GPU here (torch.cuda.is_available() is false)",
+        )
+        return
+    large = random_qwen2_audio(
+        loaded.tokenizer, torch.device("cuda"), text=SEVEN_BILLION
+    )
+    for part in ("decoding", "callers", "calibration", "memory"):
+        yield from _part(large, part, effort)
