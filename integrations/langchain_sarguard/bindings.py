@@ -13,10 +13,12 @@ from langchain_core.runnables import (
     RunnableSerializable,
     RunnableWithFallbacks,
 )
+from langchain_core.runnables.base import RunnableBindingBase, RunnableEach
 from langchain_core.runnables.configurable import (
     RunnableConfigurableAlternatives,
     RunnableConfigurableFields,
 )
+from langchain_core.runnables.retry import RunnableRetry
 
 from langchain_sarguard.errors import InvalidInputError, UnguardedModelError
 
@@ -57,7 +59,34 @@ class GuardedWays(Guarded, Base):
             UnguardedModelError: One of them is not guarded.
         """
         check_guarded(fallbacks, "a fallback")
-        return super().with_fallbacks(fallbacks, **settings)
+        kept: RunnableWithFallbacks[Any, Any] = keep(
+            super().with_fallbacks(fallbacks, **settings)
+        )
+        return kept
+
+    def with_retry(self, **settings: Any) -> Any:  # noqa: ANN401
+        """Return this model, asked again where it raises."""
+        return keep(super().with_retry(**settings))
+
+    def with_listeners(self, **listeners: Any) -> Any:  # noqa: ANN401
+        """Return this model with listeners to its runs."""
+        return keep(super().with_listeners(**listeners))
+
+    def with_alisteners(self, **listeners: Any) -> Any:  # noqa: ANN401
+        """Return this model with asynchronous listeners to its runs."""
+        return keep(super().with_alisteners(**listeners))
+
+    def with_types(self, **types: Any) -> Any:  # noqa: ANN401
+        """Return this model with other types of input and output."""
+        return keep(super().with_types(**types))
+
+    def map(self) -> Any:  # noqa: ANN401
+        """Return a runnable that answers each item of a list."""
+        return keep(super().map())
+
+    def configurable_fields(self, **fields: Any) -> Any:  # noqa: ANN401
+        """Return this model with fields that a configuration may choose."""
+        return keep(super().configurable_fields(**fields))
 
     def configurable_alternatives(
         self,
@@ -72,16 +101,58 @@ class GuardedWays(Guarded, Base):
         named = ("default_key", "prefix_keys")
         others = [made(v) for name, v in settings.items() if name not in named]
         check_guarded(others, "an alternative")
-        return super().configurable_alternatives(which, **settings)
+        kept: RunnableSerializable[Any, Any] = keep(
+            super().configurable_alternatives(which, **settings)
+        )
+        return kept
 
 
-class GuardedBinding(GuardedWays, RunnableBinding[Any, Any]):
-    """Bind arguments or a configuration to a guarded model."""
+class GuardedKind(GuardedWays):
+    """Be langchain-core's own class, but for what may stand in."""
 
     @classmethod
     def lc_id(cls) -> list[str]:
-        """Name langchain-core's own class, of which this is no more than a kind."""
-        return [*cls.get_lc_namespace(), "RunnableBinding"]
+        """Name langchain-core's class, so that others can read what is written."""
+        core = (c for c in cls.__mro__ if c.__module__.startswith("langchain_core."))
+        return [*cls.get_lc_namespace(), next(core).__name__]
+
+    def configurable_fields(self, **fields: Any) -> Any:  # noqa: ANN401
+        """Say that a configuration reaches the model's own settings only.
+
+        Raises:
+            InvalidInputError: Always: one of the fields is the model.
+        """
+        check_configurable(fields, ())
+        return self
+
+
+# Without parameters: a parametrised field would take no instance of the plain class.
+class GuardedRetry(GuardedKind, RunnableRetry):  # type: ignore[type-arg]
+    """Ask a guarded model again where it raises."""
+
+
+class GuardedEach(GuardedKind, RunnableEach):  # type: ignore[misc,type-arg]
+    """Answer each item of a list."""
+
+
+class GuardedFallbacks(GuardedKind, RunnableWithFallbacks):  # type: ignore[type-arg]
+    """Ask one guarded model after the other."""
+
+
+class GuardedFields(GuardedKind, RunnableConfigurableFields):  # type: ignore[type-arg]
+    """Let a configuration choose settings of a guarded model."""
+
+    def configurable_fields(self, **fields: Any) -> Any:  # noqa: ANN401
+        """Return this model with more of its settings open to a configuration."""
+        return RunnableConfigurableFields.configurable_fields(self, **fields)
+
+
+class GuardedAlternatives(GuardedKind, RunnableConfigurableAlternatives):  # type: ignore[type-arg]
+    """Let a configuration choose between guarded models."""
+
+
+class GuardedBinding(GuardedKind, RunnableBinding[Any, Any]):  # type: ignore[misc]
+    """Bind arguments or a configuration to a guarded model."""
 
     def bind(self, **kwargs: Any) -> GuardedBinding:  # noqa: ANN401
         """Return this binding with more arguments."""
@@ -96,6 +167,22 @@ class GuardedBinding(GuardedWays, RunnableBinding[Any, Any]):
         """Return this binding with more configuration."""
         made: Any = RunnableBinding.with_config(self, config, **kwargs)
         return made  # type: ignore[no-any-return]
+
+
+_KINDS: dict[type, type[GuardedKind]] = {
+    RunnableBinding: GuardedBinding,
+    RunnableConfigurableAlternatives: GuardedAlternatives,
+    RunnableConfigurableFields: GuardedFields,
+    RunnableEach: GuardedEach,
+    RunnableRetry: GuardedRetry,
+    RunnableWithFallbacks: GuardedFallbacks,
+}
+
+
+def keep(made: Any) -> Any:  # noqa: ANN401
+    """Return what langchain-core made of a guarded runnable, as a guarded one."""
+    kind = _KINDS.get(type(made))
+    return made if kind is None else kind(**dict(made))
 
 
 def made(alternative: object) -> object:
@@ -123,7 +210,7 @@ def check_guarded(runnables: Iterable[object], what: str) -> None:
 
 def is_guarded(runnable: object) -> bool:
     """Return whether a runnable answers through guarded clients only."""
-    if isinstance(runnable, RunnableBinding):
+    if isinstance(runnable, RunnableBindingBase):
         return is_guarded(runnable.bound)
     if isinstance(runnable, RunnableWithFallbacks):
         return all(map(is_guarded, [runnable.runnable, *runnable.fallbacks]))
@@ -146,5 +233,5 @@ def check_configurable(fields: Iterable[str], allowed: Iterable[str]) -> None:
         raise InvalidInputError(
             f"{', '.join(closed)} cannot be made configurable: whoever sends a "
             "configuration could put another model or a weaker guard in its place. "
-            f"Configurable are {', '.join(sorted(allowed))}."
+            f"Configurable are {', '.join(sorted(allowed)) or 'fields of the model'}."
         )

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from langchain_core.language_models import ModelProfile
     from langchain_core.language_models.base import LangSmithParams
     from langchain_core.outputs import LLMResult
-    from langchain_core.runnables import Runnable, RunnableSerializable
+    from langchain_core.runnables import Runnable, RunnableConfig
 
 _CONFIGURABLE = (*PER_CALL, "stop", "raise_on_refusal", "lost_audio")
 _NO_TOOLS = "this model has no tools: leave them out, or put what they found into text."
@@ -223,7 +223,7 @@ class ChatSafeAudio(GuardedWays, BaseChatModel):  # type: ignore[misc]
     def configurable_fields(
         self,
         **kwargs: Any,  # noqa: ANN401
-    ) -> RunnableSerializable[Any, Any]:
+    ) -> Any:  # noqa: ANN401
         """Return this model with settings that a configuration may choose.
 
         Raises:
@@ -231,6 +231,16 @@ class ChatSafeAudio(GuardedWays, BaseChatModel):  # type: ignore[misc]
         """
         check_configurable(kwargs, _CONFIGURABLE)
         return super().configurable_fields(**kwargs)
+
+    def astream_events(
+        self,
+        input: Any,  # noqa: ANN401
+        config: RunnableConfig | None = None,
+        **kwargs: Any,  # noqa: ANN401
+    ) -> Any:  # noqa: ANN401
+        """Stream events; the first of them repeats the input, with its clips named."""
+        messages = self._convert_input(input).to_messages()
+        return super().astream_events(messages, config, **kwargs)
 
     def generate(
         self,

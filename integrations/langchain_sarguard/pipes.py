@@ -12,7 +12,7 @@ from typing import Any
 from langchain_core.runnables import Runnable, RunnableConfig
 from langchain_core.runnables.base import coerce_to_runnable
 
-from langchain_sarguard.bindings import check_guarded
+from langchain_sarguard.bindings import check_guarded, keep
 
 
 class SoundRunnable(Runnable[Any, Any]):
@@ -40,13 +40,13 @@ class SoundRunnable(Runnable[Any, Any]):
             UnguardedModelError: One of them is not guarded.
         """
         check_guarded(fallbacks, "a fallback")
-        return super().with_fallbacks(fallbacks, **settings)
+        return keep(super().with_fallbacks(fallbacks, **settings))
 
 
 class SoundPipe(SoundRunnable):
     """Give what one runnable makes of sound to the next one."""
 
-    def __init__(self, first: SoundRunnable, rest: Runnable[Any, Any]) -> None:
+    def __init__(self, first: Runnable[Any, Any], rest: Runnable[Any, Any]) -> None:
         self._first = first
         self._rest = rest
 

@@ -12,14 +12,13 @@ from langchain_core.output_parsers import JsonOutputParser, PydanticOutputParser
 from langchain_core.runnables import (
     Runnable,
     RunnableLambda,
-    RunnableMap,
     RunnablePassthrough,
-    RunnableSequence,
 )
 from langchain_core.utils.function_calling import convert_to_json_schema
 from langchain_core.utils.pydantic import is_basemodel_subclass
 
 from langchain_sarguard.bindings import GuardedWays
+from langchain_sarguard.pipes import SoundPipe
 from langchain_sarguard.replies import raise_if_withheld
 
 if TYPE_CHECKING:
@@ -31,7 +30,7 @@ Schema: TypeAlias = "dict[str, Any] | type"
 METHOD = "json_schema"
 
 
-class GuardedSequence(GuardedWays, RunnableSequence[Any, Any]):
+class GuardedPipe(GuardedWays, SoundPipe):
     """Parse what a guarded model answers; only guarded models may stand in."""
 
 
@@ -51,15 +50,21 @@ def structured(
     )
     check, parser = RunnableLambda(_answered), _parser(schema)
     if not include_raw:
-        return GuardedSequence(first=answers, middle=[check], last=parser)
+        return _pipe(answers, check | parser)
     parsed = RunnablePassthrough.assign(
         parsed=itemgetter("raw") | check | parser, parsing_error=lambda _: None
     )
     unparsed = RunnablePassthrough.assign(parsed=lambda _: None)
-    return GuardedSequence(
-        first=RunnableMap(raw=answers),
-        last=parsed.with_fallbacks([unparsed], exception_key="parsing_error"),
-    )
+    named: Runnable[Any, Any] = RunnableLambda(lambda message: {"raw": message})
+    either = parsed.with_fallbacks([unparsed], exception_key="parsing_error")
+    return _pipe(answers, named | either)
+
+
+def _pipe(answers: Runnable[Any, Any], rest: Runnable[Any, Any]) -> Runnable[Any, Any]:
+    # To a type checker all guarded ways are serialisable runnables, which take fields.
+    made: Any = GuardedPipe
+    pipe: Runnable[Any, Any] = made(answers, rest)
+    return pipe
 
 
 def _answered(message: BaseMessage) -> BaseMessage:

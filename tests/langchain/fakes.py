@@ -14,6 +14,8 @@ from typing import Any
 
 import numpy as np
 import soundfile  # type: ignore[import-untyped]
+from langchain_core.tracers import BaseTracer
+from langchain_core.tracers.schemas import Run
 
 from sarguard import (
     Done,
@@ -190,6 +192,20 @@ class FakeClient(SafeAudioLLM):
         sources = audio if isinstance(audio, list) else [audio]
         clips = tuple(load_audio(source, sample_rate=RATE) for source in sources)
         return Turn(role=role, text=text, audio=clips)
+
+
+class Tape(BaseTracer):
+    """Write down everything that LangChain tells a tracer."""
+
+    def __init__(self) -> None:
+        super().__init__(_schema_format="original+chat")
+        self.runs: list[Any] = []
+
+    def _persist_run(self, run: Run) -> None:
+        self.runs.append(run)
+
+    def text(self) -> str:
+        return repr([(run.inputs, run.outputs, run.extra) for run in self.runs])
 
 
 def refusing(text: str = "I cannot assist with that.") -> FakeClient:

@@ -9,6 +9,7 @@ from langchain_core.callbacks import CallbackManagerForLLMRun
 from langchain_core.language_models.chat_models import BaseChatModel
 from langchain_core.messages import AIMessage, BaseMessage
 from langchain_core.outputs import ChatGeneration, ChatResult
+from pydantic import Field
 
 from tests.langchain.fakes import FakeClient
 
@@ -41,6 +42,16 @@ class NaiveChat(BaseChatModel):
         self.client.hear(clips, "", {"alpha": alpha})
         message = AIMessage(self.client.reply.text)
         return ChatResult(generations=[ChatGeneration(message=message)])
+
+
+class SerialChat(NaiveChat):
+    """Be written and read as langchain-core offers it, the dose included."""
+
+    client: Any = Field(default_factory=lambda: FakeClient("Naive."), exclude=True)
+
+    @classmethod
+    def is_lc_serializable(cls) -> bool:
+        return True
 
 
 class BrokenChat(NaiveChat):

@@ -5,8 +5,9 @@ Each test shows first that a naive wrapper has the hole, then that ours has not.
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator
+import asyncio
+import pickle
+from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import pytest
@@ -14,11 +15,9 @@ from langchain_core.caches import InMemoryCache
 from langchain_core.callbacks import BaseCallbackHandler
 from langchain_core.globals import set_llm_cache
 from langchain_core.language_models import FakeListChatModel
-from langchain_core.load import dumpd, dumps, load
+from langchain_core.load import dumpd, dumps, load, loads
 from langchain_core.messages import BaseMessage, HumanMessage
 from langchain_core.runnables import ConfigurableField, RunnableLambda
-from langchain_core.tracers import BaseTracer
-from langchain_core.tracers.schemas import Run
 from langchain_sarguard import (
     AudioVault,
     ChatSafeAudio,
@@ -32,10 +31,21 @@ from pydantic import ValidationError
 from sarguard import Policy, SafeAudioLLM, SteeringBundle
 from sarguard.errors import PolicyFloorError
 from tests import tiny
-from tests.langchain.fakes import FakeClient, audio_block, encoded, failing, wav
-from tests.langchain.naive import BrokenChat, NaiveChat, naive
+from tests.langchain.fakes import (
+    FakeClient,
+    Tape,
+    audio_block,
+    encoded,
+    failing,
+    wav,
+)
+from tests.langchain.naive import BrokenChat, NaiveChat, SerialChat, naive
 
 UNGUARDED = FakeListChatModel(responses=["Unguarded."])
+
+
+SEED = ConfigurableField("s")
+SCHEMA = {"title": "a", "type": "object", "properties": {"b": {"type": "null"}}}
 
 
 def chat(**settings: Any) -> ChatSafeAudio:  # noqa: ANN401
@@ -66,6 +76,34 @@ class TestFallbacks:
         }
         with pytest.raises(UnguardedModelError, match="is not guarded"):
             ours[way].with_fallbacks([other])
+
+    @pytest.mark.parametrize(
+        "make",
+        [
+            lambda c: c.with_retry(),
+            lambda c: c.with_listeners(on_start=lambda run: None),
+            lambda c: c.with_types(input_type=str),
+            lambda c: c.map(),
+            lambda c: c.with_fallbacks([chat()]),
+            lambda c: c.configurable_fields(
+                **{"alpha" if isinstance(c, NaiveChat) else "seed": SEED}
+            ),
+            lambda c: c.configurable_alternatives(ConfigurableField("m"), o=chat()),
+            lambda c: c.bind(seed=1).with_retry(),
+            lambda c: c.with_retry().bind(seed=1).with_config(tags=["a"]),
+        ],
+    )
+    def test_whatever_is_made_of_it_keeps_to_that(self, make: Any) -> None:  # noqa: ANN401
+        hole = make(naive()).with_fallbacks([UNGUARDED])
+        assert UNGUARDED in hole.fallbacks
+        ours = make(chat())
+        with pytest.raises(UnguardedModelError):
+            ours.with_fallbacks([UNGUARDED])
+        with pytest.raises(UnguardedModelError):
+            ours.configurable_alternatives(ConfigurableField("m2"), x=UNGUARDED)
+        question: Any = ["Hello."] if "Each" in type(ours).__name__ else "Hello."
+        assert "Paris." in repr(ours.with_fallbacks([chat()]).invoke(question))
+        assert "sarguard" not in repr(ours.lc_id())
 
     def test_a_guarded_one_does(self) -> None:
         behind = chat(timeout=1.0).with_fallbacks([chat().bind(seed=2)])
@@ -143,6 +181,14 @@ class TestSettingsFromOutside:
         with pytest.raises(InvalidInputError, match="cannot be made configurable"):
             chat().configurable_fields(**{field: ConfigurableField(id="x")})
 
+    def test_a_configuration_cannot_swap_what_is_bound(self) -> None:
+        field = ConfigurableField(id="b")
+        swapped = naive().bind(stop=["x"]).configurable_fields(bound=field)
+        chosen: Any = {"configurable": {"b": UNGUARDED}}
+        assert swapped.invoke("Hello.", chosen).content == "Unguarded."
+        with pytest.raises(InvalidInputError, match="bound cannot be made"):
+            chat().bind(stop=["x"]).configurable_fields(bound=field)
+
     def test_a_configuration_can_choose_the_rest(self) -> None:
         ours = chat().configurable_fields(max_tokens=ConfigurableField(id="n"))
         ours.invoke("Hello.", {"configurable": {"n": 3}})
@@ -182,30 +228,49 @@ class TestSettingsFromOutside:
             chat().client = FakeClient()
 
 
-class _Serial(NaiveChat):
-    client: Any = None
-
-    @classmethod
-    def is_lc_serializable(cls) -> bool:
-        return True
-
-
+@pytest.mark.filterwarnings("ignore::langchain_core._api.LangChainBetaWarning")
 class TestDeserialised:
-    def test_the_hole(self) -> None:
-        written = json.loads(json.dumps({"alpha": _Serial(alpha=0.1).alpha}))
-        assert _Serial(**{**written, "alpha": 0.0}).alpha == 0.0
+    def test_the_hole_comes_back_without_its_guard(self) -> None:
+        written = dumps(SerialChat(alpha=0.2)).replace('"alpha": 0.2', '"alpha": 0.0')
+        back = loads(written, allowed_objects=[SerialChat], valid_namespaces=["tests"])
+        assert back.invoke("Hello.").content == "Naive."
+        assert [r["alpha"] for r in back.client.requests] == [0.0]
 
     def test_ours_is_not_written_at_all(self) -> None:
         assert dumpd(chat())["type"] == "not_implemented"
         assert "client" not in dumps(chat())
 
-    @pytest.mark.filterwarnings("ignore::langchain_core._api.LangChainBetaWarning")
-    def test_nobody_else_s_writing_makes_one(self) -> None:
+    @pytest.mark.parametrize(
+        "make",
+        [
+            lambda c: c,
+            lambda c: c.bind(tier="maximum"),
+            lambda c: c.bind(tier="maximum").with_retry(),
+            lambda c: c.with_fallbacks([chat()]),
+            lambda c: c | RunnableLambda(lambda message: message),
+            lambda c: c.with_structured_output(SCHEMA),
+        ],
+    )
+    def test_nothing_that_holds_it_comes_back(self, make: Any) -> None:  # noqa: ANN401
+        written = dumps(make(chat())).replace("maximum", "permissive")
+        with pytest.raises(NotImplementedError):
+            loads(
+                written,
+                allowed_objects="all",
+                valid_namespaces=["langchain_sarguard"],
+            )
+
+    def test_it_is_not_pickled(self) -> None:
+        with pytest.raises(TypeError, match="pickle"):
+            pickle.dumps(chat(vault=AudioVault()))
+
+    @pytest.mark.parametrize("given", [{}, {"alpha": 0.0}, {"client": None}])
+    def test_nobody_else_s_writing_makes_one(self, given: dict[str, Any]) -> None:
         forged = {
             "lc": 1,
             "type": "constructor",
             "id": ["langchain_sarguard", "chat_models", "ChatSafeAudio"],
-            "kwargs": {"alpha": 0.0},
+            "kwargs": given,
         }
         with pytest.raises((ValueError, NotImplementedError)):
             load(
@@ -239,20 +304,6 @@ class TestARaisingCallback:
         assert message.response_metadata["audit_id"] == "r-1"
 
 
-class _Tape(BaseTracer):
-    """Write down everything that LangChain tells a tracer."""
-
-    def __init__(self) -> None:
-        super().__init__(_schema_format="original+chat")
-        self.runs: list[Any] = []
-
-    def _persist_run(self, run: Run) -> None:
-        self.runs.append(run)
-
-    def text(self) -> str:
-        return repr([(run.inputs, run.outputs, run.extra) for run in self.runs])
-
-
 class _Ear(BaseCallbackHandler):
     def __init__(self) -> None:
         self.heard: list[str] = []
@@ -283,25 +334,32 @@ CARRIED = {
 }
 
 
+async def everything(events: AsyncIterator[Any]) -> None:
+    """Hear a stream of events to its end; none of them holds the sound."""
+    assert not holds_sound(repr([event async for event in events]))
+
+
 def holds_sound(text: str) -> bool:
     return encoded(SOUND)[200:400] in text or repr(SOUND[200:260])[2:-1] in text
 
 
 class TestTracers:
     def test_the_hole(self) -> None:
-        tape = _Tape()
+        tape = Tape()
         message = HumanMessage(content=[CARRIED["standard"]])
         naive().invoke([message], {"callbacks": [tape]})
         assert holds_sound(tape.text())
 
     @pytest.mark.parametrize("shape", CARRIED)
-    @pytest.mark.parametrize("way", ["invoke", "stream", "batch", "generate", "v3"])
+    @pytest.mark.parametrize(
+        "way", ["invoke", "stream", "batch", "generate", "v3", "async", "events"]
+    )
     @pytest.mark.filterwarnings("ignore::langchain_core._api.LangChainBetaWarning")
     def test_what_is_told_has_no_sound(
         self, way: str, shape: str, caplog: pytest.LogCaptureFixture
     ) -> None:
         caplog.set_level("DEBUG")
-        tape, ear = _Tape(), _Ear()
+        tape, ear = Tape(), _Ear()
         told: Any = {"callbacks": [tape, ear]}
         ours = chat(vault=AudioVault())
         message = HumanMessage(content=[CARRIED[shape], "Hear."])
@@ -313,6 +371,10 @@ class TestTracers:
             ours.batch([[message]], told)
         elif way == "generate":
             ours.generate([[message]], callbacks=[tape, ear])
+        elif way == "async":
+            asyncio.run(ours.abatch([[message]], told))
+        elif way == "events":
+            asyncio.run(everything(ours.astream_events([message], told, version="v2")))
         else:
             assert ours.stream_events([message], told, version="v3").output
         assert isinstance(ours.client, FakeClient)
@@ -325,7 +387,7 @@ class TestTracers:
         assert message.content[0] == CARRIED[shape]
 
     def test_a_pipe_that_begins_with_sound_has_none_in_its_trace(self) -> None:
-        tape = _Tape()
+        tape = Tape()
         told: Any = {"callbacks": [tape]}
         echo = RunnableLambda(lambda sound: sound)
         (echo | RunnableLambda(lambda m: m)).invoke(SOUND, told)
@@ -337,6 +399,6 @@ class TestTracers:
         assert not holds_sound(tape.text())
 
     def test_a_named_clip_is_heard_and_never_told(self) -> None:
-        tape = _Tape()
+        tape = Tape()
         chat().invoke([audio_message(SOUND, "Hear.")], {"callbacks": [tape]})
         assert not holds_sound(tape.text())

@@ -10,7 +10,6 @@ import pytest
 from langchain_core.exceptions import OutputParserException
 from langchain_core.language_models import FakeListChatModel
 from langchain_core.messages import HumanMessage
-from langchain_core.runnables import ConfigurableField
 from langchain_sarguard import (
     AnswerRefusedError,
     AnswerThrownAwayError,
@@ -24,7 +23,15 @@ from typing_extensions import TypedDict
 
 from sarguard import SafeAudioLLM, SteeringBundle
 from tests import tiny
-from tests.langchain.fakes import FakeClient, failing, refusing, wav
+from tests.langchain.fakes import (
+    FakeClient,
+    Tape,
+    audio_block,
+    encoded,
+    failing,
+    refusing,
+    wav,
+)
 from tests.tiny import leaning
 
 pytest.importorskip("llguidance")
@@ -159,9 +166,19 @@ class TestTheGuardIsKept:
             with pytest.raises(UnguardedModelError):
                 books.with_fallbacks([unguarded])
             with pytest.raises(UnguardedModelError):
-                books.configurable_alternatives(ConfigurableField("m"), x=unguarded)
+                books.bind(seed=1).with_retry().with_fallbacks([unguarded])
             with pytest.raises(UnguardedModelError):
                 books.with_config(tags=["a"]).with_fallbacks([unguarded])
+
+    @pytest.mark.parametrize("options", [{}, {"include_raw": True}])
+    def test_tracers_see_no_sound(self, options: dict[str, Any]) -> None:
+        client = FakeClient('{"seat": true}')
+        message = HumanMessage(content=[audio_block(wav()), "What is booked?"])
+        tape = Tape()
+        structured(client, **options).invoke([message], {"callbacks": [tape]})
+        assert len(client.requests[0]["audio"]) == 1
+        assert "sar_" in tape.text()
+        assert encoded(wav())[200:300] not in tape.text()
 
     def test_a_guarded_one_does(self) -> None:
         broken = structured(FakeClient("Paris."))
