@@ -39,7 +39,6 @@ from sarguard.serving.asked import Attendant
 from sarguard.serving.asking import Asking, Desk
 from sarguard.serving.engine import Engine
 from sarguard.serving.ticket import Guarding
-from sarguard.serving.transient import retry_download
 from sarguard.serving.worker import Worker
 from sarguard.steering.bundle import SteeringBundle
 from sarguard.steering.canary import check_steering_bites
@@ -212,15 +211,13 @@ class SafeAudioLLM(Asking):
         name = os.fspath(id_or_path)
         chosen = choose_bundle(name, bundle, calibrate=calibrate)
         path = reference_path(progress=progress) if name == REFERENCE else name
-        loaded = retry_download(
-            lambda: load_model(
-                path,
-                device_map=device_map,
-                dtype=dtype,
-                revision=revision,
-                decoder_layers=decoder_layers,
-                progress=progress,
-            )
+        loaded = load_model(
+            path,
+            device_map=device_map,
+            dtype=dtype,
+            revision=revision,
+            decoder_layers=decoder_layers,
+            progress=progress,
         )
         loaded = replace(loaded, name=name)
         if chosen is None:

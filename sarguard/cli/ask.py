@@ -14,8 +14,10 @@ from sarguard.cli.options import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
     from sarguard.cli.options import Commands
-    from sarguard.conversation import Reply
+    from sarguard.conversation import Event, Reply
 
 _MAX_NEW_TOKENS = 128
 _WITHHELD = 1
@@ -28,7 +30,7 @@ def add_parser(commands: Commands) -> None:
         "ask",
         help="ask a model with a clip, guarded",
         description="Answer a spoken request behind the guard. The answer goes to "
-        "stdout, what the guard did to stderr.",
+        "stdout, on a terminal as it comes, what the guard did to stderr.",
     )
     parser.add_argument("clip", help="audio file, or - for stdin")
     parser.add_argument("--text", default="", help="what to say besides, in writing")
@@ -74,19 +76,47 @@ def run(options: argparse.Namespace) -> int:
         tier=options.tier,
         alpha=options.alpha,
     ) as client:
-        reply = client.generate(
-            audio=clip,
-            text=options.text,
+        live = sys.stdout.isatty() and not options.json
+        stream = client.stream(
+            clip,
+            options.text,
             system=options.system,
             max_new_tokens=options.max_new_tokens,
             entry="cli",
         )
+        with stream:
+            reply = follow(stream, say=sys.stdout.write if live else _say_nothing)
     if options.json:
         print_json(reply.to_dict())
     else:
-        sys.stdout.write(f"{reply.text}\n")
+        sys.stdout.write("\n" if live else f"{reply.text}\n")
         remarks().print(describe(reply), markup=False, style="dim")
     return _WITHHELD if reply.outcome.value == "error_closed" else 0
+
+
+def follow(events: Iterable[Event], *, say: Callable[[str], object]) -> Reply:
+    """Say each piece of an answer as it comes, and return the reply.
+
+    A text that takes an answer's place begins a line of its own.
+    """
+    from sarguard.conversation import Done, TextDelta
+    from sarguard.outcome import Outcome
+
+    said = False
+    for event in events:
+        if isinstance(event, Done):
+            return event.reply
+        if isinstance(event, TextDelta):
+            say(event.text)
+            sys.stdout.flush()
+            said = True
+        elif event.outcome is not Outcome.REFUSED:
+            say(f"\n{event.text}" if said else event.text)
+    raise RuntimeError("the stream ended without its reply")
+
+
+def _say_nothing(_text: str) -> None:
+    """Wait for the whole reply: a pipe gets no answer that is taken back."""
 
 
 def describe(reply: Reply) -> str:

@@ -15,6 +15,7 @@ from safetensors import SafetensorError
 from torch import nn
 
 from sarguard.errors import MissingDependencyError, UnsupportedModelError
+from sarguard.models.downloads import retry_download
 from sarguard.models.families import (
     REFUSED,
     THINKERS,
@@ -170,7 +171,9 @@ def _open(
     loader: _Loader, name: str, revision: str | None, **options: object
 ) -> Pretrained:
     try:
-        return loader.from_pretrained(name, revision=revision, **options)
+        return retry_download(
+            lambda: loader.from_pretrained(name, revision=revision, **options)
+        )
     except ImportError as error:
         raise MissingDependencyError(
             f"{name} needs a package that is not installed: {error}"

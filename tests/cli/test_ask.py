@@ -4,6 +4,7 @@ import io
 import json
 import re
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -82,6 +83,64 @@ def test_an_answer_that_is_not_proven_is_withheld(
     status, out, err = run("ask", clip, *options, "--json")
     assert status == 1
     assert json.loads(out)["outcome"] == "error_closed"
+
+
+def on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Make stdout a terminal; return what is written to it, piece by piece."""
+    pieces: list[str] = []
+    write = sys.stdout.write
+
+    def note(text: str) -> int:
+        pieces.append(text)
+        return write(text)
+
+    # While a test is set up, pytest's stdout is another one.
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    monkeypatch.setattr(sys.stdout, "write", note)
+    return pieces
+
+
+class TestOnATerminal:
+    def test_the_answer_comes_in_pieces(
+        self,
+        run: Run,
+        options: list[str],
+        clip: str,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        long = ("--max-new-tokens", "12")
+        whole = json.loads(run("ask", clip, *options, *long, "--json")[1])["text"]
+        written = on_a_terminal(monkeypatch)
+        assert run("ask", clip, *options, *long)[0] == 0
+        assert "".join(written) == f"{whole}\n"
+        assert len(written) > 3
+
+    def test_what_takes_its_place_begins_a_line(
+        self,
+        run: Run,
+        options: list[str],
+        clip: str,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        on_a_terminal(monkeypatch)
+        decode = engine.decode_rows
+
+        def fail_later(*given: object, after_step: Callable[[], None]) -> None:
+            steps = iter(range(100))
+
+            def step() -> None:
+                after_step()
+                if next(steps) == 3:
+                    raise SteeringNotAppliedError("a layer was not steered")
+
+            decode(*given, after_step=step)  # type: ignore[arg-type]
+
+        monkeypatch.setattr(engine, "decode_rows", fail_later)
+        status, out, err = run("ask", clip, *options)
+        assert status == 1
+        assert out.splitlines()[-1] == FALLBACK
+        assert len(out.splitlines()) > 1
+        assert "withheld" in err
 
 
 def write(path: Path, samples: np.ndarray, rate: int = tiny.RATE) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -10,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+import transformers
 from torch import Tensor
 
 from sarguard.client import SafeAudioLLM
@@ -18,13 +20,15 @@ from sarguard.errors import (
     ArtifactMismatchError,
     AudioTooLongError,
     ConfigurationError,
+    MissingDependencyError,
     SteeringNotAppliedError,
     SteeringRemovedError,
 )
 from sarguard.generation import Row, decode_rows, guarded_decode
 from sarguard.models.families import FAMILIES, Evidence, family_of
+from sarguard.models.identity import weights_digest
 from sarguard.models.inputs import audio_token_counts, build_inputs
-from sarguard.models.loading import LoadedModel
+from sarguard.models.loading import LoadedModel, load_model
 from sarguard.outcome import Outcome
 from sarguard.steering.bundle import SteeringBundle
 from sarguard.steering.canary import check_steering_bites
@@ -135,6 +139,31 @@ def test_the_table_names_the_class_that_is_loaded(loaded: LoadedModel) -> None:
     assert type(loaded.model).__name__ == family.architecture
     needs_more = family.evidence in (Evidence.HEARING, Evidence.STAND_IN)
     assert needs_more is bool(family.needs)
+
+
+def test_a_checkpoint_loads_by_its_architecture(
+    loaded: LoadedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded.model.save_pretrained(tmp_path)
+    if family_of(loaded.model.config).evidence in (Evidence.REFERENCE, Evidence.WHOLE):
+        loaded.processor.save_pretrained(tmp_path)
+    else:
+        # What the real processor needs cannot be installed here.
+        monkeypatch.setattr(
+            transformers.AutoProcessor,
+            "from_pretrained",
+            lambda *_, **__: loaded.processor,
+        )
+    if kind_of(loaded) == "gemma3n" and importlib.util.find_spec("timm") is None:
+        # Its picture half is built from a package's.
+        with pytest.raises(MissingDependencyError, match="timm"):
+            load_model(tmp_path, progress=False)
+        return
+    again = load_model(tmp_path, progress=False)
+    assert type(again.model) is type(loaded.model)
+    assert type(again.processor) is type(loaded.processor)
+    assert again.decoder.path == loaded.decoder.path
+    assert weights_digest(again.model) == weights_digest(loaded.model)
 
 
 def test_the_text_decoder_is_found(loaded: LoadedModel) -> None:

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -215,26 +214,6 @@ class TestNobodyAnswersUnsteered:
             pytest.raises(SteeringNotAppliedError, match="without a forward pass"),
         ):
             steerer._steer(0, torch.zeros(1, 1, qwen.decoder.hidden_size))
-
-    def test_another_thread_is_refused_during_a_request(
-        self, loaded: LoadedModel, steerer: Steerer
-    ) -> None:
-        inputs = ask(loaded, "One.")
-        caught: list[BaseException] = []
-
-        def intrude() -> None:
-            try:
-                run(loaded, inputs)
-            except SteeringError as error:
-                caught.append(error)
-
-        with steerer.guard(
-            prompt_length=inputs["input_ids"].shape[1], alpha=ALPHA, rows=1
-        ):
-            thread = threading.Thread(target=intrude)
-            thread.start()
-            thread.join()
-        assert [type(error) for error in caught] == [SteeringNotAppliedError]
 
     def test_reading_is_bare_and_ends(
         self, loaded: LoadedModel, steerer: Steerer

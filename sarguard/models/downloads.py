@@ -20,6 +20,7 @@ _log = structlog.get_logger(__name__)
 _ATTEMPTS = 3
 _BUSY = frozenset([408, 429, 500, 502, 503, 504])
 # Clients of hubs differ; what they raise when a connection fails does not.
+_OFFLINE = "OfflineModeIsEnabled"
 _CONNECTION_ERRORS = frozenset(
     [
         *("ConnectError", "ConnectTimeout", "ReadTimeout", "ReadError", "PoolTimeout"),
@@ -42,7 +43,11 @@ def retry_download(load: Callable[[], T]) -> T:
 
 def is_transient(error: BaseException) -> bool:
     """Return whether an error, or what caused it, may pass by itself."""
-    return any(_is_transient(cause) for cause in _causes(error))
+    causes = list(_causes(error))
+    # Somebody who asked for no network gets none by waiting.
+    if any(type(cause).__name__ == _OFFLINE for cause in causes):
+        return False
+    return any(_is_transient(cause) for cause in causes)
 
 
 def _is_transient(error: BaseException) -> bool:
