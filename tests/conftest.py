@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
+import structlog
+from transformers.utils import logging
 
 from sarguard.steering.bundle import SteeringBundle
 from sarguard.steering.making import make_bundle
@@ -14,3 +18,18 @@ from tests.tiny import pairs, shared
 def tiny_bundle() -> SteeringBundle:
     """Return a bundle of the tiny Qwen2-Audio that `tests.tiny.shared` gives."""
     return make_bundle(shared(), pairs(5), Recipe(rank=2))
+
+
+@pytest.fixture(autouse=True)
+def _clean_process(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Undo what a command line does to its process."""
+    from sarguard.cli import quiet
+
+    for name in quiet._SETTINGS:
+        monkeypatch.setenv(name, "")
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("COLUMNS", "100")
+    yield
+    structlog.reset_defaults()
+    logging.enable_progress_bar()
+    logging.set_verbosity_warning()

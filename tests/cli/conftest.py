@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import soundfile
-import structlog
-from transformers.utils import logging
 
 from sarguard.cli.main import main
 from sarguard.steering.bundle import SteeringBundle
@@ -58,20 +56,6 @@ def run(capsys: pytest.CaptureFixture[str]) -> Run:
         return status, captured.out, captured.err
 
     return run_main
-
-
-@pytest.fixture(autouse=True)
-def _clean_process(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    from sarguard.cli import quiet
-
-    for name in quiet._SETTINGS:
-        monkeypatch.setenv(name, "")
-        monkeypatch.delenv(name)
-    monkeypatch.setenv("COLUMNS", "100")
-    yield
-    structlog.reset_defaults()
-    logging.enable_progress_bar()
-    logging.set_verbosity_warning()
 
 
 def _save(loaded: tiny.LoadedModel, folder: Path) -> Path:

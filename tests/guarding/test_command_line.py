@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import structlog
 
 from sarguard.audit.log import AuditLog
 from sarguard.cli.main import main
@@ -17,13 +15,6 @@ from sarguard.serving import engine
 from sarguard.steering.bundle import SteeringBundle
 from tests import tiny
 from tests.guarding.conftest import records_of
-
-
-@pytest.fixture(autouse=True)
-def _as_before() -> Iterator[None]:
-    """Take back what the command line configures for its process."""
-    yield
-    structlog.reset_defaults()
 
 
 @pytest.fixture

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch._inductor.utils import fresh_cache
 from transformers import StaticCache
 
 from sarguard.models.loading import LoadedModel
@@ -23,9 +24,14 @@ IDS = torch.tensor([[5, 9, 2, 7, 3, 8], [4, 4, 1, 6, 2, 9]])
 
 
 @pytest.fixture(autouse=True)
-def fresh_compiler() -> Iterator[None]:
+def fresh_compiler(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    # The compiler loads setuptools, which insists on a distutils of its own even
+    # where another test's library has loaded the standard one.
+    monkeypatch.setenv("SETUPTOOLS_USE_DISTUTILS", "stdlib")
     torch._dynamo.reset()
-    yield
+    # Nor may it find on disk what another environment compiled.
+    with fresh_cache():
+        yield
     torch._dynamo.reset()
 
 
