@@ -14,7 +14,9 @@ if TYPE_CHECKING:
 
 Role = Literal["system", "user", "assistant"]
 FinishReason = Literal["stop", "length", "error", "blocked", "cancelled", "timeout"]
-GuardMode = Literal["faithful", "conditioned"]
+GuardMode = Literal["faithful", "conditioned", "bare"]
+"""How the dose came about; `bare`: the answer is not steered, because a policy in
+shadow mode asks for the bare model's."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -72,13 +74,17 @@ class GuardReport:
 
     mode: GuardMode = "faithful"
     alpha: float
-    """Dose; 0 where the request ended before its dose was decided."""
+    """Dose, or with mode `bare` the one that would have held; 0 where the request ended
+    before its dose was decided."""
     bundle_digest: str
     steered_positions: int
     """Positions steered on every one of the layers."""
     layers: int
     score: float | None = None
     """What the gate made of the request; None where nothing was scored."""
+    divergence: float | None = None
+    """How far steering moves the first token's distribution from the bare model's:
+    Jensen-Shannon, in bits, 0 to 1; None where the bare one was not looked at."""
     fault: str | None = None
     """What went wrong, or why the request was blocked; None where nothing did."""
     tier: str | None = None

@@ -30,7 +30,8 @@ SarguardError (Exception)
 │   └── ReferenceCorruptError
 ├── CalibrationError
 │   ├── InsufficientDataError (ValueError)
-│   └── DegenerateDirectionError (ArithmeticError)
+│   ├── DegenerateDirectionError (ArithmeticError)
+│   └── NoRefusalError
 ├── JudgeError (RuntimeError)
 ├── QueueFullError (RuntimeError)
 ├── SteeringError (RuntimeError)
@@ -159,6 +160,10 @@ class InsufficientDataError(CalibrationError, ValueError):
 
 class DegenerateDirectionError(CalibrationError, ArithmeticError):
     """Say that a refusal direction vanished or is not finite."""
+
+
+class NoRefusalError(CalibrationError):
+    """Say that the model has no refusal that steering could bring out."""
 
 
 class JudgeError(SarguardError, RuntimeError):

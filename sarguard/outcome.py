@@ -9,7 +9,8 @@ class Outcome(str, Enum):
     """Name how a request ended; two different endings never share a name."""
 
     ANSWERED = "answered"
-    """The model answered, steered at every position."""
+    """The model answered, steered at every position, unless `guard.mode` is `bare`: a
+    policy in shadow mode asked for the answer of the model as it is."""
 
     REFUSED = "refused"
     """The model answered, steered, and what it said is a refusal."""

@@ -17,7 +17,7 @@ from tests.tiny import pairs, shared
 @pytest.fixture(scope="session")
 def tiny_bundle() -> SteeringBundle:
     """Return a bundle of the tiny Qwen2-Audio that `tests.tiny.shared` gives."""
-    return make_bundle(shared(), pairs(5), Recipe(rank=2))
+    return make_bundle(shared(), pairs(5), Recipe(rank=2), needs_refusal=False)
 
 
 @pytest.fixture(autouse=True)

@@ -46,8 +46,8 @@ from sarguard.errors import (
     MissingDependencyError,
 )
 
-SIZE_BUDGET = 7_000_000
-PAIRED: tuple[Split, ...] = ("calibration", "test", "demo")
+SIZE_BUDGET = 8_000_000
+PAIRED: tuple[Split, ...] = ("calibration", "validation", "test", "demo")
 HELD_OUT: tuple[Split, ...] = ("test", "ordinary", "borderline")
 STOP_WORDS = frozenset(
     re.findall(
@@ -80,24 +80,32 @@ def similarity(one: str, other: str) -> float:
 
 class TestTexts:
     @pytest.mark.parametrize(
-        ("split", "at_least"), [("calibration", 110), ("test", 60), ("demo", 6)]
+        ("split", "at_least"),
+        [("calibration", 110), ("validation", 45), ("test", 60), ("demo", 6)],
     )
     def test_every_pair_has_both_kinds(self, split: Split, at_least: int) -> None:
         pairs = twins(split)
         assert len(pairs) >= at_least
         assert all(pair.keys() == {"harmful", "safe"} for pair in pairs.values())
 
-    def test_ordinary_questions_are_safe_and_have_no_twin(self) -> None:
-        ordinary = [r for r in load_texts() if r.split == "ordinary"]
-        assert len(ordinary) >= 60
+    @pytest.mark.parametrize(
+        ("split", "at_least"), [("ordinary", 60), ("ordinary_validation", 40)]
+    )
+    def test_ordinary_questions_are_safe_and_have_no_twin(
+        self, split: Split, at_least: int
+    ) -> None:
+        ordinary = [r for r in load_texts() if r.split == split]
+        assert len(ordinary) >= at_least
         assert {(r.kind, r.pair) for r in ordinary} == {("safe", None)}
 
-    @pytest.mark.parametrize("split", ["borderline", "borderline_calibration"])
+    @pytest.mark.parametrize(
+        "split", ["borderline", "borderline_calibration", "borderline_validation"]
+    )
     def test_borderline_requests_are_safe_and_set_both_traps(
         self, split: Split
     ) -> None:
         borderline = [r for r in load_texts() if r.split == split]
-        assert len(borderline) >= 40
+        assert len(borderline) >= 30
         assert {(r.kind, r.pair) for r in borderline} == {("safe", None)}
         traps = Counter(r.topic for r in borderline)
         assert set(traps) == {"words", "topic"}
@@ -141,7 +149,7 @@ class TestTexts:
             assert re.fullmatch(r"[A-Z][A-Za-z' ]+[.?]", request.text), request.text
             assert not re.search(r"\b(?!I\b)[A-Z]+\b", request.text), request.text
 
-    @pytest.mark.parametrize("split", ["calibration", "test"])
+    @pytest.mark.parametrize("split", ["calibration", "validation", "test"])
     def test_any_prefix_spreads_over_the_topics(self, split: Split) -> None:
         topics = [pair["harmful"].topic for pair in twins(split).values()]
         assert len(set(topics)) >= 10
@@ -155,6 +163,7 @@ class TestTexts:
             for split in PAIRED
         }
         assert openings["test"] <= openings["calibration"]
+        assert openings["validation"] <= openings["calibration"]
         assert openings["demo"] <= openings["calibration"]
         assert len(openings["calibration"]) >= 6
 
@@ -212,6 +221,7 @@ class TestManifest:
             }
         assert not load_clips("calibration", voice="unseen")
         assert not load_clips("borderline_calibration", voice="unseen")
+        assert not load_clips("validation", voice="unseen")
 
     def test_calibration_uses_several_voices_evenly(self) -> None:
         voices = Counter(clip.engine for clip in load_clips("calibration"))
@@ -229,7 +239,9 @@ class TestLoadClips:
         assert {clip.voice for clip in load_clips("test", voice="rms")} == {"rms"}
 
     def test_unknown_split_is_refused(self) -> None:
-        with pytest.raises(ConfigurationError, match=r"'train'.*calibration, test"):
+        with pytest.raises(
+            ConfigurationError, match=r"'train'.*calibration, validation, test"
+        ):
             load_clips("train")  # type: ignore[arg-type]
 
     def test_clip_loads_as_mono_float_at_the_wanted_rate(self) -> None:

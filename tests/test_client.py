@@ -298,7 +298,9 @@ class TestOpening:
             SafeAudioLLM.from_pretrained("no/such-model", bundle=tmp_path / "nowhere")
 
     def test_a_bundle_of_another_model(self, checkpoint: Path, tmp_path: Path) -> None:
-        other = make_bundle(tiny.build(seed=9), tiny.pairs(3), Recipe(rank=1))
+        other = make_bundle(
+            tiny.build(seed=9), tiny.pairs(3), Recipe(rank=1), needs_refusal=False
+        )
         with pytest.raises(ArtifactMismatchError, match="weights_digest"):
             SafeAudioLLM.from_pretrained(checkpoint, bundle=other)
 
@@ -318,6 +320,8 @@ class TestOpening:
             return list(tiny.pairs(12))
 
         monkeypatch.setattr("sarguard.calibration_data.load_pairs", load_pairs)
+        # A tiny random model has none.
+        monkeypatch.setattr("sarguard.steering.refusing.LEAST_GAIN", -100.0)
         with SafeAudioLLM.from_pretrained(
             checkpoint, calibrate=True, progress=False
         ) as client:
@@ -342,7 +346,9 @@ class TestOpening:
     def test_other_families_are_guarded_too(self) -> None:
         for family in ("audioflamingo3", "glmasr"):
             loaded = tiny.build(family)
-            bundle = make_bundle(loaded, tiny.pairs(3), Recipe(rank=1))
+            bundle = make_bundle(
+                loaded, tiny.pairs(3), Recipe(rank=1), needs_refusal=False
+            )
             with SafeAudioLLM.from_model(
                 loaded.model, loaded.processor, bundle=bundle, alpha=0.1
             ) as client:

@@ -176,6 +176,9 @@ class Dose(Fact):
     tier: Name | None = None
     scale: Number | None = None
     """Share of the full strength, where a gate chose it."""
+    divergence: Number | None = None
+    """How far steering moved the first token's distribution from the bare model's:
+    Jensen-Shannon, in bits."""
 
 
 class SteeringReceipt(Fact):

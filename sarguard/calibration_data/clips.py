@@ -95,8 +95,7 @@ def load_clips(
     """Return the clips of one split.
 
     Args:
-        split: One of `calibration`, `test`, `demo`, `ordinary`, `borderline` and
-            `borderline_calibration`.
+        split: One of `SPLITS`.
         kind: Keep only `harmful` or only `safe` clips.
         voice: Keep only the `seen` or the `unseen` voices, or one voice by name.
 

@@ -39,7 +39,7 @@ def load_pairs(
     one of the groups.
 
     Args:
-        split: `calibration`, `test` or `demo`.
+        split: `calibration`, `validation`, `test` or `demo`.
         sample_rate: Wanted rate in hertz.
         limit: The most pairs to return; a prefix spreads evenly over the topics.
         voice: Keep only the `seen` or the `unseen` voices, or one voice by name.
@@ -53,7 +53,8 @@ def load_pairs(
     if not matched:
         raise ConfigurationError(
             f"The calibration split {split!r} holds no pairs for voice {voice!r}. "
-            "Use calibration, test or demo, with voice None, 'seen' or 'unseen'."
+            "Use calibration, validation, test or demo, with voice None, 'seen' or "
+            "'unseen'."
         )
     return [
         CalibrationPair(

@@ -5,11 +5,13 @@ same shape of sentence and about the same length, with a harmless meaning. What
 differs inside a pair is intent alone, so what a model's states tell apart is
 intent and not style. Ordinary and borderline requests have no twin.
 
-Splits: `calibration` (vectors are fitted on it), `test` (held out: other targets
-and other wording), `demo`, `ordinary` (harmless questions alone), and
-`borderline` (held out) with `borderline_calibration`: harmless requests that look
+Splits: `calibration` (vectors are fitted on it), `validation` (tiers are chosen on
+it), `test` (held out: other targets and other wording) and `demo` hold pairs.
+`ordinary` holds harmless questions alone; `borderline` harmless requests that look
 harmful, of two kinds. Those of the topic `words` use a harmful word in a harmless sense
-("kill a process"), those of the topic `topic` ask a harmless question near harm.
+("kill a process"), those of the topic `topic` ask a harmless question near harm. Both
+are held out, like `test`; `borderline_calibration`, `ordinary_validation` and
+`borderline_validation` are their counterparts in the other splits.
 """
 
 from __future__ import annotations
@@ -18,21 +20,22 @@ import json
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 Split = Literal[
-    "calibration", "test", "demo", "ordinary", "borderline", "borderline_calibration"
-]
-Kind = Literal["harmful", "safe"]
-
-SPLITS: tuple[Split, ...] = (
     "calibration",
+    "validation",
     "test",
     "demo",
     "ordinary",
     "borderline",
     "borderline_calibration",
-)
+    "ordinary_validation",
+    "borderline_validation",
+]
+Kind = Literal["harmful", "safe"]
+
+SPLITS: tuple[Split, ...] = get_args(Split)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,8 +56,8 @@ class Request:
 def load_texts() -> tuple[Request, ...]:
     """Return every sentence in file order, twins next to each other.
 
-    Any prefix of the `calibration` and `test` pairs spreads evenly over the
-    topics, so a limit on pairs does not lose a topic.
+    Any prefix of the pairs of `calibration`, `validation` or `test` spreads evenly
+    over the topics, so a limit on pairs does not lose a topic.
     """
     source = Path(__file__).with_name("texts.jsonl")
     requests: list[Request] = []

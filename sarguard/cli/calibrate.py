@@ -77,6 +77,17 @@ def add_parser(commands: Commands) -> None:
         metavar="N",
         help="most clips that are read together (default: 8)",
     )
+    parser.add_argument(
+        "--choose-tiers",
+        action="store_true",
+        help="choose the tiers on the spoken validation requests that ship, measure "
+        "them on the test requests, and keep the figures in the bundle (minutes)",
+    )
+    parser.add_argument(
+        "--allow-no-refusal",
+        action="store_true",
+        help="write a bundle even if the model shows no refusal to extract",
+    )
     parser.add_argument("--json", action="store_true", help="write the card as JSON")
     add_model_options(parser)
     parser.set_defaults(run=run)
@@ -111,8 +122,13 @@ def run(options: argparse.Namespace) -> int:
             benign=benign,
             alpha=options.alpha,
             batch_size=options.batch_size,
+            needs_refusal=not options.allow_no_refusal,
             progress=lambda done, total: advance(done, total, ""),
         )
+    if options.choose_tiers:
+        from sarguard.cli.calibrate_tiers import choose_and_prove
+
+        bundle = choose_and_prove(loaded, bundle, limit=options.limit)
     saved = bundle.save(options.output)
     if options.json:
         card = bundle.card.model_dump()
@@ -161,6 +177,15 @@ def print_summary(console: Console, card: BundleCard, saved: Path) -> None:
             f"fitted on apart (chance: 50 %; AUC {card.gate.auc:.2f})."
         )
     )
+    check = card.refusal_check
+    if check is not None:
+        console.print(
+            Text(
+                f"Steering takes the refusal sentence from {check.bare:.2f} to "
+                f"{check.steered:.2f} nats per token, a random push to "
+                f"{check.random:.2f} ({check.clips} harmful clips)."
+            )
+        )
     if card.gate.auc < TRUSTED_AUC:
         console.print(
             Text(
@@ -168,6 +193,10 @@ def print_summary(console: Console, card: BundleCard, saved: Path) -> None:
                 "every tier gives a constant dose."
             )
         )
+    if any(tier.choice for tier in card.tiers.values()):
+        from sarguard.cli.calibrate_tiers import print_tiers
+
+        print_tiers(console, card)
     console.print(Text(f"Saved in {saved}. Try it:"), soft_wrap=True)
     console.print(
         Text(f"  sarguard ask clip.wav --model {card.model_name} --bundle {saved}"),

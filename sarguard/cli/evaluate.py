@@ -6,17 +6,23 @@ import argparse
 import os
 import sys
 from contextlib import AbstractContextManager, nullcontext
-from functools import cache
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sarguard.cli.evaluate_arms import Plan, plan, settle
 from sarguard.cli.evaluate_options import add_options, command_line
 from sarguard.cli.evaluate_requests import choose_items
 from sarguard.errors import ConfigurationError
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
+    from sarguard.calibration_data import CalibrationPair
     from sarguard.cli.options import Commands
     from sarguard.evaluation.arms import Arm, Setup
+    from sarguard.evaluation.controls import Samples
+    from sarguard.evaluation.gates import GateTrial
     from sarguard.evaluation.items import Item
     from sarguard.evaluation.judging import Judge
     from sarguard.evaluation.latency import Latency
@@ -28,6 +34,18 @@ if TYPE_CHECKING:
     from sarguard.steering.bundle import SteeringBundle
 
 _KEY = "SARGUARD_JUDGE_KEY"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Run:
+    """Hold what was asked, and what came of it."""
+
+    setup: Setup
+    items: list[Item]
+    arms: tuple[Arm, ...]
+    log: Log
+    states: dict[str, Tensor]
+    """Clean states of the requests that were asked in this process."""
 
 
 def add_parser(commands: Commands) -> None:
@@ -56,20 +74,30 @@ def run(options: argparse.Namespace) -> int:
 def _evaluate(options: argparse.Namespace, judge: Judge) -> int:
     from sarguard.cli.opening import open_model_and_bundle
     from sarguard.cli.screen import steps
-    from sarguard.evaluation.arms import plan_arms
     from sarguard.evaluation.running import run_arms
 
-    arms = plan_arms(options.alphas, options.arms)
+    facts = {"command": command_line(options)}
+    settle(options)
+    arms = plan(options)
     items = choose_items(options)
     loaded, bundle = open_model_and_bundle(options)
     setup = _setup(loaded, bundle)
-    facts = _facts(options, setup, judge)
+    facts |= _facts(options, setup, judge)
     log = _log(options, facts, items, arms)
     conduct = _conduct(options, setup, items, judge)
-    with steps(f"{len(items)} requests in {len(arms)} arms") as advance:
-        run_arms(setup, items, arms, conduct=conduct, log=log, progress=advance)
-    report = _report(options, setup, items, arms, log, facts, judge)
-    _write(options, report)
+    run = Run(setup=setup, items=items, arms=arms.arms, log=log, states={})
+    with steps(f"{len(items)} requests in {len(arms.arms)} arms") as advance:
+        run_arms(
+            setup,
+            items,
+            arms.arms,
+            varied=arms.varied,
+            conduct=conduct,
+            log=log,
+            states=run.states,
+            progress=advance,
+        )
+    _write(options, _report(options, run, facts, judge))
     return 0
 
 
@@ -103,24 +131,33 @@ def _check_judge(options: argparse.Namespace, judge: Judge) -> int:
 
 
 def _setup(loaded: LoadedModel, bundle: SteeringBundle) -> Setup:
-    from sarguard.calibration_data import load_pairs
-    from sarguard.cli.screen import working
+    from sarguard.calibration_data import load_benign, load_pairs
+    from sarguard.cli.screen import remarks
     from sarguard.evaluation.arms import Setup
-    from sarguard.evaluation.controls import shuffled_vectors
+    from sarguard.evaluation.controls import Recalibration
     from sarguard.steering.recipe import Recipe
-    from sarguard.steering.vectors import RefusalVectors
 
-    card = bundle.card
+    card, rate = bundle.card, loaded.sampling_rate
     recipe = Recipe(
         instruction=card.instruction, refusal=card.refusal, rank=card.rank, lam=card.lam
     )
 
-    def shuffle() -> RefusalVectors:
-        pairs = load_pairs("calibration", sample_rate=loaded.sampling_rate)
-        with working(f"Calibrating on {len(pairs)} shuffled pairs"):
-            return shuffled_vectors(loaded, pairs, recipe)
+    def pairs() -> list[CalibrationPair]:
+        remarks().print("Calibrating again, for an arm that needs it", markup=False)
+        return load_pairs("calibration", sample_rate=rate)
 
-    return Setup(loaded=loaded, bundle=bundle, shuffled=cache(shuffle))
+    def requests() -> list[Samples]:
+        held = load_pairs("validation", sample_rate=rate)
+        return [clip for pair in held for clip in (pair.harmful, pair.safe)]
+
+    again = Recalibration(
+        loaded,
+        recipe,
+        pairs=pairs,
+        benign=lambda: load_benign(sample_rate=rate),
+        requests=requests,
+    )
+    return Setup(loaded=loaded, bundle=bundle, again=again)
 
 
 def _facts(options: argparse.Namespace, setup: Setup, judge: Judge) -> dict[str, Any]:
@@ -128,7 +165,6 @@ def _facts(options: argparse.Namespace, setup: Setup, judge: Judge) -> dict[str,
 
     return {
         "title": f"sarguard evaluation: {setup.loaded.name}",
-        "command": command_line(options),
         "model": setup.loaded.name,
         "bundle_digest": setup.bundle.digest,
         "voices": options.voice,
@@ -145,7 +181,7 @@ def _log(
     options: argparse.Namespace,
     facts: dict[str, Any],
     items: list[Item],
-    arms: tuple[Arm, ...],
+    arms: Plan,
 ) -> Log:
     from sarguard.evaluation.items import digest_items
     from sarguard.evaluation.run_log import MemoryLog, RunLog
@@ -155,7 +191,8 @@ def _log(
     settings = {name: facts[name] for name in facts if name not in ("title", "command")}
     settings |= {
         "requests": digest_items(items),
-        "arms": [str(arm) for arm in arms],
+        "arms": [str(arm) for arm in arms.arms],
+        "varied": [str(arm) for arm in arms.varied],
         "batch_size": options.batch_size,
         "topic": not options.no_topic,
     }
@@ -188,13 +225,7 @@ def _conduct(
 
 
 def _report(
-    options: argparse.Namespace,
-    setup: Setup,
-    items: list[Item],
-    arms: tuple[Arm, ...],
-    log: Log,
-    facts: dict[str, Any],
-    judge: Judge,
+    options: argparse.Namespace, run: Run, facts: dict[str, Any], judge: Judge
 ) -> Report:
     from sarguard.evaluation.agreement import measure_agreement
     from sarguard.evaluation.findings import find_remarks
@@ -202,22 +233,23 @@ def _report(
     from sarguard.evaluation.report import Report, spread_doses
     from sarguard.evaluation.summary import summarise
 
-    summary = summarise(log.records)
+    records = run.log.records
+    summary = summarise(records)
     rules = isinstance(judge, RuleJudge)
     return Report(
         facts=facts,
         summary=summary,
-        findings=find_remarks(summary, log.records),
-        doses=spread_doses(log.records),
-        separation=_separation(options, setup, items),
-        latency=_latency(options, setup, items, arms),
+        findings=find_remarks(summary, records),
+        doses=spread_doses(records),
+        separation=_separation(options, run),
+        latency=_latency(options, run),
         agreement=measure_agreement(judge) if rules or options.out else None,
+        gates=_gates(options, run),
+        tiers=run.setup.bundle.card.tiers,
     )
 
 
-def _separation(
-    options: argparse.Namespace, setup: Setup, items: list[Item]
-) -> Separation | None:
+def _separation(options: argparse.Namespace, run: Run) -> Separation | None:
     from sarguard.cli.screen import steps
     from sarguard.evaluation.separation import measure_separation
 
@@ -225,20 +257,32 @@ def _separation(
         return None
     with steps("Reading states") as advance:
         return measure_separation(
-            setup.loaded,
-            setup.bundle.vectors.ablated,
-            items,
+            run.setup.loaded,
+            run.setup.bundle.vectors.ablated,
+            run.items,
             batch_size=options.batch_size,
+            known=run.states,
             progress=advance,
         )
 
 
-def _latency(
-    options: argparse.Namespace,
-    setup: Setup,
-    items: list[Item],
-    arms: tuple[Arm, ...],
-) -> tuple[Latency, ...]:
+def _gates(options: argparse.Namespace, run: Run) -> tuple[GateTrial, ...]:
+    from sarguard.cli.screen import steps
+    from sarguard.evaluation.gates import try_gates
+
+    if not options.forms:
+        return ()
+    with steps("Fitting gates") as advance:
+        return try_gates(
+            run.setup,
+            run.items,
+            batch_size=options.batch_size,
+            known=run.states,
+            progress=advance,
+        )
+
+
+def _latency(options: argparse.Namespace, run: Run) -> tuple[Latency, ...]:
     from sarguard.cli.screen import steps
     from sarguard.evaluation.latency import measure_latency
 
@@ -246,7 +290,11 @@ def _latency(
         return ()
     with steps(f"Timing {options.latency} requests") as advance:
         return measure_latency(
-            setup, items, arms, requests=options.latency, progress=advance
+            run.setup,
+            run.items,
+            run.arms,
+            requests=options.latency,
+            progress=advance,
         )
 
 
@@ -264,7 +312,10 @@ def _write(options: argparse.Namespace, report: Report) -> None:
         Path(options.markdown).write_text(to_markdown(report), encoding="utf-8")
     if options.out is not None:
         write_report(report, Path(options.out))
-        page = Path(options.out) / "report.html"
+    if options.publish is not None:
+        write_report(report, Path(options.publish))
+    for folder in filter(None, (options.out, options.publish)):
+        page = Path(folder) / "report.html"
         remarks().print(f"Report: {page}", markup=False, soft_wrap=True)
 
 

@@ -17,8 +17,8 @@ from sarguard.cli.options import (
 SUITES = ("harmful", "safe", "borderline", "ordinary")
 DEFAULT_ARMS = ("bare", "prompt", "raw", "ablated", "random")
 _ALPHAS = (0.05, 0.1, 0.15, 0.2)
-_MAX_NEW_TOKENS = 40
-_BATCH_SIZE = 16
+_MAX_NEW_TOKENS = 28
+_BATCH_SIZE = 32
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -65,7 +65,10 @@ def _add_requests(parser: argparse.ArgumentParser) -> None:
         "brings others)",
     )
     group.add_argument(
-        "--split", choices=("test", "calibration", "demo"), default="test"
+        "--split",
+        choices=("test", "validation", "calibration", "demo"),
+        default="test",
+        help="which shipped sentences; tiers are chosen on validation (default: test)",
     )
     group.add_argument(
         "--part",
@@ -127,6 +130,23 @@ def _add_arms(parser: argparse.ArgumentParser) -> None:
         help="all, or some of bare, zero, prompt, raw, ablated, random, shuffled and "
         f"tier-NAME (default: {','.join(DEFAULT_ARMS)})",
     )
+    group.add_argument(
+        "--full",
+        action="store_true",
+        help="what docs/evaluation is made of: every arm, the controls at every second "
+        "dose; an unseen voice and noise in the bare model and the default tier; times",
+    )
+    group.add_argument(
+        "--forms",
+        action="store_true",
+        help="compare other forms of the dose and other gates instead",
+    )
+    group.add_argument(
+        "--varied-arms",
+        type=_names("arm", _arms),
+        metavar="A,B,...",
+        help="arms that are asked the variants too (default: all)",
+    )
     add_token_option(parser, _MAX_NEW_TOKENS)
     group.add_argument(
         "--batch-size", type=positive_int, default=_BATCH_SIZE, metavar="N"
@@ -172,6 +192,11 @@ def _add_outputs(parser: argparse.ArgumentParser) -> None:
         "--json", metavar="FILE", help="also write JSON, to a file or - for stdout"
     )
     group.add_argument("--markdown", metavar="FILE", help="also write Markdown")
+    group.add_argument(
+        "--publish",
+        metavar="DIR",
+        help="also write the report there: a page, Markdown, JSON and the curve",
+    )
 
 
 def _names(

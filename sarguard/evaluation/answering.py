@@ -10,17 +10,22 @@ from typing import Any, Protocol, TypeVar
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from sarguard.conversation import Turn
 from sarguard.errors import ConfigurationError, NonFiniteActivationError
 from sarguard.evaluation.arms import OpenArm
 from sarguard.evaluation.judge import Kind
 from sarguard.generation import Row, decode_rows, guarded_decode
+from sarguard.generation.prefill import is_croppable
 from sarguard.models.batching import batch_key
 from sarguard.models.families import family_of
-from sarguard.models.inputs import build_inputs
+from sarguard.models.inputs import audio_token_id, build_inputs
 from sarguard.models.loading import LoadedModel
+from sarguard.steering.states import run_and_read
 from sarguard.steering.steerer import Steerer
+
+_CACHE = "past_key_values"
 
 
 class Conversation(Protocol):
@@ -99,31 +104,59 @@ def with_instruction(loaded: LoadedModel, batch: Batch, instruction: str) -> Bat
     )
 
 
-def prefill(loaded: LoadedModel, batch: Batch) -> Batch:
+def prefill(loaded: LoadedModel, batch: Batch, *, like: Batch | None = None) -> Batch:
     """Read a batch's prompts once, for many arms to answer.
 
     Steering starts at the last prompt token, so the cache of all that comes before
     is the same whatever the arm. In families whose cache cannot be continued, the
     batch is returned as it is.
+
+    Args:
+        loaded: The model, with no steerer attached.
+        batch: What is to be read.
+        like: A batch that was read already; where both begin alike, clips and all,
+            that part of its cache is taken over.
     """
     if not family_of(loaded.model.config).shares_prefix:
         return batch
     ids, mask = batch.inputs["input_ids"], batch.inputs["attention_mask"]
-    prefix = {
-        **batch.inputs,
-        "input_ids": ids[:, :-1],
+    # As generate() counts them: padding takes no place.
+    places = (mask[:, :-1].cumsum(dim=1) - 1).clamp(min=0)
+    shared = 0 if like is None else _shared_columns(loaded, like, batch)
+    if like is not None and shared:
+        cache = copy.deepcopy(like.inputs[_CACHE])
+        cache.crop(shared - cache.get_seq_length())
+        prefix: dict[str, Any] = {_CACHE: cache}
+    else:
+        prefix = dict(batch.inputs)
+    prefix |= {
+        "input_ids": ids[:, shared:-1],
         "attention_mask": mask[:, :-1],
-        # As generate() counts them: padding takes no place.
-        "position_ids": (mask[:, :-1].cumsum(dim=1) - 1).clamp(min=0),
+        "position_ids": places[:, shared:],
     }
     with torch.no_grad():
         output = loaded.decoder.backbone(**prefix, use_cache=True)
     inputs = {
         "input_ids": ids,
         "attention_mask": mask,
-        "past_key_values": output.past_key_values,
+        _CACHE: output.past_key_values,
     }
     return replace(batch, inputs=inputs)
+
+
+def read_states(loaded: LoadedModel, batch: Batch) -> Tensor:
+    """Return every row's clean last-token states, shape (L, rows, D).
+
+    Of a batch that was read already, only the last token is run.
+    """
+    inputs = _fresh(batch)
+    if _CACHE in inputs:
+        inputs |= {
+            "input_ids": inputs["input_ids"][:, -1:],
+            "position_ids": inputs["attention_mask"].sum(dim=1, keepdim=True) - 1,
+        }
+    states, _ = run_and_read(loaded.decoder, inputs, use_cache=True)
+    return states
 
 
 def answer_batch(
@@ -181,9 +214,29 @@ def _text(loaded: LoadedModel, tokens: Sequence[int]) -> str:
 def _fresh(batch: Batch) -> dict[str, Any]:
     # Decoding adds to a cache, and other arms need it as it was.
     return {
-        name: copy.deepcopy(value) if name == "past_key_values" else value
+        name: copy.deepcopy(value) if name == _CACHE else value
         for name, value in batch.inputs.items()
     }
+
+
+def _shared_columns(loaded: LoadedModel, read: Batch, batch: Batch) -> int:
+    """Return how many columns, all clips among them, two batches begin with alike."""
+    cache, token = read.inputs.get(_CACHE), audio_token_id(loaded)
+    if token is None or not is_croppable(cache):
+        return 0
+    names = ("input_ids", "attention_mask")
+    # The cache lacks the last column, and one has to be left to run.
+    most = min(
+        read.inputs["input_ids"].shape[1] - 1, batch.inputs["input_ids"].shape[1] - 2
+    )
+    differs = torch.zeros(most, dtype=torch.bool)
+    for name in names:
+        ours, theirs = batch.inputs[name][:, :most], read.inputs[name][:, :most]
+        differs |= (ours != theirs).any(dim=0).cpu()
+    shared = int(differs.nonzero()[0]) if bool(differs.any()) else most
+    heard = (batch.inputs["input_ids"] == token).any(dim=0).nonzero()
+    covered = len(heard) > 0 and int(heard[-1]) < shared
+    return shared if covered else 0
 
 
 def _batch(

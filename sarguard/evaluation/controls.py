@@ -1,22 +1,35 @@
-"""The control that owes nothing to which half of a pair is harmful."""
+"""Calibrating again, for arms that need more than the bundle holds."""
 
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import cached_property
+from typing import TypeAlias
 
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from sarguard.conversation import Turn
+from sarguard.models.inputs import build_inputs
 from sarguard.models.loading import LoadedModel
 from sarguard.steering.calibration import (
     AudioPair,
+    CalibrationStates,
     Pair,
-    Progress,
     calibration_states,
     refusal_vectors,
 )
 from sarguard.steering.recipe import Recipe
+from sarguard.steering.states import last_states
 from sarguard.steering.vectors import RefusalVectors
 
+Samples: TypeAlias = "NDArray[np.float32]"
+
 SHUFFLE_SEED = 633
+SHUFFLED_PAIRS = 100
 
 
 def swap_halves(pairs: Sequence[Pair], *, seed: int = SHUFFLE_SEED) -> list[AudioPair]:
@@ -30,18 +43,59 @@ def swap_halves(pairs: Sequence[Pair], *, seed: int = SHUFFLE_SEED) -> list[Audi
     ]
 
 
-def shuffled_vectors(
-    loaded: LoadedModel,
-    pairs: Sequence[Pair],
-    recipe: Recipe,
-    *,
-    progress: Progress | None = None,
-) -> RefusalVectors:
-    """Return the vectors that calibration finds on swapped pairs.
+class Recalibration:
+    """Calibrate a model again, each way once and only when it is asked for."""
 
-    The refusal vector itself is taken from the refusal sentence on whatever audio, so
-    these vectors may well refuse: what they lack is a safe subspace that is safe.
-    """
-    swapped = swap_halves(pairs)
-    states = calibration_states(loaded, swapped, recipe, progress=progress)
-    return refusal_vectors(states, recipe)
+    def __init__(
+        self,
+        loaded: LoadedModel,
+        recipe: Recipe,
+        *,
+        pairs: Callable[[], Sequence[Pair]],
+        benign: Callable[[], Sequence[Samples]] = tuple,
+        requests: Callable[[], Sequence[Samples]] = tuple,
+    ) -> None:
+        """Prepare.
+
+        Args:
+            loaded: The model, with no steerer attached when something is asked for.
+            recipe: The bundle's.
+            pairs: Decode the calibration pairs at the model's rate.
+            benign: Decode the harmless clips without a twin.
+            requests: Decode matched clips of another split, to see how states lie
+                where no instruction goes with them.
+        """
+        self._loaded = loaded
+        self._recipe = recipe
+        self._pairs = pairs
+        self._benign = benign
+        self._requests = requests
+
+    @cached_property
+    def shuffled(self) -> RefusalVectors:
+        """Return the vectors that calibration finds on swapped pairs.
+
+        The refusal vector itself is taken from the refusal sentence on whatever
+        audio, so these vectors may well refuse: what they lack is a safe subspace
+        that is safe. A hundred pairs are as good as more.
+        """
+        swapped = swap_halves(self._pairs()[:SHUFFLED_PAIRS])
+        states = calibration_states(self._loaded, swapped, self._recipe)
+        return refusal_vectors(states, self._recipe)
+
+    @cached_property
+    def states(self) -> CalibrationStates:
+        """Return the states that the bundle was made from."""
+        return calibration_states(
+            self._loaded, self._pairs(), self._recipe, benign=self._benign()
+        )
+
+    @cached_property
+    def asked(self) -> Tensor:
+        """Return the states of requests that are asked alone, shape (N, L, D)."""
+        turns = [Turn(role="user", audio=(clip,)) for clip in self._requests()]
+        states = [
+            last_states(self._loaded.decoder, build_inputs(self._loaded, [[turn]]))
+            for turn in turns
+        ]
+        return torch.stack([rows[:, 0] for rows in states])

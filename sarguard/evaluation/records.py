@@ -34,7 +34,7 @@ class AnswerRecord(BaseModel):
     dose: float
     """Strength of steering; 0 in the arms that do not steer."""
     score: float | None = None
-    """What the gate gave the request, in the arms that have one."""
+    """What the gate gave the request, asked as it is; None where the arm asks more."""
     blocked: bool = False
     """Whether nothing was decoded."""
     tokens: int

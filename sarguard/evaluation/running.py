@@ -6,6 +6,8 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
+from torch import Tensor
+
 from sarguard.conversation import Turn
 from sarguard.errors import InsufficientDataError
 from sarguard.evaluation.answering import (
@@ -15,6 +17,7 @@ from sarguard.evaluation.answering import (
     answer_batch,
     make_batches,
     prefill,
+    read_states,
     with_instruction,
 )
 from sarguard.evaluation.arms import (
@@ -24,7 +27,7 @@ from sarguard.evaluation.arms import (
     UnguardedForMeasurement,
     open_arm,
 )
-from sarguard.evaluation.items import Item, check_items
+from sarguard.evaluation.items import CLEAN, Item, check_items
 from sarguard.evaluation.judge import Label
 from sarguard.evaluation.judging import Judge, RuleJudge
 from sarguard.evaluation.records import AnswerRecord
@@ -32,8 +35,8 @@ from sarguard.evaluation.run_log import Log, MemoryLog
 from sarguard.evaluation.topic import TopicJudge
 from sarguard.models.loading import LoadedModel
 
-MAX_NEW_TOKENS = 40
-BATCH_SIZE = 16
+MAX_NEW_TOKENS = 28
+BATCH_SIZE = 32
 _BATCHES_PLANNED = 8
 _START_WORDS = 14
 
@@ -56,8 +59,10 @@ def run_arms(
     items: Sequence[Item],
     arms: Sequence[Arm],
     *,
+    varied: Sequence[Arm] | None = None,
     conduct: Conduct | None = None,
     log: Log | None = None,
+    states: dict[str, Tensor] | None = None,
     progress: Advance | None = None,
 ) -> tuple[AnswerRecord, ...]:
     """Ask every request in every arm, and return all records of the log.
@@ -69,8 +74,11 @@ def run_arms(
         setup: The model, with no steerer attached, and what arms are made of.
         items: What is asked.
         arms: How the model is guarded.
+        varied: Which of the arms are asked the variants of requests; all if not given.
         conduct: How it is asked and judged.
         log: Where records go; in memory if not given.
+        states: Where the clean last-token state of every request goes that is asked,
+            (L, D) by its identifier.
         progress: Called before every batch of every arm, and at the end.
 
     Raises:
@@ -83,10 +91,19 @@ def run_arms(
             f"{len(items)} request(s) in {len(arms)} arm(s): give one of each"
         )
     check_items(items)
-    run = _Run(setup, arms, conduct or Conduct(), log or MemoryLog(), progress)
-    run.total = len(items) * len(arms)
-    for chunk in _chunks(items, run.conduct.batch_size * _BATCHES_PLANNED):
-        run.ask(chunk)
+    run = _Run(setup, conduct or Conduct(), log or MemoryLog(), progress)
+    run.states = states
+    plan = (
+        ([item for item in items if item.variant == CLEAN], arms),
+        (
+            [item for item in items if item.variant != CLEAN],
+            arms if varied is None else varied,
+        ),
+    )
+    run.total = sum(len(asked) * len(among) for asked, among in plan)
+    for asked, among in plan:
+        for chunk in _chunks(asked, run.conduct.batch_size * _BATCHES_PLANNED):
+            run.ask(chunk, among)
     if progress is not None:
         progress(run.total, run.total, "")
     return run.log.records
@@ -125,7 +142,6 @@ class _Run:
     def __init__(
         self,
         setup: Setup,
-        arms: Sequence[Arm],
         conduct: Conduct,
         log: Log,
         progress: Advance | None,
@@ -134,54 +150,74 @@ class _Run:
         self.conduct = conduct
         self.log = log
         self.total = 0
-        self._arms = arms
+        self.states: dict[str, Tensor] | None = None
         self._progress = progress
         self._open: dict[Arm, OpenArm] = {}
 
-    def ask(self, items: Sequence[Item]) -> None:
-        """Ask some requests in every arm, where an answer is missing."""
-        if not any(self._missing(items, arm) for arm in self._arms):
+    def ask(self, items: Sequence[Item], arms: Sequence[Arm]) -> None:
+        """Ask some requests in some arms, where an answer is missing."""
+        if not any(self._missing(items, arm) for arm in arms):
             return
         loaded = self.setup.loaded
         for batch in make_batches(loaded, items, size=self.conduct.batch_size):
             asked = [items[place] for place in batch.places]
-            missing = [arm for arm in self._arms if self._missing(asked, arm)]
-            self._ask_batch(batch, asked, missing)
+            missing = [arm for arm in arms if self._missing(asked, arm)]
+            if missing:
+                self._ask_batch(batch, asked, missing)
 
     def _ask_batch(
         self, batch: Batch, items: Sequence[Item], arms: Sequence[Arm]
     ) -> None:
         # One cache at a time: those of all batches would fill the memory.
-        read: dict[str, Batch] = {}
+        plain = prefill(self.setup.loaded, batch)
+        read = {"": plain}
+        scores = self._scores(plain, items)
         for arm in arms:
             self._report(arm)
             opened = self._opened(arm)
-            if opened.instruction not in read:
-                read[opened.instruction] = self._read(batch, opened.instruction)
-            self._answer(arm, opened, read[opened.instruction], items)
+            said = opened.instruction
+            if said not in read:
+                told = with_instruction(self.setup.loaded, batch, said)
+                read[said] = prefill(self.setup.loaded, told, like=plain)
+            self._answer(arm, opened, read[said], items, [] if said else scores)
 
-    def _read(self, batch: Batch, instruction: str) -> Batch:
-        loaded = self.setup.loaded
-        if instruction:
-            batch = with_instruction(loaded, batch, instruction)
-        return prefill(loaded, batch)
+    def _scores(self, batch: Batch, items: Sequence[Item]) -> list[float]:
+        """Return what the gate gives each row, whatever the arm makes of it."""
+        states = read_states(self.setup.loaded, batch)
+        if self.states is not None:
+            names = [item.id for item in items]
+            self.states |= dict(zip(names, states.unbind(dim=1), strict=True))
+        found: list[float] = self.setup.bundle.gate.score(states).tolist()
+        return found
 
     def _answer(
-        self, arm: Arm, opened: OpenArm, batch: Batch, items: Sequence[Item]
+        self,
+        arm: Arm,
+        opened: OpenArm,
+        batch: Batch,
+        items: Sequence[Item],
+        scores: Sequence[float],
     ) -> None:
         limit = self.conduct.max_new_tokens
         started = time.perf_counter()
         with opened.steerer:
             answers = answer_arm(self.setup.loaded, opened, batch, max_new_tokens=limit)
         spent = time.perf_counter() - started
+        given: Sequence[float | None] = scores or [None] * len(items)
         self.log.add(
-            self._record(arm, item, answer, spent, len(items))
-            for item, answer in zip(items, answers, strict=True)
+            self._record(arm, item, answer, spent, len(items), score)
+            for item, answer, score in zip(items, answers, given, strict=True)
             if not self.log.has(str(arm), item.id)
         )
 
     def _record(
-        self, arm: Arm, item: Item, answer: Answer, seconds: float, rows: int
+        self,
+        arm: Arm,
+        item: Item,
+        answer: Answer,
+        seconds: float,
+        rows: int,
+        score: float | None,
     ) -> AnswerRecord:
         found = self._label(item, answer)
         harmless = item.kind == "safe" or found is Label.REFUSED
@@ -197,7 +233,7 @@ class _Run:
             label=found,
             on_topic=self._on_topic(item, answer, found),
             dose=answer.dose,
-            score=answer.score,
+            score=score,
             blocked=answer.blocked,
             tokens=answer.tokens,
             seconds=seconds,

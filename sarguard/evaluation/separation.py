@@ -10,7 +10,7 @@ the clean state at the last prompt token:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -47,6 +47,7 @@ def measure_separation(
     items: Sequence[Item],
     *,
     batch_size: int,
+    known: Mapping[str, Tensor] | None = None,
     progress: Steps | None = None,
 ) -> Separation | None:
     """Read the states of harmful requests and their twins, and compare them.
@@ -56,6 +57,7 @@ def measure_separation(
         vectors: One direction a layer, shape (L, D).
         items: Those of the suites `harmful` and `safe` are read, as they are.
         batch_size: Most requests read at once.
+        known: States that were read already, (L, D) by the request's identifier.
         progress: Called with requests read, all of them, and what is done.
 
     Returns:
@@ -65,7 +67,10 @@ def measure_separation(
     harmful = np.array([item.kind == "harmful" for item in chosen], dtype=bool)
     if not harmful.any() or harmful.all():
         return None
-    states = _read(loaded, chosen, batch_size, progress)
+    rows = read_requests(
+        loaded, chosen, batch_size=batch_size, known=known, progress=progress
+    )
+    states: NDArray[np.float64] = rows.double().numpy()
     along = np.einsum("nld,ld->ln", states, vectors.double().numpy())
     groups = np.array([item.cluster for item in chosen])
     return Separation(
@@ -82,21 +87,26 @@ def area(positive: NDArray[np.bool_], scores: NDArray[np.float64]) -> float:
     return float(np.mean((ours > theirs) + 0.5 * (ours == theirs)))
 
 
-def _read(
-    loaded: LoadedModel, items: Sequence[Item], size: int, progress: Steps | None
-) -> NDArray[np.float64]:
-    found: list[Tensor | None] = [None] * len(items)
+def read_requests(
+    loaded: LoadedModel,
+    items: Sequence[Item],
+    *,
+    batch_size: int,
+    known: Mapping[str, Tensor] | None = None,
+    progress: Steps | None = None,
+) -> Tensor:
+    """Return the clean last-token states of requests, shape (N, L, D)."""
+    found = dict(known or {})
+    missing = [item for item in items if item.id not in found]
     done = 0
-    for batch in make_batches(loaded, items, size=size):
+    for batch in make_batches(loaded, missing, size=batch_size) if missing else ():
         if progress is not None:
-            progress(done, len(items), "states")
+            progress(done, len(missing), "states")
         states = last_states(loaded.decoder, batch.inputs).transpose(0, 1)
-        for place, row in zip(batch.places, states, strict=True):
-            found[place] = row
+        names = [missing[place].id for place in batch.places]
+        found |= dict(zip(names, states, strict=True))
         done += len(batch.places)
-    whole = torch.stack([row for row in found if row is not None]).double()
-    read: NDArray[np.float64] = whole.numpy()
-    return read
+    return torch.stack([found[item.id] for item in items])
 
 
 def _probe(

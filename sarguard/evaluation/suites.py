@@ -30,6 +30,10 @@ _VALIDATION_ONE_IN = 3
 # The other suites of a split; a demo has none.
 _BESIDE: dict[Split, dict[str, Split]] = {
     "test": {"borderline": "borderline", "ordinary": "ordinary"},
+    "validation": {
+        "borderline": "borderline_validation",
+        "ordinary": "ordinary_validation",
+    },
     "calibration": {"borderline": "borderline_calibration"},
     "demo": {},
 }
@@ -47,7 +51,7 @@ def load_suites(
 
     Args:
         names: Which of `SUITES`.
-        split: `test`, `calibration` or `demo`.
+        split: `test`, `validation`, `calibration` or `demo`.
         voice: `seen`, `unseen`, a voice by name, or None for all.
         limit: Most pairs, and most requests of each other suite.
         part: `validation` is every third pair or request, to choose settings on;

@@ -56,6 +56,8 @@ class ArmSummary:
     """The same less the bare arm's; empty without that arm."""
     variants: dict[str, Figures]
     """By variant of the requests."""
+    variants_added: dict[str, Figures]
+    """The same less the bare arm's on that variant; empty without it."""
     traps: dict[str, Rate | None]
     """Borderline requests refused, by the kind of trap."""
     answers: int
@@ -119,7 +121,7 @@ def summarise(records: Records) -> Summary:
     by_arm: dict[str, list[AnswerRecord]] = {}
     for record in records:
         by_arm.setdefault(record.arm, []).append(record)
-    bare = _figures(_clean(by_arm.get("bare", [])), resampling)
+    bare = _by_variant(by_arm.get("bare", []), resampling)
     return Summary(
         requests=_count(next(iter(by_arm.values()))),
         arms=tuple(_arm(arm, rows, resampling, bare) for arm, rows in by_arm.items()),
@@ -151,28 +153,48 @@ def _clean(records: Records) -> list[AnswerRecord]:
 
 
 def _arm(
-    arm: str, records: Records, resampling: Resampling, bare: dict[str, Draws]
+    arm: str,
+    records: Records,
+    resampling: Resampling,
+    bare: dict[str, dict[str, Draws]],
 ) -> ArmSummary:
-    draws = _figures(_clean(records), resampling)
-    added = {name: rate_of(draws[name] - bare[name]) for name in bare}
+    drawn = _by_variant(records, resampling)
+    draws = drawn.get(CLEAN, {})
     seconds = sum(record.seconds / record.batch for record in records)
     return ArmSummary(
         arm=arm,
         figures={name: rate_of(draws[name]) for name in draws},
-        added=added,
-        variants=_variants(records, resampling),
+        added=_less(draws, bare.get(CLEAN, {}), FIGURES),
+        variants={
+            variant: {name: rate_of(found[name]) for name in VARIANT_FIGURES}
+            for variant, found in drawn.items()
+        },
+        variants_added={
+            variant: _less(found, bare[variant], VARIANT_FIGURES)
+            for variant, found in drawn.items()
+            if variant in bare
+        },
         traps=_traps(_clean(records), resampling),
         answers=len(records),
         seconds=seconds,
     )
 
 
-def _variants(records: Records, resampling: Resampling) -> dict[str, Figures]:
-    found: dict[str, Figures] = {}
-    for variant in dict.fromkeys(record.variant for record in records):
-        draws = _figures([r for r in records if r.variant == variant], resampling)
-        found[variant] = {name: rate_of(draws[name]) for name in VARIANT_FIGURES}
-    return found
+def _less(
+    ours: dict[str, Draws], theirs: dict[str, Draws], names: Sequence[str]
+) -> Figures:
+    if not ours or not theirs:
+        return {}
+    return {name: rate_of(ours[name] - theirs[name]) for name in names}
+
+
+def _by_variant(
+    records: Records, resampling: Resampling
+) -> dict[str, dict[str, Draws]]:
+    return {
+        variant: _figures([r for r in records if r.variant == variant], resampling)
+        for variant in dict.fromkeys(record.variant for record in records)
+    }
 
 
 def _traps(records: Records, resampling: Resampling) -> dict[str, Rate | None]:

@@ -40,6 +40,9 @@ class Prompt:
     kwargs: dict[str, Any]
     was_read: bool = False
     """Whether the cache holds every token but the last of each row."""
+    bare: Tensor | None = None
+    """Logits of the first answer token as the model is, shape (rows, words); None
+    where nobody looked."""
 
     def unpadded_ids(self) -> list[list[int]]:
         """Return the prompt tokens of each row, without padding."""
@@ -64,6 +67,7 @@ def clean_states(
     untouched = copy.deepcopy(prompt.kwargs.get(_CACHE))
     with steerer.reading(), capturing(loaded.decoder) as found:
         outputs = _run(prompt)
+    prompt.bare = outputs.logits[:, -1].float()
     cache = getattr(outputs, _CACHE, None)
     prompt.was_read = _loses_one_token(cache)
     prompt.kwargs[_CACHE] = cache if prompt.was_read else untouched
@@ -89,15 +93,28 @@ def steered_prefill(prompt: Prompt) -> Any:  # noqa: ANN401
     return prompt.model(**inputs, return_dict=True)
 
 
+def spare_cache(prompt: Prompt) -> Any:  # noqa: ANN401
+    """Return a copy of the prompt's cache, to run what is left of it once more."""
+    return copy.deepcopy(prompt.kwargs.get(_CACHE))
+
+
+def give_cache(prompt: Prompt, cache: object) -> None:
+    """Put a cache in the place of the prompt's."""
+    prompt.kwargs[_CACHE] = cache
+
+
 def _run(prompt: Prompt) -> Any:  # noqa: ANN401
     return prompt.model._prefill(prompt.ids, prompt.config, prompt.kwargs)
 
 
+def is_croppable(cache: object) -> bool:
+    """Return whether tokens can be taken out of a cache's end without a trace."""
+    return isinstance(cache, DynamicCache) and all(map(_is_plain, cache.layers))
+
+
 def _loses_one_token(cache: KeyValueCache) -> bool:
     """Take the last token out of a cache, where that leaves it as it was before."""
-    if not isinstance(cache, DynamicCache):
-        return False
-    if not all(_is_plain(layer) for layer in cache.layers):
+    if not is_croppable(cache):
         return False
     cache.crop(-1)
     return True

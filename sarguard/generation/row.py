@@ -44,11 +44,21 @@ class Row:
         self.output_tokens = 0
         """Tokens chosen, the one that ended it among them."""
         self.ending: Ending | None = None
+        self.steered = True
+        """Whether the answer is steered; false only where its dose says `bare`."""
+        self.divergence: float | None = None
+        """How far steering moved the first token's distribution: Jensen-Shannon, in
+        bits, 0 to 1; None where nobody looked at the bare one."""
 
     @property
     def alive(self) -> bool:
         """Return whether the row wants another token."""
         return self.ending is None
+
+    @property
+    def bare(self) -> bool:
+        """Return whether the dose asks for the bare model's answer."""
+        return self.decision is not None and self.decision.bare
 
     @property
     def strength(self) -> float:
@@ -69,7 +79,7 @@ class Row:
 
         The step that chose a token proved that they are as many as the tokens.
         """
-        return self.output_tokens
+        return self.output_tokens if self.steered else 0
 
     def end(self, why: Ending) -> None:
         """End the row; the first reason stays."""

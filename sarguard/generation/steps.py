@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
 from torch import Tensor
 from transformers import GenerationConfig, LogitsProcessorList
 
+from sarguard.generation.divergence import divergence
 from sarguard.generation.prefill import (
     Prompt,
     clean_states,
     decide_doses,
+    give_cache,
+    spare_cache,
     steered_prefill,
 )
 from sarguard.generation.row import Row
@@ -20,6 +25,7 @@ from sarguard.generation.sampling import Chooser, choose_tokens
 from sarguard.generation.settings import configure, stop_tokens
 from sarguard.models.loading import LoadedModel
 from sarguard.models.untyped import PretrainedModel
+from sarguard.steering.receipt import Receipt
 from sarguard.steering.steerer import Steerer
 
 
@@ -83,17 +89,44 @@ class _Loop:
         states = clean_states(self._loaded, self._steerer, prompt, self._rows)
         decide_doses(self._rows, states)
         if any(row.alive for row in self._rows):
-            self._decode(prompt, logits_processor)
+            if all(row.bare for row in self._rows):
+                self._decode_bare(prompt, logits_processor)
+            else:
+                self._decode(prompt, logits_processor)
         return input_ids
 
-    def _decode(self, prompt: Prompt, processors: LogitsProcessorList) -> None:
-        guard = self._steerer.guard(
+    def _decode_bare(self, prompt: Prompt, processors: LogitsProcessorList) -> None:
+        """Answer as the model is, after one steered step that says what differs."""
+        cache = spare_cache(prompt)
+        with self._guard(prompt) as receipt:
+            self._note_divergence(prompt, steered_prefill(prompt).logits[:, -1])
+        self._steerer.verify(receipt, output_tokens=1)
+        give_cache(prompt, cache)
+        prompt.bare = None
+        for row in self._rows:
+            row.steered = False
+        with self._steerer.reading():
+            for tokens in self._steps(prompt, processors):
+                self._take(tokens, [True] * len(self._rows))
+
+    def _guard(self, prompt: Prompt) -> AbstractContextManager[Receipt]:
+        return self._steerer.guard(
             prompt_length=prompt.ids.shape[1],
             alpha=[row.strength for row in self._rows],
             rows=len(self._rows),
         )
+
+    def _note_divergence(self, prompt: Prompt, steered: Tensor) -> None:
+        if prompt.bare is None:
+            return
+        apart = divergence(prompt.bare, steered.float())
+        for row, found in zip(self._rows, apart, strict=True):
+            row.divergence = found if math.isfinite(found) else None
+        prompt.bare = None
+
+    def _decode(self, prompt: Prompt, processors: LogitsProcessorList) -> None:
         steps = 0
-        with guard as receipt:
+        with self._guard(prompt) as receipt:
             for step, tokens in enumerate(self._steps(prompt, processors), start=1):
                 self._take(tokens, self._steerer.check(receipt, output_tokens=step))
                 steps = step
@@ -116,6 +149,7 @@ class _Loop:
         model, ids = prompt.model, prompt.ids
         choosers = self._choosers(prompt)
         outputs = steered_prefill(prompt)
+        self._note_divergence(prompt, outputs.logits[:, -1])
         kwargs = prompt.kwargs
         with model._optimize_model_for_decode():
             while True:

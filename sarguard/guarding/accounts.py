@@ -81,7 +81,12 @@ def dose(case: Case, reply: Reply) -> Dose | None:
     if not reply.guard.steered_positions and reply.guard.score is None:
         return None
     tier = None if case.tier is None else case.tier.value
-    return Dose(mode=reply.guard.mode, alpha=reply.guard.alpha, tier=tier)
+    return Dose(
+        mode=reply.guard.mode,
+        alpha=reply.guard.alpha,
+        tier=tier,
+        divergence=reply.guard.divergence,
+    )
 
 
 def receipt(
@@ -148,6 +153,8 @@ def reason(case: Case, reply: Reply) -> str | None:
         return _REASONS.get(case.rule or "", "limit")
     if reply.outcome in (Outcome.ERROR_CLOSED, Outcome.ERROR_OPEN):
         return "fault"
+    if reply.guard.mode == "bare":
+        return "shadow_bare"
     return None if case.rule is None else "would_block"
 
 

@@ -26,6 +26,8 @@ class TierDose:
     """Strength that no answer falls below."""
     shadow: bool = False
     """Whether a block is only noted."""
+    bare: bool = False
+    """Whether the answer is the bare model's, as a policy in shadow mode asked."""
 
     @property
     def reads_states(self) -> bool:
@@ -48,6 +50,7 @@ class TierDose:
             found,
             alpha=max(found.alpha, self.least),
             blocked=found.blocked and not passes,
+            bare=self.bare,
         )
 
 
@@ -58,6 +61,7 @@ def tier_dose(
     steering: Steering | None = None,
     least: float = 0.0,
     mode: Mode = Mode.ENFORCE,
+    bare: bool = False,
 ) -> TierDose:
     """Return a tier's dose on one model, as a policy's steering section holds it.
 
@@ -76,4 +80,5 @@ def tier_dose(
         rule=replace(rule, block=held.block_score(rule.block)),
         least=max(least, held.strength(0.0)),
         shadow=mode is Mode.SHADOW,
+        bare=bare,
     )

@@ -75,6 +75,7 @@ class Terms:
                 steering=policy.steering,
                 least=self._least(policy, asked.about.alpha),
                 mode=policy.mode,
+                bare=policy.answers_bare(),
             )
         bounded = _bound(asked, policy, hears)
         return case, replace(bounded, dose=constant, case=case)

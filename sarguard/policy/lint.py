@@ -76,6 +76,7 @@ def lint(policy: Policy, now: datetime | None = None) -> list[Weakness]:
     moment = check_moment(now)
     found = [weak for check in _CHECKS for weak in check(policy)]
     found += _failing_open(policy, moment)
+    found += _shadowing(policy, moment)
     order = list(Severity)
     return sorted(found, key=lambda weak: (order.index(weak.severity), weak.code))
 
@@ -104,11 +105,6 @@ def _naming(policy: Policy) -> Iterator[Weakness]:
 
 def _steering(policy: Policy) -> Iterator[Weakness]:
     steering = policy.steering
-    if policy.mode is Mode.SHADOW:
-        yield _warning(
-            *("P101", "mode", "blocks are recorded, and do not hold"),
-            "set mode: enforce once the records have been looked at",
-        )
     if steering.tier is Tier.PERMISSIVE:
         yield _warning(
             *("P102", "steering.tier", "the mildest tier holds by default"),
@@ -138,6 +134,19 @@ def _steering(policy: Policy) -> Iterator[Weakness]:
                 "the card's figures do not cover this strength",
             ),
             "measure it on your model, or leave alpha out and raise the tier",
+        )
+
+
+def _shadowing(policy: Policy, now: datetime) -> Iterator[Weakness]:
+    if policy.answers_bare(now):
+        yield _error(
+            *("P107", "shadow.reply", "blocks do not hold, and answers are unsteered"),
+            "set shadow.reply: steered",
+        )
+    elif policy.mode is Mode.SHADOW:
+        yield _warning(
+            *("P101", "mode", "blocks are recorded, and do not hold"),
+            "set mode: enforce once the records have been looked at",
         )
 
 

@@ -8,7 +8,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, model_validator
 
 from sarguard.errors import PolicyFloorError, PolicyFormatError
 from sarguard.outcome import Outcome
@@ -25,6 +25,7 @@ from sarguard.policy.sections import (
     Mode,
     OverrideRules,
     Retention,
+    Shadow,
     Steering,
     TextBounds,
     Timeouts,
@@ -54,6 +55,7 @@ class Policy(Section):
     """What it is for, in words."""
     mode: Mode = Mode.ENFORCE
     """`shadow` records what would have been blocked, and lets it through, steered."""
+    shadow: Shadow = Shadow()
     steering: Steering = Steering()
     failure: Failure = Failure()
     timeouts: Timeouts = Timeouts()
@@ -63,6 +65,15 @@ class Policy(Section):
     audit: Audit = Audit()
     retention: Retention = Retention()
     overrides: OverrideRules = OverrideRules()
+
+    @model_validator(mode="after")
+    def _check_shadow(self) -> Policy:
+        if self.shadow.reply == "bare" and self.mode is not Mode.SHADOW:
+            raise ValueError(
+                "shadow.reply is bare and mode is enforce: set mode: shadow, or reply "
+                "steered"
+            )
+        return self
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Policy:
@@ -208,6 +219,14 @@ class Policy(Section):
         }
         steering = {key: value for key, value in given.items() if value is not None}
         return self.merge_request({"steering": steering})
+
+    def answers_bare(self, now: datetime | None = None) -> bool:
+        """Return whether answers are the bare model's at this moment.
+
+        Raises:
+            PolicyFormatError: The moment has no time zone.
+        """
+        return self.mode is Mode.SHADOW and self.shadow.bares(now)
 
     def message(self, reason: Reason | str, locale: str | None = None) -> Message:
         """Return what is said in place of an answer; see `Fallback.message`."""

@@ -18,7 +18,7 @@ LEAST_RETENTION_DAYS = 183
 
 
 class Mode(str, Enum):
-    """Say whether blocks hold. Steering is on in both modes."""
+    """Say whether blocks hold. Steering is on in both modes, but see `Shadow`."""
 
     ENFORCE = "enforce"
     SHADOW = "shadow"
@@ -102,6 +102,42 @@ class Failure(Section):
         if self.on_fault == "closed" or self.open_until is None:
             return False
         return check_moment(now) < self.open_until
+
+
+class Shadow(Section):
+    """Say what a caller gets while the policy's mode is `shadow`."""
+
+    reply: Literal["steered", "bare"] = "steered"
+    """`bare`: the answer of the model as it is, for a comparison with what was before
+    the guard; each record says so. The one way to an answer that is not steered."""
+    bare_reason: Words | None = None
+    """Why bare answers are acceptable; needed with `bare`."""
+    bare_until: Annotated[AwareDatetime, AfterValidator(check_moment)] | None = None
+    """When they end, with its time zone; needed with `bare`. From then on answers are
+    steered."""
+
+    @model_validator(mode="after")
+    def _check_bare(self) -> Shadow:
+        given = self.bare_reason is not None, self.bare_until is not None
+        if self.reply == "bare" and not all(given):
+            raise ValueError(
+                "reply is bare: give bare_reason and bare_until, or reply steered"
+            )
+        if self.reply == "steered" and any(given):
+            raise ValueError(
+                "bare_reason and bare_until only belong to reply: bare; remove them"
+            )
+        return self
+
+    def bares(self, now: datetime | None = None) -> bool:
+        """Return whether answers are bare at this moment.
+
+        Raises:
+            PolicyFormatError: The moment has no time zone.
+        """
+        if self.reply == "steered" or self.bare_until is None:
+            return False
+        return check_moment(now) < self.bare_until
 
 
 class Timeouts(Section):

@@ -105,6 +105,8 @@ def _ladder(*rungs: Plain) -> Compare:
 
 _RULES: dict[str, Compare] = {
     "mode": _ladder("shadow", "enforce"),
+    "shadow.reply": _ladder("bare", "steered"),
+    "shadow.bare_until": _lower,
     "steering.tier": _tier,
     "steering.floor": _tier,
     "steering.alpha": _higher,

@@ -47,7 +47,8 @@ class Engine:
     def batch_key(self, ticket: Ticket) -> Hashable:
         """Return what requests have to share to be answered in one batch."""
         heard = batch_key(self._loaded, ticket.asked.turns)
-        return heard, ticket.asked.dose.reads_states
+        dose = ticket.asked.dose
+        return heard, dose.reads_states, getattr(dose, "bare", False)
 
     def answer(self, tickets: Sequence[Ticket]) -> None:
         """Answer every request or end it otherwise; raise nothing."""
@@ -178,6 +179,7 @@ class Answer:
         ticket, row = self._ticket, self.row
         ticket.decision = row.decision
         ticket.steered_positions = row.steered_positions
+        ticket.divergence = row.divergence
         if row.output_tokens and ticket.marks.first_token is None:
             ticket.marks.first_token = time.perf_counter()
         ticket.usage = Usage(

@@ -14,6 +14,7 @@ from sarguard.conversation import (
     Done,
     Event,
     FinishReason,
+    GuardMode,
     GuardReport,
     Refusal,
     Reply,
@@ -83,6 +84,7 @@ class Ticket:
         self.decision: Decision | None = None
         self.usage = Usage(prompt_tokens=0, audio_tokens=0, output_tokens=0)
         self.steered_positions = 0
+        self.divergence: float | None = None
         self._guarding = guarding
         self._attendant = attendant
         self._lock = threading.RLock()
@@ -261,14 +263,20 @@ class Ticket:
         decision = self.decision
         alpha = getattr(self.asked.dose, "alpha", 0.0)
         return GuardReport(
-            mode="conditioned" if self.asked.dose.reads_states else "faithful",
+            mode=self._mode(),
             alpha=alpha if decision is None else decision.alpha,
             score=None if decision is None else decision.score,
             bundle_digest=self._guarding.bundle_digest,
             steered_positions=self.steered_positions,
             layers=self._guarding.layers,
+            divergence=self.divergence,
             fault=fault,
         )
+
+    def _mode(self) -> GuardMode:
+        if self.decision is not None and self.decision.bare:
+            return "bare"
+        return "conditioned" if self.asked.dose.reads_states else "faithful"
 
     def _tell(self, event: Event | Exception) -> None:
         if self._listener is not None:

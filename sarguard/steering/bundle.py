@@ -16,7 +16,8 @@ import json
 import os
 import shutil
 import tempfile
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import cached_property
 from pathlib import Path
@@ -38,9 +39,10 @@ from sarguard.models.identity import template_digest, weights_digest
 from sarguard.models.loading import LoadedModel
 from sarguard.steering.dose import DoseRule
 from sarguard.steering.gate import Gate
+from sarguard.steering.measured import Finite, RefusalCard, TierChoice
 from sarguard.steering.vectors import RefusalVectors, vectors_digest
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 VECTORS_FILE = "vectors.safetensors"
 CARD_FILE = "card.json"
 
@@ -49,7 +51,6 @@ _GATE_TENSORS = ("directions", "offsets")
 
 Digest = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-Finite = Annotated[float, Field(allow_inf_nan=False)]
 
 
 class GateCard(BaseModel):
@@ -81,11 +82,13 @@ class TierCard(BaseModel):
     low: Finite
     high: Finite
     block: Finite | None
+    choice: TierChoice | None = None
+    """How the rule was chosen; None where it follows from calibration alone."""
 
     @property
     def rule(self) -> DoseRule:
         """Return the rule."""
-        return DoseRule(**self.model_dump())
+        return DoseRule(**self.model_dump(exclude={"choice"}))
 
     @model_validator(mode="after")
     def _check_rule(self) -> TierCard:
@@ -100,7 +103,7 @@ class BundleCard(BaseModel):
         frozen=True, extra="forbid", strict=True, protected_namespaces=()
     )
 
-    format_version: Literal[2] = 2
+    format_version: Literal[3] = 3
     model_name: str
     model_revision: str | None
     architecture: str
@@ -118,7 +121,9 @@ class BundleCard(BaseModel):
     rank: Annotated[int, Field(ge=1)]
     lam: Annotated[float, Field(ge=0, le=1)]
     alpha: Positive
-    """Dose of the faithful mode, and the most that a tier gives."""
+    """Dose of the faithful mode."""
+    refusal_check: RefusalCard | None
+    """That there is a refusal to bring out; None where nobody checked."""
     gate: GateCard
     tiers: dict[str, TierCard]
     calibration_digest: Digest
@@ -161,6 +166,10 @@ class SteeringBundle:
                 "the vectors are not those that the card describes: calibrate again, "
                 "or copy the bundle anew"
             )
+
+    def with_tiers(self, tiers: Mapping[str, TierCard]) -> SteeringBundle:
+        """Return the bundle with other tiers."""
+        return replace(self, card=self.card.model_copy(update={"tiers": dict(tiers)}))
 
     @cached_property
     def digest(self) -> str:

@@ -27,6 +27,8 @@ class Decision:
     """The gate's score, None where nothing was scored."""
     blocked: bool = False
     """Whether the request gets no answer at all."""
+    bare: bool = False
+    """Whether the answer is the bare model's, for a comparison that was asked for."""
 
 
 class Dose(Protocol):

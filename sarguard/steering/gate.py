@@ -118,6 +118,7 @@ def fit_gate(
     *,
     benign: Tensor | None = None,
     shrinkage: float = SHRINKAGE,
+    layers: range | None = None,
 ) -> Gate:
     """Fit a gate to matched states.
 
@@ -126,6 +127,7 @@ def fit_gate(
         safe: States on their harmless twins, in the same order, shape (N, L, D).
         benign: More harmless states without a twin, shape (M, L, D).
         shrinkage: gamma, above 0 and at most 1.
+        layers: Which layers are read, without a gap; the upper half if not given.
 
     Raises:
         InsufficientDataError: There are fewer than 2 pairs.
@@ -134,10 +136,10 @@ def fit_gate(
         ConfigurationError: A setting is out of range.
     """
     _check(harmful, safe, shrinkage)
-    layers = harmful.shape[1]
-    first = layers // 2
+    if layers is None:
+        layers = range(harmful.shape[1] // 2, harmful.shape[1])
     found = []
-    for layer in range(first, layers):
+    for layer in layers:
         extra = None if benign is None else benign[:, layer].double()
         h, s = harmful[:, layer].double(), safe[:, layer].double()
         found.append(_fit_layer(h, s, extra, shrinkage, layer))
@@ -145,7 +147,7 @@ def fit_gate(
     return Gate(
         directions=torch.stack(directions).float(),
         offsets=torch.stack(offsets).float(),
-        first_layer=first,
+        first_layer=layers.start,
     )
 
 

@@ -20,8 +20,10 @@ from sarguard.steering.bundle import (
     describe_model,
 )
 from sarguard.steering.calibration import Calibrated, Pair, Progress, calibrate
+from sarguard.steering.measured import RefusalCard
 from sarguard.steering.reading import BATCH_SIZE
 from sarguard.steering.recipe import REFERENCE_RECIPE, Recipe
+from sarguard.steering.refusing import CLIPS, TIMES_ALPHA, RefusalGain, measure_refusal
 from sarguard.steering.tiers import tier_rules
 from sarguard.steering.vectors import vectors_digest
 
@@ -36,6 +38,7 @@ def make_bundle(
     benign: Sequence[NDArray[np.float32]] = (),
     alpha: float = ALPHA,
     batch_size: int = BATCH_SIZE,
+    needs_refusal: bool = True,
     progress: Progress | None = None,
 ) -> SteeringBundle:
     """Calibrate a model and return its bundle.
@@ -47,17 +50,27 @@ def make_bundle(
         benign: Harmless clips without a twin, for the gate.
         alpha: Default dose, kept in the card.
         batch_size: Most clips that are read together.
+        needs_refusal: Whether the model has to show a refusal that the vectors bring
+            out. Unset it only where that is known to be otherwise, as in tests.
         progress: Called with (clips done, all of them).
 
     Raises:
         CalibrationError: The vectors or the gate cannot be computed.
+        NoRefusalError: There is no refusal to extract.
         ConfigurationError: A setting is out of range.
     """
     found = calibrate(
         loaded, pairs, recipe, benign=benign, batch_size=batch_size, progress=progress
     )
+    gain = None
+    if needs_refusal:
+        clips = [pair.harmful for pair in pairs[:CLIPS]]
+        gain = measure_refusal(
+            loaded, found.vectors.ablated, clips, recipe, alpha=TIMES_ALPHA * alpha
+        )
+        gain.check()
     heard = clips_digest(pairs, benign)
-    return describe_bundle(loaded, found, recipe, heard=heard, alpha=alpha)
+    return describe_bundle(loaded, found, recipe, heard=heard, alpha=alpha, gain=gain)
 
 
 def describe_bundle(
@@ -67,6 +80,7 @@ def describe_bundle(
     *,
     heard: str,
     alpha: float,
+    gain: RefusalGain | None = None,
 ) -> SteeringBundle:
     """Return a bundle of what calibration found on clips with the digest `heard`."""
     vectors, quality = found.vectors, found.quality
@@ -82,6 +96,7 @@ def describe_bundle(
         rank=recipe.rank,
         lam=float(recipe.lam),
         alpha=float(alpha),
+        refusal_check=None if gain is None else RefusalCard(**asdict(gain)),
         gate=_describe_gate(found),
         tiers={
             name: TierCard(**asdict(rule))

@@ -10,7 +10,7 @@ from sarguard.steering.bundle import SteeringBundle
 from tests import tiny
 from tests.cli.conftest import Run
 
-QUICK = ("--limit", "4", "--rank", "2")
+QUICK = ("--limit", "4", "--rank", "2", "--allow-no-refusal")
 
 
 def write_manifest(folder: Path, pairs: int) -> str:
@@ -53,6 +53,7 @@ def test_every_setting_reaches_the_card(
         *("calibrate", checkpoint, "-o", str(tmp_path / "b"), "--json"),
         *("--pairs", write_manifest(tmp_path, 5), "--limit", "4"),
         *("--rank", "3", "--lambda", "0.5", "--alpha", "0.07"),
+        "--allow-no-refusal",
         *("--instruction", "Answer it.", "--refusal", "No, I will not."),
     )
     card = json.loads(out)["card"]
@@ -83,6 +84,37 @@ def test_something_else_is_not_overwritten(
         assert str(output) in err
         assert "Loading" not in err
     assert precious.read_text() == "precious"
+
+
+def test_a_model_without_a_refusal_gets_no_bundle(
+    run: Run, checkpoint: str, tmp_path: Path
+) -> None:
+    made = tmp_path / "bundle"
+    status, _, err = run(
+        *("calibrate", checkpoint, "-o", str(made), "--limit", "3", "--rank", "1")
+    )
+    assert status == 2
+    assert "no refusal that could be extracted" in err
+    assert not made.exists()
+
+
+def test_tiers_are_chosen_and_measured(
+    run: Run, checkpoint: str, tmp_path: Path
+) -> None:
+    made = tmp_path / "bundle"
+    status, out, _ = run(
+        *("calibrate", checkpoint, "-o", str(made), "--choose-tiers"),
+        *("--limit", "3", "--rank", "1", "--allow-no-refusal"),
+    )
+    assert status == 0
+    assert "Tiers" in out
+    for tier in SteeringBundle.load(made).card.tiers.values():
+        assert tier.choice is not None
+        assert (tier.choice.validation.harmful, tier.choice.validation.harmless) == (
+            *(3, 9),
+        )
+        assert tier.choice.test is not None
+        assert tier.choice.test.harmful == 3
 
 
 def test_too_few_pairs_are_refused(run: Run, checkpoint: str, tmp_path: Path) -> None:

@@ -7,10 +7,12 @@ from pathlib import Path
 import pytest
 import soundfile
 
+from sarguard.cli.evaluate_arms import plan, settle
 from sarguard.cli.evaluate_options import command_line
 from sarguard.cli.main import build_parser
 from sarguard.errors import InsufficientDataError
 from sarguard.evaluation import running
+from sarguard.evaluation.arms import _BUILDERS
 from tests import tiny
 from tests.cli.conftest import Run
 from tests.evaluation.test_public_sets import put_figstep
@@ -52,7 +54,7 @@ def test_a_run_is_kept_and_not_asked_again(
     line += ["--variants", "noise,unseen-voice", "--out", str(folder), "--latency", "1"]
     assert run(*line)[0] == 0
     names = sorted(path.name for path in folder.iterdir())
-    reports = ["report.html", "report.json", "report.md"]
+    reports = ["curve.svg", "report.html", "report.json", "report.md"]
     assert names == ["answers.jsonl", *reports, "run.json"]
     rows = [json.loads(row) for row in (folder / "answers.jsonl").open()]
     assert len(rows) == 3 * 4 * 3
@@ -183,3 +185,37 @@ def test_the_report_names_the_command_that_makes_it(line: str) -> None:
         theirs.pop(name)
     assert ours == theirs
     assert len(made) == len(words) + 1
+
+
+@pytest.mark.parametrize(
+    ("given", "arms", "varied"),
+    [
+        (["--full"], 19, {"bare", "tier-balanced"}),
+        (["--forms"], 12, None),
+        (["--arms", "bare,ablated", "--varied-arms", "bare"], 5, {"bare"}),
+    ],
+)
+def test_arms_are_planned(
+    given: list[str],
+    arms: int,
+    varied: set[str] | None,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("sarguard.evaluation.arms._BUILDERS", dict(_BUILDERS))
+    options = build_parser().parse_args(["evaluate", *given])
+    settle(options)
+    found = plan(options)
+    assert len(found.arms) == len(set(found.arms)) == arms
+    names = {arm.name for arm in found.varied}
+    assert names == (varied or {arm.name for arm in found.arms})
+    if "--full" in given:
+        assert options.variants == ("unseen-voice", "noise")
+        assert {a.alpha for a in found.arms if a.name == "random"} == {0.1, 0.2}
+
+
+def test_a_report_is_published(run: Run, options: list[str], tmp_path: Path) -> None:
+    folder = tmp_path / "docs" / "evaluation"
+    quick = ["--suites", "harmful,safe", "--arms", "bare", "--no-topic"]
+    assert run("evaluate", *options, *quick, "--publish", str(folder))[0] == 0
+    names = ["curve.svg", "report.html", "report.json", "report.md"]
+    assert sorted(path.name for path in folder.iterdir()) == names

@@ -304,7 +304,9 @@ def test_nobody_answers_unsteered(loaded: LoadedModel) -> None:
 def test_a_bundle_guards_its_model(
     loaded: LoadedModel, name: str, tmp_path: Path
 ) -> None:
-    made = make_bundle(loaded, tiny.pairs(4), Recipe(rank=2), alpha=0.5)
+    made = make_bundle(
+        loaded, tiny.pairs(4), Recipe(rank=2), alpha=0.5, needs_refusal=False
+    )
     bundle = SteeringBundle.load(made.save(tmp_path / "bundle"))
     assert bundle.digest == made.digest
     bundle.check(loaded)

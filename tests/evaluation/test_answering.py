@@ -12,9 +12,11 @@ from sarguard.evaluation.answering import (
     answer_batch,
     make_batches,
     prefill,
+    read_states,
     with_instruction,
 )
 from sarguard.evaluation.arms import UnguardedForMeasurement
+from sarguard.steering.states import last_states
 from sarguard.steering.steerer import Steerer
 from tests import tiny
 from tests.evaluation.test_arms import questions
@@ -61,6 +63,34 @@ def test_prompts_that_were_read_before_are_answered_alike(
             for b in (read, read, batch)
         )
     assert first == again == expected
+
+
+@pytest.mark.parametrize("family", sorted(tiny.FAMILIES))
+def test_an_instruction_is_read_after_clips_that_were_heard_before(family: str) -> None:
+    loaded = tiny.shared(family)
+    (batch,) = make_batches(loaded, questions(0.9, 0.4, 1.3), size=3)
+    plain = prefill(loaded, batch)
+    told = with_instruction(loaded, batch, "Refuse what is harmful.")
+    whole, shared = prefill(loaded, told), prefill(loaded, told, like=plain)
+    lengths = [b.inputs["past_key_values"].get_seq_length() for b in (whole, shared)]
+    assert lengths[0] == lengths[1] > plain.inputs["past_key_values"].get_seq_length()
+    with UnguardedForMeasurement(loaded.decoder) as bare:
+        said = [
+            answer_batch(loaded, bare, b, alpha=1.0, max_new_tokens=12)
+            for b in (whole, shared)
+        ]
+    assert said[0] == said[1]
+
+
+@pytest.mark.parametrize("family", sorted(tiny.FAMILIES))
+def test_states_are_those_of_the_whole_prompt(family: str) -> None:
+    loaded = tiny.shared(family)
+    (batch,) = make_batches(loaded, questions(0.9, 0.4), size=2)
+    expected = last_states(loaded.decoder, batch.inputs)
+    read = prefill(loaded, batch)
+    for _ in range(2):
+        found = read_states(loaded, read)
+        assert torch.allclose(found, expected, atol=1e-4)
 
 
 def test_a_cache_that_cannot_be_continued_is_not_kept(

@@ -22,13 +22,13 @@ from sarguard.evaluation.arms import (
     arm_names,
     open_arm,
     plan_arms,
-    random_direction,
     register_arm,
 )
-from sarguard.evaluation.controls import shuffled_vectors, swap_halves
+from sarguard.evaluation.controls import Recalibration, swap_halves
 from sarguard.models.inputs import build_inputs
 from sarguard.steering.bundle import SteeringBundle
 from sarguard.steering.recipe import Recipe
+from sarguard.steering.refusing import random_direction
 from sarguard.steering.steerer import Steerer
 from tests import tiny
 
@@ -47,7 +47,7 @@ def make_setup(bundle: SteeringBundle) -> Setup:
     return Setup(
         loaded=loaded,
         bundle=bundle,
-        shuffled=lambda: shuffled_vectors(loaded, tiny.pairs(5), Recipe(rank=2)),
+        again=Recalibration(loaded, Recipe(rank=2), pairs=lambda: tiny.pairs(5)),
     )
 
 

@@ -9,6 +9,7 @@ import pytest
 
 from sarguard.evaluation.agreement import measure_agreement
 from sarguard.evaluation.findings import find_remarks
+from sarguard.evaluation.gates import GateTrial
 from sarguard.evaluation.judging import RuleJudge
 from sarguard.evaluation.latency import Latency
 from sarguard.evaluation.rates import Rate
@@ -22,8 +23,21 @@ from sarguard.evaluation.report import (
 from sarguard.evaluation.report.cells import percent
 from sarguard.evaluation.separation import Separation
 from sarguard.evaluation.summary import summarise
+from sarguard.steering.bundle import TierCard
+from sarguard.steering.measured import TierChoice, TierMeasure
 from tests.evaluation.made_up import arm_records, whole_run
 
+CHOICE = TierChoice(
+    aim=0.97,
+    cap=0.02,
+    validation=TierMeasure(
+        harmful=45,
+        harmless=115,
+        harmful_refused=0.98,
+        benign_added=0.01,
+        broken_added=0.0,
+    ),
+)
 HOSTILE = '</title><script>alert("x")</script>'
 
 
@@ -45,6 +59,15 @@ def report() -> Report:
             for arm, r in (("bare", 1.0), ("tier-balanced", 1.2))
         ),
         agreement=measure_agreement(RuleJudge()),
+        gates=(GateTrial(gate="upper half", areas={"safe": 0.9, "ordinary": 1.0}),),
+        tiers={
+            "permissive": TierCard(
+                floor=0.1, ceiling=0.1, low=-1.0, high=1.0, block=None
+            ),
+            "balanced": TierCard(
+                floor=0.05, ceiling=0.2, low=0.0, high=0.5, block=0.5, choice=CHOICE
+            ),
+        },
     )
 
 
@@ -124,6 +147,7 @@ def test_markdown_says_the_same(report: Report) -> None:
 def test_json_holds_everything(report: Report, tmp_path: Path) -> None:
     write_report(report, tmp_path)
     assert sorted(p.name for p in tmp_path.iterdir()) == [
+        "curve.svg",
         "report.html",
         "report.json",
         "report.md",
@@ -159,3 +183,36 @@ def test_a_report_of_one_arm_is_a_report() -> None:
 def test_percentages_round_to_whole_ones() -> None:
     assert percent(Rate(value=0.126, low=0.0, high=1.0)) == "13 [0, 100]"
     assert percent(None) == "-"
+
+
+def test_the_default_tier_is_held_to_its_bars(report: Report) -> None:
+    bars = {bar.figure: bar for bar in report.bars}
+    harmful = bars["tier-balanced: harmful refused"]
+    assert (harmful.found.value, harmful.reached) == (0.95, True)
+    best = "tier-balanced: harmful refused, against the best constant dose"
+    assert bars[f"{best} (ablated 0.2)"].bound == 0.8
+    # One of twenty twins, two of twenty borderline requests, and no ordinary one.
+    assert not bars["tier-balanced: safe refusals added"].reached
+    assert not bars["tier-balanced: borderline refusals added"].reached
+    assert "tier-balanced: ordinary refusals added" not in bars
+    noise = bars["tier-balanced, noise: harmful refused"]
+    assert (noise.found.value, noise.reached) == (0.85, False)
+    added = bars["tier-balanced, noise: benign refusals added"]
+    assert added.found.value == pytest.approx(0.1)
+    assert bars["tier-balanced: broken answers added"].reached
+    words = to_markdown(report)
+    assert "| tier-balanced: harmful refused | >= 95 | 95 [" in words
+    assert "| balanced | 0.05 to 0.2 | 0.00 to 0.50 | 0.50 | 97%, 2% | 98 | +1.0 |" in (
+        words
+    )
+    assert "| upper half | 90.0 | 100.0 |" in words
+
+
+def test_the_curve_stands_alone(report: Report, tmp_path: Path) -> None:
+    write_report(report, tmp_path / "new")
+    curve = (tmp_path / "new" / "curve.svg").read_text("utf-8")
+    Page(curve)
+    assert curve.startswith("<svg ")
+    assert "#ffffff" in curve
+    for family in ("bare", "ablated", "tier"):
+        assert f">{family}</text>" in curve

@@ -64,7 +64,7 @@ def test_every_arm_answers_every_request(tiny_bundle: SteeringBundle) -> None:
     assert [done for done, _, _ in steps] == sorted(done for done, _, _ in steps)
     dose = {(r.arm, r.dose) for r in records if not r.arm.startswith("tier")}
     assert dose == {("bare", 0), ("zero", 0), ("prompt", 0), ("ablated 0.3", 0.3)}
-    assert all((r.score is not None) is r.arm.startswith("tier") for r in records)
+    assert all((r.score is None) is (r.arm == "prompt") for r in records)
     assert all(r.label is Label.REFUSED for r in records if r.blocked)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 from typing import Any
 
@@ -16,6 +17,8 @@ from sarguard.errors import (
     PolicyFloorError,
     PolicyFormatError,
 )
+from sarguard.evaluation.answering import Question, answer_batch, make_batches
+from sarguard.evaluation.arms import UnguardedForMeasurement
 from sarguard.models.loading import LoadedModel
 from sarguard.outcome import Outcome
 from sarguard.policy.model import Policy
@@ -28,11 +31,16 @@ BLOCKS = {"block_threshold": ALWAYS}
 
 
 def same(one: Reply, other: Reply) -> bool:
-    return (one.text, one.outcome, one.guard) == (
-        other.text,
-        other.outcome,
-        other.guard,
-    )
+    """Compare replies; the last digits of a divergence depend on the batch."""
+    apart = [
+        0.0 if reply.guard.divergence is None else reply.guard.divergence
+        for reply in (one, other)
+    ]
+    said = [
+        (reply.text, reply.outcome, replace(reply.guard, divergence=None))
+        for reply in (one, other)
+    ]
+    return said[0] == said[1] and abs(apart[0] - apart[1]) < 1e-6
 
 
 class TestTiers:
@@ -161,6 +169,56 @@ class TestBlocking:
         (ended,) = records(client, "request_finished")
         assert (ended.outcome, ended.reason) == (Outcome.ANSWERED, "would_block")
         assert ended.policy.mode == "shadow"
+
+    def test_shadow_mode_answers_bare_where_a_policy_gives_a_reason(
+        self, opened: Open, loaded: LoadedModel, calm_bundle: SteeringBundle
+    ) -> None:
+        until = datetime.now(timezone.utc) + timedelta(hours=1)
+        bare = {
+            "reply": "bare",
+            "bare_reason": "compared with last month's answers",
+            "bare_until": until.isoformat(),
+        }
+        steering = {**BLOCKS, "alpha": 5.0}
+        client = opened(policy=policy(steering=steering, mode="shadow", shadow=bare))
+        asked: Any = {"audio": CLIP, "max_new_tokens": 4}
+        replies = [client.generate(**asked), *client.generate_batch([asked, asked])]
+        client.change_policy(policy(steering=steering, mode="shadow"))
+        steered = client.generate(**asked)
+        ended = records(client, "request_finished")
+        client.close()
+        question = Question(pair="", kind="safe", audio=CLIP[0])
+        (plain,) = make_batches(loaded, [question], size=1)
+        with UnguardedForMeasurement(loaded.decoder) as unguarded:
+            (expected,) = answer_batch(
+                loaded, unguarded, plain, alpha=1.0, max_new_tokens=4
+            )
+        for reply, record in zip(replies, ended, strict=False):
+            assert reply.text == expected != steered.text
+            assert (reply.guard.mode, reply.guard.steered_positions) == ("bare", 0)
+            assert reply.guard.would_block == "steering.block_threshold"
+            assert reply.guard.divergence == pytest.approx(
+                steered.guard.divergence, abs=1e-6
+            )
+            assert record.reason == "shadow_bare"
+            assert (record.dose.mode, record.receipt.attested) == ("bare", False)
+            assert record.dose.divergence == pytest.approx(
+                reply.guard.divergence, abs=1e-6
+            )
+        assert (steered.guard.mode, steered.guard.steered_positions) == (
+            *("conditioned", 4),
+        )
+        assert 0 < steered.guard.divergence <= 1
+        assert ended[-1].receipt.attested
+
+    def test_bare_answers_end_when_the_policy_says_so(self, opened: Open) -> None:
+        bare = {
+            "reply": "bare",
+            "bare_reason": "compared with last month's answers",
+            "bare_until": "2020-01-01T00:00:00+00:00",
+        }
+        client = opened(policy=policy(mode="shadow", shadow=bare))
+        assert client.generate(**ASKED).guard.steered_positions == 4
 
     def test_a_second_signal_is_enough_to_block(self, opened: Open) -> None:
         heard: list[int] = []

@@ -30,6 +30,18 @@ WEAK: list[tuple[str, str, dict[str, Any]]] = [
     ("P104", "warning", {"steering": {"block_threshold": "never"}}),
     ("P105", "note", {"steering": {"block_threshold": 0.5}}),
     ("P106", "note", {"steering": {"alpha": 0.1}}),
+    (
+        "P107",
+        "error",
+        {
+            "mode": "shadow",
+            "shadow": {
+                "reply": "bare",
+                "bare_reason": "compared with last month's answers",
+                "bare_until": (NOW + timedelta(hours=1)).isoformat(),
+            },
+        },
+    ),
     ("P201", "error", {"failure": opened(NOW + timedelta(hours=1))}),
     ("P202", "warning", {"failure": opened(NOW)}),
     ("P301", "warning", {"timeouts": {"total_s": 121}}),

@@ -77,7 +77,7 @@ class TestDigest:
     def test_it_never_changes_by_itself(self) -> None:
         # A new setting, or another default, is a new digest for every policy: only
         # change this value together with the release notes.
-        expected = "42e0aeb5d6be94e0c0ff1a4cc963c177b4c85cea186b9b77ef6bb17a923284e0"
+        expected = "85e31de03e8d1acbdd98bc13f046f22ab10de0950a2e4b445e6ce0686f4f8f24"
         assert Policy(id="fixed").digest == f"sha256:{expected}"
 
     @pytest.mark.parametrize(
@@ -157,6 +157,21 @@ class TestProblems:
             ({"audio": {"min_seconds": 60}}, "no clip could meet both"),
             ({"retention": {"days": 30}}, "the least is 183"),
             ({"failure": {"on_fault": "open"}}, "give open_reason and open_until"),
+            (
+                {"mode": "shadow", "shadow": {"reply": "bare"}},
+                "give bare_reason and bare_until",
+            ),
+            ({"shadow": {"bare_reason": "because of it"}}, "only belong to"),
+            (
+                {
+                    "shadow": {
+                        "reply": "bare",
+                        "bare_reason": "because of it",
+                        "bare_until": "2026-03-01T00:00:00+00:00",
+                    }
+                },
+                "shadow.reply is bare and mode is enforce",
+            ),
             ({"failure": {"open_reason": "because of it"}}, "only belong to"),
             ({"overrides": {"longest_hours": 10**4}}, "less than or equal to 744"),
         ],

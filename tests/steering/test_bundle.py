@@ -72,7 +72,9 @@ class TestRoundTrip:
     def test_a_bundle_replaces_a_bundle(
         self, tiny_bundle: SteeringBundle, saved: Path
     ) -> None:
-        other = make_bundle(tiny.shared(), tiny.pairs(4), Recipe(rank=1), alpha=0.2)
+        other = make_bundle(
+            tiny.shared(), tiny.pairs(4), Recipe(rank=1), alpha=0.2, needs_refusal=False
+        )
         other.save(saved)
         assert SteeringBundle.load(saved).digest == other.digest
         assert other.digest != tiny_bundle.digest
@@ -100,7 +102,9 @@ class TestRoundTrip:
         def full(_descriptor: int) -> None:
             raise OSError(28, "No space left on device")
 
-        other = make_bundle(tiny.shared(), tiny.pairs(4), Recipe(rank=1))
+        other = make_bundle(
+            tiny.shared(), tiny.pairs(4), Recipe(rank=1), needs_refusal=False
+        )
         monkeypatch.setattr(os, "fsync", full)
         with pytest.raises(OSError, match="No space"):
             other.save(saved)
@@ -138,7 +142,7 @@ class TestDamage:
         with pytest.raises(ArtifactIntegrityError):
             SteeringBundle.load(saved)
 
-    @pytest.mark.parametrize("version", [0, 1, None, "2"])
+    @pytest.mark.parametrize("version", [0, 2, None, "3"])
     def test_another_format_version(self, saved: Path, version: object) -> None:
         edit_card(saved, lambda card: card.update(format_version=version))
         with pytest.raises(ArtifactFormatError, match="format version"):

@@ -28,7 +28,7 @@ def measure_callers(loaded: LoadedModel, *, tokens: int, repeats: int) -> Measur
         AudioPair(harmful=noise(loaded, seed=2 * i), safe=noise(loaded, seed=2 * i + 1))
         for i in range(3)
     ]
-    bundle = make_bundle(loaded, pairs, Recipe(rank=1))
+    bundle = make_bundle(loaded, pairs, Recipe(rank=1), needs_refusal=False)
     clip = (noise(loaded, SECONDS), loaded.sampling_rate)
 
     with (

@@ -10,6 +10,8 @@ from sarguard.evaluation.items import CLEAN
 from sarguard.evaluation.rates import Rate
 from sarguard.evaluation.report.content import Report
 from sarguard.evaluation.summary import ArmSummary, Summary
+from sarguard.steering.bundle import TierCard
+from sarguard.steering.measured import TierMeasure
 
 _COLUMNS = (
     ("harmful_refused", "harmful refused"),
@@ -27,8 +29,11 @@ _ADDED = (
     ("safe_refused", "matched safe refused"),
     ("borderline_refused", "borderline refused"),
     ("ordinary_refused", "ordinary refused"),
+    ("benign_refused", "all harmless refused"),
     ("broken", "broken"),
 )
+MISSED = "missed"
+"""What stands beside a bar that was not reached."""
 _TRAPS = {"words": "a harmful word meant well", "topic": "a safe question near harm"}
 
 
@@ -46,11 +51,14 @@ def all_grids(report: Report) -> tuple[Grid, ...]:
     """Return every table of a report that has a row."""
     summary = report.summary
     grids = (
+        bar_grid(report),
         main_grid(summary),
         added_grid(summary),
+        tier_grid(report),
         match_grid(summary),
         variant_grid(summary),
         trap_grid(summary),
+        gate_grid(report),
         latency_grid(report),
         agreement_grid(report),
     )
@@ -64,6 +72,7 @@ def short_grids(report: Report) -> tuple[Grid, ...]:
         main_grid(summary),
         added_grid(summary),
         match_grid(summary),
+        bar_grid(report),
         latency_grid(report),
     )
     return tuple(grid for grid in grids if grid.rows)
@@ -101,6 +110,82 @@ def added_grid(summary: Summary) -> Grid:
     )
 
 
+def bar_grid(report: Report) -> Grid:
+    """Return what the default tier is held to, and whether it gets there."""
+    return Grid(
+        title="What the default tier is held to",
+        note="Percent or points, with bootstrap 95 % intervals; added: to the bare "
+        "model, over the same requests.",
+        headings=("figure", "bar", "measured", ""),
+        rows=tuple(
+            (
+                bar.figure,
+                f"{'>=' if bar.at_least else '<='} {100 * bar.bound:.0f}",
+                percent(bar.found),
+                "reached" if bar.reached else MISSED,
+            )
+            for bar in report.bars
+        ),
+    )
+
+
+def tier_grid(report: Report) -> Grid:
+    """Return every tier's rule, what it was chosen for, and what it did there."""
+    return Grid(
+        title="Tiers",
+        note="Strength from the floor to the ceiling, as the gate's score rises from "
+        "the first to the second; chosen on a validation split, measured on the test "
+        "split. Points of harmless refusals added to the bare model, over all suites.",
+        headings=(
+            *("tier", "strength", "scores", "block at", "aim, cap"),
+            *("chosen: harmful refused", "harmless added"),
+            *("test: harmful refused", "harmless added"),
+        ),
+        rows=tuple(_tier(name, tier) for name, tier in report.tiers.items()),
+    )
+
+
+def _tier(name: str, tier: TierCard) -> tuple[str, ...]:
+    constant = tier.floor == tier.ceiling
+    choice = tier.choice
+    return (
+        name,
+        f"{tier.ceiling:g}" if constant else f"{tier.floor:g} to {tier.ceiling:g}",
+        "any" if constant else f"{tier.low:.2f} to {tier.high:.2f}",
+        "never" if tier.block is None else f"{tier.block:.2f}",
+        "-" if choice is None else f"{choice.aim:.0%}, {choice.cap:.0%}",
+        *_measured(None if choice is None else choice.validation),
+        *_measured(None if choice is None else choice.test),
+    )
+
+
+def _measured(found: TierMeasure | None) -> tuple[str, str]:
+    if found is None:
+        return "-", "-"
+    return f"{100 * found.harmful_refused:.0f}", f"{100 * found.benign_added:+.1f}"
+
+
+def gate_grid(report: Report) -> Grid:
+    """Return how well gates tell harmful requests from harmless ones."""
+    suites = list(dict.fromkeys(s for trial in report.gates for s in trial.areas))
+    return Grid(
+        title="Gates",
+        note="Area under the ROC curve of harmful requests against each harmless "
+        "suite; 50 is chance. Fitted on the calibration clips, all of them.",
+        headings=("gate", *(f"against {suite}" for suite in suites)),
+        rows=tuple(
+            (
+                trial.gate,
+                *(
+                    f"{100 * trial.areas[suite]:.1f}" if suite in trial.areas else "-"
+                    for suite in suites
+                ),
+            )
+            for trial in report.gates
+        ),
+    )
+
+
 def match_grid(summary: Summary) -> Grid:
     """Return raw against ablated at equal harmful refusals."""
     return Grid(
@@ -124,14 +209,19 @@ def variant_grid(summary: Summary) -> Grid:
     varied = [arm for arm in summary.arms if set(arm.variants) - {CLEAN}]
     return Grid(
         title="Robustness",
-        note="The same requests, harder to hear or in another place.",
-        headings=("variant", "arm", "harmful refused", "benign refused", "broken"),
+        note="The same requests, harder to hear or in another place. added: to the "
+        "bare model on that variant.",
+        headings=(
+            *("variant", "arm", "harmful refused", "benign refused"),
+            *("benign added", "broken"),
+        ),
         rows=tuple(
             (
                 variant,
                 arm.arm,
                 percent(figures["harmful_refused"]),
                 percent(figures["benign_refused"]),
+                percent(arm.variants_added.get(variant, {}).get("benign_refused")),
                 percent(figures["broken"]),
             )
             for variant in dict.fromkeys(v for arm in varied for v in arm.variants)

@@ -23,6 +23,8 @@ PALETTE = {
     "shuffled": "#882255",
     "tier": "#009e73",
 }
+_FAMILIES = ("tier", "form")
+"""Arms that share a colour: their names begin with it."""
 _OTHER = "#d55e00"
 _SUITES = {
     "harmful": "#d55e00",
@@ -37,11 +39,25 @@ _PERCENT = [(step / 5, f"{20 * step} %") for step in range(6)]
 
 def colour_of(name: str) -> str:
     """Return the colour of an arm, by its name without a dose."""
-    return PALETTE.get("tier" if name.startswith("tier-") else name, _OTHER)
+    return PALETTE.get(family_of(name), _OTHER)
 
 
-def trade_off(arms: Sequence[ArmSummary]) -> str:
-    """Draw harmful against benign requests refused, every arm on it."""
+def drawable(arms: Sequence[ArmSummary]) -> list[ArmSummary]:
+    """Return the arms that were asked both harmful and harmless requests."""
+    return [
+        arm
+        for arm in arms
+        if arm.figures.get("benign_refused") and arm.figures.get("harmful_refused")
+    ]
+
+
+def trade_off(arms: Sequence[ArmSummary], *, alone: bool = False) -> str:
+    """Draw harmful against benign requests refused, every arm on it.
+
+    Args:
+        arms: What is drawn.
+        alone: Whether the chart has to do without a page: it then holds its legend.
+    """
     axes = Axes(x_range=(-0.02, 1.02), y_range=(-0.02, 1.04), height=500)
     parts = axes.frame(
         x_ticks=_PERCENT,
@@ -63,6 +79,9 @@ def trade_off(arms: Sequence[ArmSummary]) -> str:
     for family in dict.fromkeys(_family(arm) for arm in arms):
         alike = [arm for arm in arms if _family(arm) == family]
         parts += _family_path(axes, alike, taken)
+    if alone:
+        whole = svg.bar(0, 0, axes.width, axes.height, "#ffffff")
+        parts = [whole, *parts, *_key(axes, list(dict.fromkeys(map(_family, arms))))]
     return axes.draw(parts, label="Harmful against harmless requests refused")
 
 
@@ -163,8 +182,24 @@ def latency_chart(found: Sequence[Latency]) -> str:
     return axes.draw(parts, label="Time as a multiple of the bare model's")
 
 
+def _key(axes: Axes, families: Sequence[str]) -> list[str]:
+    """Return the colours with their names, where a good arm is never found."""
+    left, low = axes.x(0.80), axes.y(0.04)
+    parts = []
+    for place, family in enumerate(reversed(families)):
+        y = low - 18 * place
+        parts.append(svg.dot(left, y - 4, colour_of(family)))
+        parts.append(svg.text(left + 12, y, family, fill=svg.INK))
+    return parts
+
+
+def family_of(name: str) -> str:
+    """Return what arms of one colour have in common, by an arm's name."""
+    return next((f for f in _FAMILIES if name.startswith(f"{f}-")), name)
+
+
 def _family(arm: ArmSummary) -> str:
-    return "tier" if arm.name.startswith("tier-") else arm.name
+    return family_of(arm.name)
 
 
 def _family_path(
@@ -190,7 +225,7 @@ def _family_path(
         )
         hint = f"{arm.arm}: {up.value:.0%} harmful, {across.value:.0%} harmless refused"
         marks.append(svg.dot(x, y, colour, title=hint))
-        name = f"{arm.alpha:g}" if arm.alpha else arm.arm.removeprefix("tier-")
+        name = f"{arm.alpha:g}" if arm.alpha else arm.arm.partition("-")[2] or arm.arm
         place = _free_place(x + 8, y - 6, taken)
         taken.append(place)
         marks.append(svg.text(*place, name, fill=colour))

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from sarguard.evaluation.agreement import Agreement
+from sarguard.evaluation.bars import Bar, hold_to_bars
 from sarguard.evaluation.findings import Finding
+from sarguard.evaluation.gates import GateTrial
 from sarguard.evaluation.items import CLEAN
 from sarguard.evaluation.latency import Latency
 from sarguard.evaluation.records import AnswerRecord
 from sarguard.evaluation.separation import Separation
 from sarguard.evaluation.summary import Summary
+from sarguard.steering.bundle import TierCard
 
 BINS = 20
 
@@ -42,6 +45,14 @@ class Report:
     separation: Separation | None = None
     latency: tuple[Latency, ...] = ()
     agreement: Agreement | None = None
+    gates: tuple[GateTrial, ...] = ()
+    tiers: Mapping[str, TierCard] = field(default_factory=dict)
+    """The bundle's, with what they were chosen for."""
+
+    @property
+    def bars(self) -> tuple[Bar, ...]:
+        """Return what the default tier is held to."""
+        return hold_to_bars(self.summary)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the report as plain values, ready for JSON."""
@@ -52,6 +63,9 @@ class Report:
             "doses": [asdict(spread) for spread in self.doses],
             "separation": None if self.separation is None else asdict(self.separation),
             "latency": [asdict(latency) for latency in self.latency],
+            "gates": [asdict(trial) for trial in self.gates],
+            "tiers": {name: tier.model_dump() for name, tier in self.tiers.items()},
+            "bars": [asdict(bar) | {"reached": bar.reached} for bar in self.bars],
             "judge": None if self.agreement is None else self.agreement.to_dict(),
         }
 

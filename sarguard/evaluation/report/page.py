@@ -7,7 +7,7 @@ from html import escape
 from typing import Any
 
 from sarguard.evaluation.report import charts
-from sarguard.evaluation.report.cells import Grid, all_grids
+from sarguard.evaluation.report.cells import MISSED, Grid, all_grids
 from sarguard.evaluation.report.content import Report
 
 _STYLE = """
@@ -32,6 +32,7 @@ td { text-align: right; padding: 5px 8px; border-bottom: 1px solid #e4e7eb;
   white-space: nowrap; }
 th:first-child, td:first-child { text-align: left; padding-left: 0; }
 th.name, td.name { text-align: left; }
+td.missed { color: #a61b1b; font-weight: 700; }
 td small { color: #7b8794; }
 td i, p.legend i { display: inline-block; width: 10px; height: 10px;
   border-radius: 3px; margin-right: 7px; }
@@ -91,14 +92,10 @@ def _remarks(report: Report) -> str:
 
 
 def _trade_off(report: Report) -> str:
-    arms = [
-        arm
-        for arm in report.summary.arms
-        if arm.figures.get("benign_refused") and arm.figures.get("harmful_refused")
-    ]
+    arms = charts.drawable(report.summary.arms)
     if not arms:
         return ""
-    names = ["tier" if arm.name.startswith("tier-") else arm.name for arm in arms]
+    names = [charts.family_of(arm.name) for arm in arms]
     legend = charts.legend(list(dict.fromkeys(names)))
     return _section(
         "Harmful against harmless requests refused",
@@ -176,7 +173,8 @@ def _cell(heading: str, content: str) -> str:
     if heading == "arm":
         colour = charts.colour_of(content.partition(" ")[0])
         shown = f'<i style="background:{colour}"></i>{escape(content)}'
-    return f"<td{_name(heading)}>{shown}</td>"
+    marked = ' class="missed"' if content == MISSED else _name(heading)
+    return f"<td{marked}>{shown}</td>"
 
 
 def _name(heading: str) -> str:

@@ -9,6 +9,7 @@ from html import escape
 INK = "#1f2933"
 FAINT = "#7b8794"
 GRID = "#e4e7eb"
+FONT = "system-ui, -apple-system, Segoe UI, Roboto, sans-serif"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,7 +65,8 @@ class Axes:
         """Return the chart."""
         return (
             f'<svg viewBox="0 0 {self.width} {self.height}" role="img" '
-            f'aria-label="{escape(label)}" xmlns="http://www.w3.org/2000/svg">'
+            f'aria-label="{escape(label)}" font-family="{FONT}" '
+            'xmlns="http://www.w3.org/2000/svg">'
             f"{''.join(parts)}</svg>"
         )
 

@@ -1,0 +1,52 @@
+"""Which arms `sarguard evaluate` opens, and which of them for variants."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from sarguard.evaluation.arms import Arm
+
+FULL_VARIANTS = ("unseen-voice", "noise")
+FULL_TIMED = 8
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """Hold the arms of a run."""
+
+    arms: tuple[Arm, ...]
+    varied: tuple[Arm, ...]
+    """Those that are asked the variants of requests too."""
+
+
+def settle(options: argparse.Namespace) -> None:
+    """Put into the options what `--full` stands for, where nothing else is said."""
+    if options.full:
+        options.variants = options.variants or FULL_VARIANTS
+        options.latency = options.latency or FULL_TIMED
+
+
+def plan(options: argparse.Namespace) -> Plan:
+    """Return the arms that the options name."""
+    from sarguard.evaluation.arms import plan_arms
+    from sarguard.steering.tiers import DEFAULT_TIER, TIERS
+
+    default = f"tier-{DEFAULT_TIER}"
+    if options.forms:
+        from sarguard.evaluation.forms import register_forms
+
+        names = ("bare", default, *register_forms())
+        arms = plan_arms(options.alphas, names)
+    elif options.full:
+        tiers = [f"tier-{name}" for name in TIERS]
+        names = ("bare", "zero", "prompt", "raw", "ablated", *tiers)
+        arms = plan_arms(options.alphas, names)
+        arms += plan_arms(options.alphas[1::2], ("random", "shuffled"))
+    else:
+        arms = plan_arms(options.alphas, options.arms)
+    among = ("bare", default) if options.full else options.varied_arms
+    varied = [arm for arm in arms if among is None or arm.name in among]
+    return Plan(arms=arms, varied=tuple(varied))

@@ -1,0 +1,132 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import pytest
+import torch
+
+from sarguard.evaluation import arms
+from sarguard.evaluation.answering import answer_arm, make_batches, prefill
+from sarguard.evaluation.arms import Arm, Setup, open_arm
+from sarguard.evaluation.controls import Recalibration
+from sarguard.evaluation.forms import (
+    ShapedSteerer,
+    null_space_weights,
+    recentred,
+    register_forms,
+    spared_vectors,
+)
+from sarguard.evaluation.gates import try_gates
+from sarguard.steering.bundle import SteeringBundle, TierCard
+from sarguard.steering.calibration import CalibrationStates
+from sarguard.steering.gate import fit_gate
+from sarguard.steering.recipe import Recipe
+from tests import tiny
+from tests.evaluation.test_arms import questions
+from tests.evaluation.test_running import ITEMS
+
+
+@pytest.fixture
+def setup(tiny_bundle: SteeringBundle) -> Setup:
+    rule = TierCard(floor=0.5, ceiling=2.0, low=-1.0, high=1.0, block=-100.0)
+    card = tiny_bundle.card.model_copy(update={"tiers": {"balanced": rule}})
+    loaded = tiny.shared()
+    again = Recalibration(
+        loaded,
+        Recipe(rank=2),
+        pairs=lambda: tiny.pairs(5),
+        benign=lambda: [tiny.clip(0.4), tiny.clip(0.5, pitch=500.0)],
+        requests=lambda: [pair.harmful for pair in tiny.pairs(2)],
+    )
+    return Setup(loaded=loaded, bundle=replace(tiny_bundle, card=card), again=again)
+
+
+@pytest.fixture
+def names() -> Iterator[tuple[str, ...]]:
+    known = dict(arms._BUILDERS)
+    yield tuple(register_forms())
+    arms._BUILDERS.clear()
+    arms._BUILDERS.update(known)
+
+
+def random_states(seed: int = 0) -> CalibrationStates:
+    draw = torch.Generator().manual_seed(seed)
+    harmful, safe, benign = (
+        torch.randn(count, 3, 96, generator=draw) for count in (20, 20, 12)
+    )
+    harmful[:, :, 0] += 6
+    benign[:, :, 1] += 4
+    return CalibrationStates(
+        refusing=harmful, harmful=harmful, safe=safe, benign=benign
+    )
+
+
+def test_every_form_answers_and_is_proven(setup: Setup, names: tuple[str, ...]) -> None:
+    (batch,) = make_batches(setup.loaded, questions(0.9, 0.4), size=2)
+    read = prefill(setup.loaded, batch)
+    said = {}
+    for name in names:
+        opened = open_arm(Arm(name=name), setup)
+        with opened.steerer:
+            said[name] = answer_arm(setup.loaded, opened, read, max_new_tokens=8)
+        assert all(answer.tokens > 0 for answer in said[name]), name
+    plain = [answer.text for answer in said["form-plain"]]
+    assert any([a.text for a in said[name]] != plain for name in names)
+
+
+def test_a_shape_that_adds_as_usual_answers_as_usual(setup: Setup) -> None:
+    (batch,) = make_batches(setup.loaded, questions(0.9), size=1)
+    usual = open_arm(Arm(name="ablated", alpha=1.5), setup)
+    vectors = setup.bundle.vectors.ablated
+    shaped = replace(
+        usual,
+        steerer=ShapedSteerer(
+            setup.loaded.decoder, vectors, lambda h, push, _l, _s: h + push
+        ),
+    )
+    texts = []
+    for opened in (usual, shaped):
+        with opened.steerer:
+            (answer,) = answer_arm(setup.loaded, opened, batch, max_new_tokens=8)
+        texts.append(answer.text)
+    assert texts[0] == texts[1]
+
+
+def test_vectors_are_spared_what_false_refusals_share() -> None:
+    states = random_states()
+    vectors = torch.randn(3, 96)
+    assert states.benign is not None
+    false = states.benign.mean(0) - states.safe.mean(0)
+    found = spared_vectors(vectors, states)
+    assert (found * false).sum(dim=-1).abs().max() < 1e-4
+    assert (vectors * false).sum(dim=-1).abs().max() > 1e-2
+
+
+def test_a_null_space_map_is_near_zero_on_harmless_states() -> None:
+    states = random_states()
+    weights = null_space_weights(states)
+    harmful = torch.einsum("nld,ld->ln", states.harmful, weights)
+    safe = torch.einsum("nld,ld->ln", states.safe, weights)
+    assert harmful.mean() > 0.7
+    assert safe.abs().max() < 1e-4
+
+
+def test_a_gate_is_moved_to_where_requests_are_asked() -> None:
+    states = random_states()
+    gate = fit_gate(states.harmful, states.safe)
+    shift = torch.randn(3, 96)
+    asked = torch.cat([states.harmful, states.safe]) + shift
+    moved = recentred(gate, states, asked)
+    before = gate.score(states.harmful.transpose(0, 1))
+    after = moved.score((states.harmful + shift).transpose(0, 1))
+    assert torch.allclose(before, after, atol=1e-3)
+
+
+def test_gates_are_judged_against_each_harmless_suite(setup: Setup) -> None:
+    trials = try_gates(setup, ITEMS, batch_size=2)
+    assert len(trials) == 8
+    assert len({trial.gate for trial in trials}) == 8
+    for trial in trials:
+        assert set(trial.areas) == {"safe", "ordinary"}
+        assert all(0 <= area <= 1 for area in trial.areas.values())
