@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from sarguard.audit.database import TILE
 from sarguard.audit.header import NO_RECORD
-from sarguard.audit.merkle import Frontier, leaf_hash
+from sarguard.audit.merkle import Frontier, TiledTree, leaf_hash
 from sarguard.errors import AuditIntegrityError
 
 TILE_LEVEL = TILE.bit_length() - 1
@@ -34,22 +34,16 @@ class End:
     """The size of the newest checkpoint."""
     unsigned_since: int = 0
     """When the first record after the newest checkpoint was written."""
-    tree: Frontier = field(default_factory=Frontier)
-    tile: Frontier = field(default_factory=Frontier)
+    tree: TiledTree = field(default_factory=lambda: TiledTree(TILE_LEVEL))
     _version: int = -1
 
     def push(self, leaf: bytes, time: int) -> bytes | None:
         """Add a record's leaf; return the root of a tile that it fills."""
         if self.size == self.signed:
             self.unsigned_since = time
-        self.tree.append(leaf)
-        self.tile.append(leaf)
         self.size += 1
         self.leaf, self.time = leaf.hex(), time
-        if self.tile.size < TILE:
-            return None
-        full, self.tile = self.tile.root(), Frontier()
-        return full
+        return self.tree.append(leaf)
 
     def catch_up(self, connection: sqlite3.Connection) -> None:
         """Follow what other writers added since.
@@ -88,7 +82,7 @@ class End:
                     f"the hash of records {self.tree.size + 1} to "
                     f"{self.tree.size + TILE} is missing: verify the ledger"
                 )
-            self.tree.append(root, TILE_LEVEL)
+            self.tree.append_tile(root)
         self.size = self.tree.size
         for leaf in leaves(connection, max(self.size - 1, 0), self.size):
             self.leaf = leaf.hex()

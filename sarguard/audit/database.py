@@ -112,6 +112,13 @@ def open_reader(path: Path) -> sqlite3.Connection:
     return connection
 
 
+def stored_bytes(value: object) -> bytes:
+    """Return a record's bytes; an attacker may have put a text or a number there."""
+    if type(value) is bytes:
+        return value
+    return str(value).encode("utf-8", "replace")
+
+
 def check_magic(path: Path) -> None:
     """Refuse a file that is not a database, before SQLite touches it.
 

@@ -54,7 +54,10 @@ Mark = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 """An HMAC-SHA256 of content or of an identity, under the tenant's key."""
 
 Moment = Annotated[
-    str, StringConstraints(pattern=r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z$")
+    str,
+    StringConstraints(
+        pattern=r"^[0-9]{4}(-[0-9]{2}){2}T[0-9]{2}(:[0-9]{2}){2}\.[0-9]{6}Z$"
+    ),
 ]
 """A time: RFC 3339, UTC, microseconds."""
 

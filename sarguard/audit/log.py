@@ -7,7 +7,6 @@ import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import structlog
@@ -36,7 +35,7 @@ from sarguard.audit.notes import Checkpoint, VerifierKey
 from sarguard.audit.opening import key_at, prepare
 from sarguard.audit.pen import Pace, draft
 from sarguard.audit.reading import Entry, Query, Reader
-from sarguard.audit.recording import OnFailure, Receipt, Recorder
+from sarguard.audit.recording import OnFailure, Receipt, Recorder, check_on_failure
 from sarguard.errors import AuditError, AuditRecordError, AuditWriteError
 from sarguard.outcome import Outcome
 
@@ -336,6 +335,15 @@ class AuditLog:
         writer.signer = new
 
     @property
+    def on_failure(self) -> OnFailure:
+        """Return what is done when a record cannot be written; it may be set."""
+        return self._writing().on_failure
+
+    @on_failure.setter
+    def on_failure(self, value: OnFailure) -> None:
+        self._writing().on_failure = check_on_failure(value)
+
+    @property
     def verifier(self) -> VerifierKey:
         """Return the public key that signs checkpoints now."""
         return self._writing().writer.signer.verifier
@@ -357,12 +365,7 @@ class AuditLog:
     def __enter__(self) -> AuditLog:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def _writing(self) -> Recorder:

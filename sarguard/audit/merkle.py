@@ -31,7 +31,8 @@ class Frontier:
 
     def __init__(self) -> None:
         self.size = 0
-        self._peaks: list[bytes] = []
+        self.peaks: list[bytes] = []
+        """Roots of the full subtrees that the leaves make up, largest first."""
 
     def append(self, leaf: bytes, level: int = 0) -> None:
         """Add a leaf's hash, or the root of a full subtree of 2**level leaves.
@@ -45,19 +46,60 @@ class Frontier:
             )
         place = self.size >> level
         while place & 1:
-            leaf = node_hash(self._peaks.pop(), leaf)
+            leaf = node_hash(self.peaks.pop(), leaf)
             place >>= 1
-        self._peaks.append(leaf)
+        self.peaks.append(leaf)
         self.size += 1 << level
 
     def root(self) -> bytes:
         """Return the root over the leaves so far."""
-        if not self._peaks:
-            return EMPTY_ROOT
-        *rest, root = self._peaks
-        for peak in reversed(rest):
-            root = node_hash(peak, root)
+        return _fold(self.peaks)
+
+
+class TiledTree:
+    """Grow a tree leaf by leaf, and give the root of each tile that fills.
+
+    A leaf is hashed into the open tile only: a full one enters the tree as a whole.
+    """
+
+    def __init__(self, level: int) -> None:
+        """Begin an empty tree whose tiles have 2**level leaves."""
+        self._level = level
+        self._full = Frontier()
+        self._open = Frontier()
+
+    @property
+    def size(self) -> int:
+        """Return the number of leaves so far."""
+        return self._full.size + self._open.size
+
+    def append(self, leaf: bytes) -> bytes | None:
+        """Add a leaf's hash; return the root of the tile that it fills, if any."""
+        tile = self._open
+        tile.append(leaf)
+        if not tile.size >> self._level:
+            return None
+        root = tile.root()
+        self._open = Frontier()
+        self._full.append(root, self._level)
         return root
+
+    def append_tile(self, root: bytes) -> None:
+        """Add the root of a full tile, after full tiles only."""
+        self._full.append(root, self._level)
+
+    def root(self) -> bytes:
+        """Return the root over the leaves so far."""
+        return _fold([*self._full.peaks, *self._open.peaks])
+
+
+def _fold(peaks: Sequence[bytes]) -> bytes:
+    if not peaks:
+        return EMPTY_ROOT
+    *rest, root = peaks
+    for peak in reversed(rest):
+        root = node_hash(peak, root)
+    return root
 
 
 def root_of(leaves: Iterable[bytes]) -> bytes:

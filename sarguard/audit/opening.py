@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterable
 from contextlib import closing
 from importlib.metadata import version
 from pathlib import Path
-from typing import get_args
 
 from sarguard.audit.chain import subtree
 from sarguard.audit.database import open_reader
@@ -14,10 +13,10 @@ from sarguard.audit.keys import Signer, SigningKey
 from sarguard.audit.mirror import FileMirror, Publisher
 from sarguard.audit.notes import Checkpoint
 from sarguard.audit.pen import Pace, Pen, draft
-from sarguard.audit.recording import OnFailure, Recorder
+from sarguard.audit.recording import OnFailure, Recorder, check_on_failure
 from sarguard.audit.spool import Spool
 from sarguard.audit.writer import Writer
-from sarguard.errors import AuditIntegrityError, ConfigurationError
+from sarguard.errors import AuditIntegrityError
 
 
 def library_version() -> str:
@@ -59,10 +58,7 @@ def prepare(
     pace: Pace,
 ) -> Recorder:
     """Open a ledger to write, after holding it to its mirrors."""
-    if on_failure not in get_args(OnFailure):
-        raise ConfigurationError(
-            f"on_failure={on_failure!r}: use {', '.join(get_args(OnFailure))}"
-        )
+    check_on_failure(on_failure)
     check_mirrors(path, publisher.files)
     writer = Writer(
         path, signer, pace=pace, timeout=lock_timeout, published=publisher.publish

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing
@@ -9,8 +10,9 @@ from dataclasses import dataclass
 from datetime import datetime, timezone
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
-from sarguard.audit.database import open_reader
+from sarguard.audit.database import open_reader, stored_bytes
 from sarguard.audit.header import Header
 from sarguard.audit.identity import time_us
 from sarguard.audit.merkle import leaf_hash
@@ -30,6 +32,23 @@ class Entry:
     def record(self) -> Header:
         """Return the record, read and checked against the schema."""
         return parse(self.data)
+
+    @property
+    def values(self) -> dict[str, Any]:
+        """Return the record as plain values, without checking them.
+
+        Raises:
+            AuditRecordError: if the bytes are not those of a record.
+        """
+        try:
+            values = json.loads(self.data)
+        except (ValueError, RecursionError):
+            values = None
+        if not isinstance(values, dict) or not {"kind", "time"} <= values.keys():
+            raise AuditRecordError(
+                f"record {self.seq} cannot be read: it was changed; verify the ledger"
+            )
+        return values
 
     @property
     def leaf(self) -> str:
@@ -101,7 +120,7 @@ class Reader:
                 "ORDER BY seq",
                 (first, 2**62 if last is None else last),
             ):
-                yield Entry(seq, bytes(data))
+                yield Entry(seq, stored_bytes(data))
 
     def search(
         self, query: Query, *, limit: int | None, newest_first: bool
@@ -115,7 +134,7 @@ class Reader:
                 f"ORDER BY time {order}, seq {order} LIMIT ?",
                 (*values, -1 if limit is None else limit),
             ):
-                yield Entry(seq, bytes(data))
+                yield Entry(seq, stored_bytes(data))
 
     def count(self, query: Query) -> int:
         """Return how many records fit a query."""
@@ -156,7 +175,7 @@ class Reader:
                 "AS ended WHERE ended.audit_id = begun.audit_id "
                 "AND ended.kind = 'request_finished') ORDER BY seq"
             ):
-                yield Entry(seq, bytes(data))
+                yield Entry(seq, stored_bytes(data))
 
     def size(self) -> int:
         """Return the number of the last record."""

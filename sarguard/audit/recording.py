@@ -13,7 +13,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import structlog
 
@@ -23,12 +23,30 @@ from sarguard.audit.pen import Pen, draft
 from sarguard.audit.schema import State
 from sarguard.audit.spool import Spool, Waiting
 from sarguard.audit.writer import Writer
-from sarguard.errors import AuditError, AuditRecordError, AuditWriteError
+from sarguard.errors import (
+    AuditError,
+    AuditRecordError,
+    AuditWriteError,
+    ConfigurationError,
+)
 
 OnFailure = Literal["block", "spool", "degrade"]
 """What to do when a record cannot be written."""
 
 _log = structlog.get_logger(__name__)
+
+
+def check_on_failure(value: OnFailure) -> OnFailure:
+    """Return what to do when a record cannot be written, if it is one of the ways.
+
+    Raises:
+        ConfigurationError: if there is no such way.
+    """
+    if value not in get_args(OnFailure):
+        raise ConfigurationError(
+            f"on_failure={value!r}: use {', '.join(get_args(OnFailure))}"
+        )
+    return value
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

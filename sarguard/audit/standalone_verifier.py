@@ -208,7 +208,7 @@ class Check:
         try:
             record = json.loads(data)
             self.fits(seq, record)
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
             self.say(f"record {seq} cannot be read: {error}")
         self.push(sha256(b"\x00" + data))
 

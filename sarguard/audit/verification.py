@@ -5,10 +5,11 @@ from __future__ import annotations
 import sqlite3
 import time
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 
-from sarguard.audit.database import SCHEMA, open_reader
+from sarguard.audit.database import SCHEMA, open_reader, stored_bytes
 from sarguard.audit.notes import Checkpoint, VerifierKey
 from sarguard.audit.report import Problems, Report, not_proven
 from sarguard.audit.walk import Burial, Walk
@@ -46,8 +47,14 @@ def verify(
     trusted = VerifierKey.parse(key) if isinstance(key, str) else key
     problems = Problems()
     outside = list(expect)
-    with closing(open_reader(Path(path))) as connection:
+    with (
+        closing(open_reader(Path(path))) as connection,
+        ThreadPoolExecutor(max_workers=1) as beside,
+    ):
+        file = beside.submit(_check_file, Path(path))
         walk = _walk(connection, outside, problems, progress)
+        for text in file.result():
+            problems.add("damaged", f"the file is damaged: {text}")
     anchored = _check_outside(walk, outside)
     _check_key(walk, trusted)
     return Report(
@@ -89,7 +96,6 @@ def _walk(
         _gather(connection, walk, outside)
         _read_all(connection, walk, progress)
         _check_leftovers(walk)
-        _check_file(connection, problems)
     except (sqlite3.Error, OverflowError) as error:
         problems.add(
             "damaged", f"the file is damaged after record {walk.size}: {error}"
@@ -149,16 +155,18 @@ def _read_all(
 ) -> None:
     graves = list(_burials(connection, walk.problems))
     (size,) = connection.execute("SELECT coalesce(max(seq), 0) FROM records").fetchone()
-    for seq, data, *found in connection.execute(
+    for row in connection.execute(
         "SELECT seq, record, kind, time, audit_id, tenant, policy, outcome "
         "FROM records ORDER BY seq"
     ):
-        _cross_gap(walk, seq, graves)
-        if seq <= walk.size:
-            walk.problems.add("number", f"there is a record {seq}, out of order", seq)
-            continue
-        raw = data if isinstance(data, bytes) else str(data).encode("utf-8", "replace")
-        walk.take(seq, raw, tuple(found))
+        seq, data = row[0], row[1]
+        if seq != walk.size + 1:
+            _cross_gap(walk, seq, graves)
+            if seq <= walk.size:
+                told = f"there is a record {seq}, out of order"
+                walk.problems.add("number", told, seq)
+                continue
+        walk.take(seq, stored_bytes(data), row[2:])
         if progress is not None and seq % _EVERY == 0:
             progress(seq, size)
     _cross_gap(walk, size + 1, graves)
@@ -221,8 +229,14 @@ def _check_key(walk: Walk, trusted: VerifierKey | None) -> None:
         )
 
 
-def _check_file(connection: sqlite3.Connection, problems: Problems) -> None:
-    """Let SQLite compare its indexes with its tables: a search must not miss any."""
-    for (text,) in connection.execute("PRAGMA integrity_check(10)"):
-        if text != "ok":
-            problems.add("damaged", f"the file is damaged: {text}")
+def _check_file(path: Path) -> list[str]:
+    """Let SQLite compare its indexes with its tables: a search must not miss any.
+
+    SQLite does this without holding Python's lock, so it costs no time beside the walk.
+    """
+    try:
+        with closing(open_reader(path)) as connection:
+            found = connection.execute("PRAGMA integrity_check(10)").fetchall()
+    except (sqlite3.Error, AuditError) as error:
+        return [str(error)]
+    return [text for (text,) in found if text != "ok"]

@@ -10,10 +10,9 @@ from typing import Any
 
 from sarguard.audit import events
 from sarguard.audit.chain import TILE_LEVEL
-from sarguard.audit.database import TILE
 from sarguard.audit.header import NO_RECORD, Header
 from sarguard.audit.identity import time_us
-from sarguard.audit.merkle import Frontier, leaf_hash
+from sarguard.audit.merkle import TiledTree, leaf_hash
 from sarguard.audit.notes import Checkpoint, VerifierKey
 from sarguard.audit.report import Problems
 from sarguard.audit.requests import RequestFinished, RequestStarted
@@ -57,8 +56,7 @@ class Walk:
     proven: set[Checkpoint] = field(default_factory=set)
     checked: int = 0
     """How many checkpoints were held against the records."""
-    tree: Frontier = field(default_factory=Frontier)
-    tile: Frontier = field(default_factory=Frontier)
+    tree: TiledTree = field(default_factory=lambda: TiledTree(TILE_LEVEL))
     broken: bool = False
     """Whether records are missing, so that no later root can be computed."""
     _old_keys: list[VerifierKey] = field(default_factory=list)
@@ -75,14 +73,13 @@ class Walk:
         self.read += 1
         try:
             record = parse(data)
-        except AuditRecordError as error:
-            self.problems.add("unreadable", f"record {seq}: {error}", seq)
-        else:
             self._check_place(seq, record)
             self._check_columns(seq, record, found)
-            check = _BY_KIND.get(record.kind)
-            if check is not None:
-                check(self, record)
+            if record.kind in _BY_KIND:
+                _BY_KIND[record.kind](self, record)
+        except (AuditRecordError, ValueError) as error:
+            # A ValueError is a time that no clock shows.
+            self.problems.add("unreadable", f"record {seq}: {error}", seq)
         self._push(seq, leaf)
         self._after_burial = False
 
@@ -102,19 +99,17 @@ class Walk:
         self._after_burial = True
 
     def _push(self, seq: int, leaf: bytes, buried: bool = False) -> None:
-        self.tree.append(leaf)
-        self.tile.append(leaf)
+        full = self.tree.append(leaf)
         self.size, self._leaf = seq, leaf.hex()
         if self.broken:
             return
-        if self.tile.size == TILE:
-            root, self.tile = self.tile.root(), Frontier()
-            if self.tiles.pop((seq >> TILE_LEVEL) - 1, None) != root:
-                self.problems.add(
-                    "tile", f"the stored hash over the records up to {seq} differs", seq
-                )
-        for checkpoint in self.checkpoints.pop(seq, ()):
-            self._check_checkpoint(checkpoint, buried)
+        if full is not None and self.tiles.pop((seq >> TILE_LEVEL) - 1, None) != full:
+            self.problems.add(
+                "tile", f"the stored hash over the records up to {seq} differs", seq
+            )
+        if seq in self.checkpoints:
+            for checkpoint in self.checkpoints.pop(seq):
+                self._check_checkpoint(checkpoint, buried)
 
     def _check_place(self, seq: int, record: Header) -> None:
         if record.seq != seq:

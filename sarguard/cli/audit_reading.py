@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import time
 from collections.abc import Iterator
 from heapq import merge
@@ -198,7 +197,7 @@ def _content(options: argparse.Namespace, content: Any) -> dict[str, Any]:  # no
 
 
 def _by_time(entry: Entry) -> tuple[str, int]:
-    return json.loads(entry.data)["time"], entry.seq
+    return str(entry.values["time"]), entry.seq
 
 
 def _share(number: int, whole: int) -> str:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 def write_line(entry: Entry) -> None:
     """Write one record as a line of JSON."""
-    found = {"seq": entry.seq, "leaf": entry.leaf, "record": json.loads(entry.data)}
+    found = {"seq": entry.seq, "leaf": entry.leaf, "record": entry.values}
     sys.stdout.write(json.dumps(found, ensure_ascii=False) + "\n")
 
 
@@ -60,7 +60,7 @@ def write_facts(title: str, facts: Iterable[tuple[str, object]]) -> None:
 
 def write_request(entries: list[Entry]) -> None:
     """Write a request from its first record to its last."""
-    records = [json.loads(entry.data) for entry in entries]
+    records = [entry.values for entry in entries]
     for entry, record in zip(entries, records, strict=True):
         outcome = record.get("outcome")
         said = f"{outcome} - {OUTCOMES[outcome]}" if outcome else None
@@ -79,7 +79,7 @@ def say(text: str, style: str = "") -> None:
 
 
 def _cells(entry: Entry) -> list[Text]:
-    record = json.loads(entry.data)
+    record = entry.values
     outcome = record.get("outcome")
     told = Text(what(record))
     if outcome:

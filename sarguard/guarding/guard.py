@@ -78,7 +78,8 @@ class Guard:
         self._scribe = scribe
         self._check = transcript_check
         self._changing = threading.Lock()
-        self._check_ledger(terms.in_force.policy)
+        if terms.written:
+            self._check_ledger(terms.in_force.policy)
 
     @property
     def policy(self) -> Policy:
@@ -146,7 +147,8 @@ class Guard:
         """Put another policy in force for the requests that come from now on.
 
         Raises:
-            ConfigurationError: It wants a ledger, and there is none.
+            ConfigurationError: It wants a ledger, and there is none, or one that
+                lets through more than it does.
             AuditError: The change cannot be recorded; the old policy holds.
         """
         self._check_ledger(policy)
@@ -166,6 +168,7 @@ class Guard:
                 )
                 with joined(receipt):
                     _log.warning("policy changed", policy=policy.id, changes=changes)
+                self._scribe.follow(policy)
             self._terms = self._terms.changed(policy)
 
     def override(self, override: Override) -> None:
@@ -199,6 +202,8 @@ class Guard:
                 f"policy {policy.id} answers nothing without a ledger: give audit=, "
                 "or set audit.required to false in the policy"
             )
+        if self._scribe is not None:
+            self._scribe.check(policy)
 
     def _alarmed(
         self, case: Case, turns: Sequence[Turn], check: TranscriptCheck

@@ -124,6 +124,7 @@ def open_guard(
             steering=accounts.steering_ref(bundle),
             sample_rate=loaded.sampling_rate,
             privacy=Privacy.open(log.path),
+            owned=owned,
         )
     guard = Guard(
         terms,

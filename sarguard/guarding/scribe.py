@@ -12,12 +12,14 @@ from sarguard.audit.marks import Marks
 from sarguard.audit.privacy import Privacy
 from sarguard.audit.recording import Receipt
 from sarguard.conversation import Reply, Turn
+from sarguard.errors import ConfigurationError
 from sarguard.guarding import accounts
 from sarguard.guarding.case import Case
 from sarguard.outcome import Outcome
 from sarguard.policy.fallback import Message
 from sarguard.policy.locales import normalise_locale
 from sarguard.policy.model import Policy
+from sarguard.policy.strictness import Effect, effect_of
 from sarguard.serving.asked import Asked
 from sarguard.steering.bundle import SteeringBundle
 
@@ -35,6 +37,29 @@ class Scribe:
     sample_rate: int
     privacy: Privacy
     """Its keys and its store; how much is kept is for each request's policy."""
+    owned: bool = False
+    """Whether the ledger is this client's own, so that its policy alone decides what
+    happens where it cannot be written."""
+
+    def check(self, policy: Policy) -> None:
+        """Hold a ledger that was handed in to what a policy says of failures.
+
+        Raises:
+            ConfigurationError: The ledger lets through what the policy does not.
+        """
+        wanted, found = policy.audit.on_write_failure, self.log.on_failure
+        if self.owned or wanted == found:
+            return
+        if effect_of("audit.on_write_failure", wanted, found) is Effect.WEAKER:
+            raise ConfigurationError(
+                f"the ledger was opened with on_failure={found!r}, policy {policy.id} "
+                f"holds {wanted!r}: open it so, or hand in its path"
+            )
+
+    def follow(self, policy: Policy) -> None:
+        """Let the client's own ledger do what a policy says of failures."""
+        if self.owned:
+            self.log.on_failure = policy.audit.on_write_failure
 
     def begin(self, case: Case, asked: Asked) -> None:
         """Write that a request came in, unless that is written.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 from sarguard.audit.reading import Entry
@@ -12,7 +11,7 @@ SPEC_VERSION = "1.0"
 
 def cloud_event(entry: Entry) -> dict[str, Any]:
     """Return a record as a CloudEvent; its id is unique within its source."""
-    record = json.loads(entry.data)
+    record = entry.values
     event = {
         "specversion": SPEC_VERSION,
         "id": f"{record['log']}-{entry.seq}",

@@ -157,7 +157,7 @@ def _key_of(log: AuditLog, checkpoint: Checkpoint) -> str:
         ("log_opened", "key"),
     ):
         for entry in log.search(Query(kind=kind), limit=None):
-            key = str(json.loads(entry.data)[name])
+            key = str(entry.values[name])
             if any(s.key_id == key.split("+")[1] for s in checkpoint.signatures):
                 return key
     raise AuditNotFoundError(
@@ -167,12 +167,12 @@ def _key_of(log: AuditLog, checkpoint: Checkpoint) -> str:
 
 def _policies(log: AuditLog, records: list[Entry]) -> dict[str, str]:
     """Return the bodies of the policies that records speak of, by digest."""
-    named = [json.loads(entry.data).get("policy") for entry in records]
+    named = [entry.values.get("policy") for entry in records]
     wanted = {policy["digest"] for policy in named if policy}
     found: dict[str, str] = {}
     for kind in ("policy_loaded", "policy_changed"):
         for entry in log.search(Query(kind=kind), limit=None):
-            record = json.loads(entry.data)
+            record = entry.values
             digest = record["policy"]["digest"]
             if digest in wanted and record.get("body"):
                 found[digest.replace(":", "-").replace("/", "-")] = record["body"]

@@ -8,7 +8,6 @@ have no counterpart and are left out.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -35,7 +34,7 @@ def events(entries: Iterable[Entry]) -> Iterator[dict[str, Any]]:
     """Yield an event for each record that has a counterpart."""
     begun: dict[str, dict[str, Any]] = {}
     for entry in entries:
-        record = json.loads(entry.data)
+        record = entry.values
         if record["kind"] == "request_started":
             begun[record["audit_id"]] = record
         elif record["kind"] == "request_finished":

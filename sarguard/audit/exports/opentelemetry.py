@@ -7,7 +7,6 @@ line, as a collector's file receiver reads it; no content is ever in it.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator
 from hashlib import sha256
 from typing import Any
@@ -25,7 +24,7 @@ def spans(entries: Iterable[Entry]) -> Iterator[dict[str, Any]]:
     """Yield an OTLP document for each finished request, in the order given."""
     begun: dict[str, dict[str, Any]] = {}
     for entry in entries:
-        record = json.loads(entry.data)
+        record = entry.values
         if record["kind"] == "request_started":
             begun[record["audit_id"]] = record
         elif record["kind"] == "request_finished":

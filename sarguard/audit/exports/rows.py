@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any, TypeAlias
 
 from sarguard.audit.reading import Entry
@@ -53,7 +52,7 @@ COLUMNS: dict[str, tuple[str, type]] = {
 
 def row(entry: Entry) -> dict[str, Cell]:
     """Return a record's row; what it does not hold is None."""
-    record = json.loads(entry.data)
+    record = entry.values
     found: dict[str, Cell] = {
         name: _find(record, path) for name, (path, _) in COLUMNS.items() if path
     }
