@@ -13,7 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,12 +46,23 @@ def kill_writers(
     rounds: int,
     writers: int,
     random: _random.Random | None = None,
+    progress: Callable[[int, int], None] | None = None,
 ) -> Result:
-    """Start writers, kill them all at a random moment, again and again; verify."""
+    """Start writers, kill them all at a random moment, again and again; verify.
+
+    Args:
+        path: the ledger.
+        rounds: how often to kill them.
+        writers: how many processes write at once.
+        random: chooses the moments.
+        progress: called with the rounds done and all rounds.
+    """
     chance = random or _random.Random()
     told: list[str] = []
-    for _ in range(rounds):
+    for done in range(1, rounds + 1):
         told += _one_round(path, writers, chance.uniform(0.0, 0.4))
+        if progress is not None:
+            progress(done, rounds)
     with AuditLog.open(path, read_only=True) as log:
         there: dict[str, set[str]] = {}
         for entry in log.entries():

@@ -76,18 +76,34 @@ class Query:
     first_seq: int | None = None
     last_seq: int | None = None
 
-    def conditions(self) -> tuple[str, list[object]]:
-        """Return the query as SQL and its values."""
+    def values(self) -> dict[str, str]:
+        """Return the values that have an index each, by their columns."""
+        asked = {
+            "kind": self.kind,
+            "outcome": None if self.outcome is None else str(self.outcome),
+            "policy": self.policy,
+            "tenant": self.tenant,
+            "audit_id": self.audit_id,
+        }
+        return {name: value for name, value in asked.items() if value is not None}
+
+    def conditions(self, index: str | None = None) -> tuple[str, list[object]]:
+        """Return the query as SQL and its values.
+
+        Args:
+            index: the column whose index to use; None leaves it to SQLite.
+        """
+        # A plus sign keeps SQLite from using a column's index.
+        plus = {name: "" if index in (None, name) else "+" for name in self.values()}
         wanted: list[tuple[str, object]] = [
             ("time >= ?", _micros(self.since)),
             ("time < ?", _micros(self.until)),
             ("seq >= ?", self.first_seq),
             ("seq <= ?", self.last_seq),
-            ("kind = ?", self.kind),
-            ("outcome = ?", None if self.outcome is None else str(self.outcome)),
-            ("policy = ?", self.policy),
-            ("tenant = ?", self.tenant),
-            ("audit_id = ?", self.audit_id),
+            *(
+                (f"{plus[name]}{name} = ?", value)
+                for name, value in self.values().items()
+            ),
             (
                 "instr(record, ?) > 0",
                 None if self.containing is None else self.containing.encode(),
@@ -126,9 +142,9 @@ class Reader:
         self, query: Query, *, limit: int | None, newest_first: bool
     ) -> Iterator[Entry]:
         """Yield what fits a query, ordered by time."""
-        where, values = query.conditions()
         order = "DESC" if newest_first else "ASC"
         with closing(self.connect()) as connection:
+            where, values = query.conditions(_rarest(connection, query))
             for seq, data in connection.execute(
                 f"SELECT seq, record FROM records WHERE {where} "
                 f"ORDER BY time {order}, seq {order} LIMIT ?",
@@ -138,15 +154,19 @@ class Reader:
 
     def count(self, query: Query) -> int:
         """Return how many records fit a query."""
-        where, values = query.conditions()
-        return int(self._one(f"SELECT count(*) FROM records WHERE {where}", values)[0])
+        with closing(self.connect()) as connection:
+            where, values = query.conditions(_rarest(connection, query))
+            (count,) = connection.execute(
+                f"SELECT count(*) FROM records WHERE {where}", values
+            ).fetchone()
+        return int(count)
 
     def tally(self, column: str, query: Query) -> dict[str, int]:
         """Count the records that fit a query by kind, outcome, policy or tenant."""
         if column not in {"kind", "outcome", "policy", "tenant"}:
             raise AuditRecordError(f"records cannot be counted by {column!r}")
-        where, values = query.conditions()
         with closing(self.connect()) as connection:
+            where, values = query.conditions(_rarest(connection, query))
             return {
                 str(name): int(number)
                 for name, number in connection.execute(
@@ -179,7 +199,11 @@ class Reader:
 
     def size(self) -> int:
         """Return the number of the last record."""
-        return int(self._one("SELECT coalesce(max(seq), 0) FROM records")[0])
+        with closing(self.connect()) as connection:
+            (size,) = connection.execute(
+                "SELECT coalesce(max(seq), 0) FROM records"
+            ).fetchone()
+        return int(size)
 
     def checkpoints(self) -> list[Checkpoint]:
         """Return every stored checkpoint, oldest first."""
@@ -195,10 +219,28 @@ class Reader:
             ).fetchone()
         return None if found is None else Checkpoint.parse(found[0])
 
-    def _one(self, sql: str, values: list[object] | None = None) -> tuple[int, ...]:
-        with closing(self.connect()) as connection:
-            row: tuple[int, ...] = connection.execute(sql, values or []).fetchone()
-        return row
+
+_COMMON = 10_000
+"""Records from which on a value is not told from others that are common."""
+
+
+def _rarest(connection: sqlite3.Connection, query: Query) -> str | None:
+    """Return which of a query's values the fewest records have.
+
+    SQLite keeps no count of a value, and takes the index of the one policy that
+    every record names as readily as that of a rare outcome.
+    """
+    asked = query.values()
+    if len(asked) < 2:
+        return None
+    held = {}
+    for name, value in asked.items():
+        (held[name],) = connection.execute(
+            "SELECT count(*) FROM (SELECT 1 FROM records "
+            f"WHERE {name} = ? LIMIT {_COMMON})",
+            (value,),
+        ).fetchone()
+    return min(held, key=lambda name: held[name])
 
 
 def _micros(moment: datetime | str | None) -> int | None:

@@ -87,6 +87,9 @@ KINDS: dict[str, type[Header]] = {
 """Every record by its kind."""
 
 _ADAPTER: TypeAdapter[Any] = TypeAdapter(Record)
+_ENCODER = json.JSONEncoder(
+    sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
+)
 
 
 def build(kind: str, fields: Mapping[str, object]) -> Header:
@@ -114,13 +117,7 @@ def canonical(record: Header) -> bytes:
         AuditRecordError: if they exceed `MAX_BYTES`.
     """
     values = record.model_dump(mode="json", exclude_none=True)
-    data = json.dumps(
-        values,
-        sort_keys=True,
-        separators=(",", ":"),
-        ensure_ascii=False,
-        allow_nan=False,
-    ).encode("utf-8")
+    data = _ENCODER.encode(values).encode("utf-8")
     if len(data) > MAX_BYTES:
         raise AuditRecordError(
             f"a record of {len(data):,} bytes exceeds {MAX_BYTES:,}: log less content"

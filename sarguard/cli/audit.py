@@ -12,6 +12,7 @@ from sarguard.cli.audit_options import (
     add_writing,
 )
 from sarguard.cli.options import positive_int
+from sarguard.cli.quiet import warn_only
 
 if TYPE_CHECKING:
     import argparse
@@ -206,6 +207,7 @@ def _deferred(module: str, name: str) -> Command:
     """Return a command that loads what it needs, tables among it, when it is run."""
 
     def run(options: argparse.Namespace) -> int:
+        warn_only()
         found: Command = getattr(import_module(f"sarguard.cli.audit_{module}"), name)
         return found(options)
 

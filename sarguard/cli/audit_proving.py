@@ -72,8 +72,9 @@ def run_prove(options: argparse.Namespace) -> int:
 def run_checkpoint(options: argparse.Namespace) -> int:
     """Sign the ledger as it is, and write the checkpoint to keep elsewhere."""
     with open_to_write(options) as log:
-        note = log.checkpoint()
         key = log.verifier
+    # Closing signs, and so covers the record that says that this program closed.
+    note = log.reader.checkpoint()
     if note is None:
         raise AuditError("the ledger has no checkpoint: verify it")
     if options.output:

@@ -75,8 +75,20 @@ def run_show(options: argparse.Namespace) -> int:
     write_request(entries)
     for content in told:
         write_facts(f"content: {content.pop('part')}", list(content.items()))
+    _say_rest(log, entries)
     _say_signed(log, entries)
     return 0
+
+
+def _say_rest(log: AuditLog, entries: list[Entry]) -> None:
+    """Say that a request has no end, or where the rest of it is."""
+    names = {getattr(entry.record, "audit_id", None) for entry in entries} - {None}
+    for name in names:
+        all_of_it = log.request(name)
+        if all(entry.record.kind == "request_started" for entry in all_of_it):
+            say("This request has no outcome: it is running, or it was cut off.", "red")
+        elif len(entries) < len(all_of_it):
+            say(f"All of this request: sarguard audit show {name} -l {log.path}")
 
 
 def _say_signed(log: AuditLog, entries: list[Entry]) -> None:

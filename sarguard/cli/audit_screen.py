@@ -55,7 +55,7 @@ def write_facts(title: str, facts: Iterable[tuple[str, object]]) -> None:
             table.add_row(Text(plain(name)), Text(plain(value)))
     console = results()
     console.print(Text(title, style="bold"))
-    console.print(table)
+    console.print(table if table.row_count else "none")
 
 
 def write_request(entries: list[Entry]) -> None:
@@ -69,8 +69,6 @@ def write_request(entries: list[Entry]) -> None:
             f"record {entry.seq}: {what(record)}, {record['time']}",
             [*head, *_flat(record), ("leaf hash", entry.leaf)],
         )
-    if {r["kind"] for r in records} == {"request_started"}:
-        say("This request has no outcome: it is running, or it was cut off.", "red")
 
 
 def say(text: str, style: str = "") -> None:

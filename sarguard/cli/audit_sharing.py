@@ -73,7 +73,9 @@ def run_lookup(options: argparse.Namespace) -> int:
     else:
         write_table(found.entries)
         requests = {getattr(e.record, "audit_id", None) for e in found.entries}
-        say(f"{len(found.entries)} records of {len(requests)} requests hold this mark")
+        say(f"{len(found.entries)} records, {len(requests)} requests hold this mark.")
+        if requests:
+            say("How one ended: sarguard audit show REQUEST, with its name from above.")
         _say_recorded(log.reader.size() if recorded else None)
     return 0 if found.entries else 1
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 import warnings
@@ -31,10 +32,19 @@ def quiet_libraries() -> None:
 
 def quiet_transformers() -> None:
     """Hide the bars that transformers draws while it loads a model."""
-    from transformers.utils import logging
+    from transformers.utils import logging as chatter
 
-    logging.set_verbosity_error()  # type: ignore[no-untyped-call]
-    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    chatter.set_verbosity_error()  # type: ignore[no-untyped-call]
+    chatter.disable_progress_bar()  # type: ignore[no-untyped-call]
+
+
+def warn_only() -> None:
+    """Log warnings only: what a command did, it says itself."""
+    import structlog
+
+    structlog.configure(
+        wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING)
+    )
 
 
 def _log_to_stderr() -> None:

@@ -20,11 +20,9 @@ from dataclasses import dataclass
 from statistics import NormalDist
 from types import MappingProxyType
 
-from sarguard.errors import ConfigurationError
 from sarguard.steering.dose import DoseRule
 from sarguard.steering.gate import GateQuality
 
-DEFAULT_TIER = "balanced"
 TRUSTED_AUC = 0.8
 """Least area under the curve at which the dose depends on the gate."""
 
@@ -64,19 +62,6 @@ def tier_rules(quality: GateQuality, alpha: float) -> dict[str, DoseRule]:
     if not quality.auc >= TRUSTED_AUC:
         return {name: _constant(tier, alpha) for name, tier in TIERS.items()}
     return {name: _rule(tier, middle, spread, alpha) for name, tier in TIERS.items()}
-
-
-def check_tier(name: str) -> str:
-    """Return the tier's name.
-
-    Raises:
-        ConfigurationError: There is no such tier.
-    """
-    if name not in TIERS:
-        raise ConfigurationError(
-            f"there is no tier {name!r}: choose {', '.join(TIERS)}"
-        )
-    return name
 
 
 def _constant(tier: Tier, alpha: float) -> DoseRule:

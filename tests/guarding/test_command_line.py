@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from sarguard.audit.log import AuditLog
 from sarguard.cli.main import main
+from sarguard.client import SafeAudioLLM
+from sarguard.conversation import Reply
 from sarguard.errors import SteeringNotAppliedError
 from sarguard.outcome import Outcome
 from sarguard.serving import engine
 from sarguard.steering.bundle import SteeringBundle
 from tests import tiny
 from tests.guarding.conftest import records_of
+from tests.guarding.test_faults import FAULTS
 
 
 @pytest.fixture
@@ -64,3 +69,31 @@ def test_a_fault_leaves_a_record(
     assert ended.outcome is Outcome.ERROR_CLOSED
     assert ended.receipt.fault == "steering_not_applied"
     assert [e.request for e in records_of(log, "integrity_failed")] == [ended.audit_id]
+
+
+@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.__name__)
+def test_every_fault_costs_the_answer_and_leaves_one_record(
+    options: list[str],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    fault: Callable[[SafeAudioLLM, pytest.MonkeyPatch], None],
+) -> None:
+    ask = SafeAudioLLM.generate
+
+    def faulty(client: SafeAudioLLM, **asked: Any) -> Reply:  # noqa: ANN401
+        fault(client, monkeypatch)
+        return ask(client, **asked)
+
+    monkeypatch.setattr(SafeAudioLLM, "generate", faulty)
+    assert main(options) == 1
+    reply = json.loads(capsys.readouterr().out)
+    monkeypatch.undo()
+    assert reply["outcome"] == "error_closed"
+    log = AuditLog.open(tmp_path / "audit.db", read_only=True)
+    (begun,) = records_of(log, "request_started")
+    (ended,) = records_of(log, "request_finished")
+    assert begun.audit_id == ended.audit_id == reply["audit_id"]
+    assert ended.outcome is Outcome.ERROR_CLOSED
+    assert ended.fault.type == (FAULTS[fault] or ended.fault.type)
+    assert ended.receipt is None or not ended.receipt.attested

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import re
+import shlex
 from pathlib import Path
 from typing import Any
 
 import pytest
 from structlog.testing import capture_logs
 
+from sarguard.cli.main import main
 from sarguard.policy.model import Policy
 from tests.policy.test_lint import WEAK
 
@@ -32,6 +35,33 @@ def test_the_examples_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
             exec(text, names)
     assert [log["event"] for log in logs] == ["policy overridden"]
     assert str(names["in_force"].at().floor) == "balanced"
+
+
+def test_the_commands_work(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    lines = "".join(blocks("console")).splitlines()
+    assert len(lines) == 5
+    for line in lines:
+        command, _, file = line.partition("#")[0].partition(">")
+        # As diff(1) does, it exits with 1 where there is a difference.
+        assert main(shlex.split(command)[2:]) == int(" diff " in line), line
+        said = capsys.readouterr().out
+        assert not file or json.loads(said)
+
+
+README = PAGE.parents[1] / "README.md"
+
+
+def test_the_readme_s_policy_is_one(tmp_path: Path) -> None:
+    (text,) = re.findall(r"```yaml\n(.*?)```", README.read_text("utf-8"), re.DOTALL)
+    path = tmp_path / "clinic.yaml"
+    path.write_text(text, "utf-8")
+    assert main(["policy", "lint", str(path)]) == 0
+    assert Policy.load(path).retention.days == 400
 
 
 def test_every_finding_is_listed() -> None:

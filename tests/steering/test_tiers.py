@@ -5,9 +5,8 @@ import itertools
 import pytest
 import torch
 
-from sarguard.errors import ConfigurationError
 from sarguard.steering.gate import GateQuality
-from sarguard.steering.tiers import DEFAULT_TIER, TIERS, check_tier, tier_rules
+from sarguard.steering.tiers import TIERS, tier_rules
 
 
 def quality(safe: float = -1.0, spread: float = 0.5) -> GateQuality:
@@ -73,9 +72,3 @@ def test_a_gate_that_cannot_tell_is_not_asked() -> None:
             assert not found.blocked
     strengths = [rule.floor for rule in rules.values()]
     assert strengths == sorted(strengths)
-
-
-def test_a_tier_is_known_by_its_name() -> None:
-    assert check_tier(DEFAULT_TIER) == "balanced"
-    with pytest.raises(ConfigurationError, match="no tier 'mild': choose permissive"):
-        check_tier("mild")
