@@ -98,6 +98,8 @@ def _run_and_kill(path: Path, outputs: Sequence[IO[bytes]], seconds: float) -> N
         while time.monotonic() < deadline and not all(
             os.fstat(output.fileno()).st_size for output in outputs
         ):
+            if any(process.poll() is not None for process in running):
+                raise RuntimeError(f"a writer to {path} ended by itself")
             time.sleep(0.005)
         time.sleep(seconds)
     finally:

@@ -82,8 +82,8 @@ def run_show(options: argparse.Namespace) -> int:
 
 def _say_rest(log: AuditLog, entries: list[Entry]) -> None:
     """Say that a request has no end, or where the rest of it is."""
-    names = {getattr(entry.record, "audit_id", None) for entry in entries} - {None}
-    for name in names:
+    names = {getattr(entry.record, "audit_id", None) for entry in entries}
+    for name in filter(None, names):
         all_of_it = log.request(name)
         if all(entry.record.kind == "request_started" for entry in all_of_it):
             say("This request has no outcome: it is running, or it was cut off.", "red")
