@@ -23,6 +23,7 @@ from types import MappingProxyType
 from sarguard.steering.dose import DoseRule
 from sarguard.steering.gate import GateQuality
 
+DEFAULT_TIER = "balanced"
 TRUSTED_AUC = 0.8
 """Least area under the curve at which the dose depends on the gate."""
 
