@@ -12,7 +12,6 @@ import pytest
 from sarguard.audit.log import AuditLog
 from sarguard.cli.main import main
 from sarguard.client import SafeAudioLLM
-from sarguard.conversation import Reply
 from sarguard.errors import SteeringNotAppliedError
 from sarguard.outcome import Outcome
 from sarguard.serving import engine
@@ -79,13 +78,13 @@ def test_every_fault_costs_the_answer_and_leaves_one_record(
     monkeypatch: pytest.MonkeyPatch,
     fault: Callable[[SafeAudioLLM, pytest.MonkeyPatch], None],
 ) -> None:
-    ask = SafeAudioLLM.generate
+    ask = SafeAudioLLM.stream
 
-    def faulty(client: SafeAudioLLM, **asked: Any) -> Reply:  # noqa: ANN401
+    def faulty(client: SafeAudioLLM, *asked: Any, **more: Any) -> Any:  # noqa: ANN401
         fault(client, monkeypatch)
-        return ask(client, **asked)
+        return ask(client, *asked, **more)
 
-    monkeypatch.setattr(SafeAudioLLM, "generate", faulty)
+    monkeypatch.setattr(SafeAudioLLM, "stream", faulty)
     assert main(options) == 1
     reply = json.loads(capsys.readouterr().out)
     monkeypatch.undo()
