@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from sarguard.calibration_data import CalibrationPair
     from sarguard.cli.options import Commands
-    from sarguard.evaluation.arms import Arm, Setup
+    from sarguard.evaluation.arms import Setup
     from sarguard.evaluation.controls import Samples
     from sarguard.evaluation.gates import GateTrial
     from sarguard.evaluation.items import Item
@@ -42,7 +42,7 @@ class Run:
 
     setup: Setup
     items: list[Item]
-    arms: tuple[Arm, ...]
+    plan: Plan
     log: Log
     states: dict[str, Tensor]
     """Clean states of the requests that were asked in this process."""
@@ -85,7 +85,7 @@ def _evaluate(options: argparse.Namespace, judge: Judge) -> int:
     facts |= _facts(options, setup, judge)
     log = _log(options, facts, items, arms)
     conduct = _conduct(options, setup, items, judge)
-    run = Run(setup=setup, items=items, arms=arms.arms, log=log, states={})
+    run = Run(setup=setup, items=items, plan=arms, log=log, states={})
     with steps(f"{len(items)} requests in {len(arms.arms)} arms") as advance:
         run_arms(
             setup,
@@ -292,7 +292,7 @@ def _latency(options: argparse.Namespace, run: Run) -> tuple[Latency, ...]:
         return measure_latency(
             run.setup,
             run.items,
-            run.arms,
+            run.plan.timed,
             requests=options.latency,
             progress=advance,
         )

@@ -20,6 +20,8 @@ class Plan:
     arms: tuple[Arm, ...]
     varied: tuple[Arm, ...]
     """Those that are asked the variants of requests too."""
+    timed: tuple[Arm, ...]
+    """Those whose times are measured, where any are."""
 
 
 def settle(options: argparse.Namespace) -> None:
@@ -49,4 +51,7 @@ def plan(options: argparse.Namespace) -> Plan:
         arms = plan_arms(options.alphas, options.arms)
     among = ("bare", default) if options.full else options.varied_arms
     varied = [arm for arm in arms if among is None or arm.name in among]
-    return Plan(arms=arms, varied=tuple(varied))
+    # Arms that cost the same in time need not all be timed.
+    alike = ("bare", "prompt", f"ablated {options.alphas[0]:g}", default)
+    timed = [arm for arm in arms if not options.full or str(arm) in alike]
+    return Plan(arms=arms, varied=tuple(varied), timed=tuple(timed))

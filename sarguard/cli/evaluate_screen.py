@@ -43,7 +43,7 @@ def _print(console: Console, grid: Grid) -> None:
         table.add_column(
             heading,
             justify="left" if place == 0 or heading == "arm" else "right",
-            no_wrap=place == 0 or heading == "arm",
+            no_wrap=(place == 0 and heading != "figure") or heading == "arm",
         )
     for row in grid.rows:
         table.add_row(*row)

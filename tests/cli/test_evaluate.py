@@ -209,6 +209,8 @@ def test_arms_are_planned(
     names = {arm.name for arm in found.varied}
     assert names == (varied or {arm.name for arm in found.arms})
     if "--full" in given:
+        timed = [str(arm) for arm in found.timed]
+        assert timed == ["bare", "prompt", "ablated 0.05", "tier-balanced"]
         assert options.variants == ("unseen-voice", "noise")
         assert {a.alpha for a in found.arms if a.name == "random"} == {0.1, 0.2}
 
