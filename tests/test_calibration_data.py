@@ -46,7 +46,7 @@ from sarguard.errors import (
     MissingDependencyError,
 )
 
-SIZE_BUDGET = 8_000_000
+SIZE_BUDGET = 8_700_000
 PAIRED: tuple[Split, ...] = ("calibration", "validation", "test", "demo")
 HELD_OUT: tuple[Split, ...] = ("test", "ordinary", "borderline")
 STOP_WORDS = frozenset(

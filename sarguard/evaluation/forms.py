@@ -60,18 +60,22 @@ class ShapedSteerer(Steerer):
 
 def gate_of(states: CalibrationStates, layers: range | None = None) -> Gate:
     """Return a gate of calibration's states that reads some layers."""
-    return fit_gate(states.harmful, states.safe, benign=states.benign, layers=layers)
+    return fit_gate(states.matched, layers=layers)
 
 
 def best_layer(states: CalibrationStates) -> int:
     """Return the layer whose gate tells most by cross-validation."""
+    matched = states.matched
     areas = [
         cross_validate(
-            states.harmful[:, [layer]],
-            states.safe[:, [layer]],
-            benign=None if states.benign is None else states.benign[:, [layer]],
+            replace(
+                matched,
+                harmful=matched.harmful[:, [layer]],
+                safe=matched.safe[:, [layer]],
+                benign=None if matched.benign is None else matched.benign[:, [layer]],
+            )
         ).auc
-        for layer in range(states.harmful.shape[1])
+        for layer in range(matched.harmful.shape[1])
     ]
     return areas.index(max(areas))
 
@@ -85,7 +89,8 @@ def recentred(gate: Gate, states: CalibrationStates, asked: Tensor) -> Gate:
         asked: States of matched requests as they are asked, shape (N, L, D).
     """
     last = gate.first_layer + len(gate.offsets)
-    shift = asked.mean(0) - torch.cat([states.harmful, states.safe]).mean(0)
+    known = torch.cat([states.matched.harmful, states.matched.safe])
+    shift = asked.mean(0) - known.mean(0)
     moved = (gate.directions * shift[gate.first_layer : last]).sum(dim=-1)
     return replace(gate, offsets=gate.offsets + moved)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +14,7 @@ from sarguard.evaluation.forms import best_layer, gate_of
 from sarguard.evaluation.items import CLEAN, Item
 from sarguard.evaluation.separation import Steps, area, read_requests
 from sarguard.steering.calibration import CalibrationStates
-from sarguard.steering.gate import Gate, fit_gate
+from sarguard.steering.gate import Gate, Matched, fit_gate
 
 _HARMLESS = ("safe", "borderline", "ordinary")
 
@@ -60,13 +60,14 @@ def _others(states: CalibrationStates) -> Iterator[tuple[str, Gate]]:
     best = best_layer(states)
     yield f"layer {best}, the best of one", gate_of(states, range(best, best + 1))
     yield "the last layer", gate_of(states, range(layers - 1, layers))
+    yield "the third quarter", gate_of(states, range(layers // 2, 3 * layers // 4))
     yield "the last quarter", gate_of(states, range(3 * layers // 4, layers))
     yield "every layer", gate_of(states, range(layers))
-    yield "without borderline clips", fit_gate(states.harmful, states.safe)
+    yield "without borderline clips", fit_gate(replace(states.matched, benign=None))
+    told = Matched(harmful=states.harmful, safe=states.safe, benign=states.benign)
+    yield "read with the instruction only", fit_gate(told)
     for shrinkage in (0.1, 0.9):
-        found = fit_gate(
-            states.harmful, states.safe, benign=states.benign, shrinkage=shrinkage
-        )
+        found = fit_gate(states.matched, shrinkage=shrinkage)
         yield f"shrinkage {shrinkage:g}", found
 
 

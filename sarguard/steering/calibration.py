@@ -23,11 +23,14 @@ from sarguard.errors import (
     InsufficientDataError,
 )
 from sarguard.models.loading import LoadedModel
-from sarguard.steering.gate import Gate, GateQuality, cross_validate, fit_gate
+from sarguard.steering.gate import Gate, GateQuality, Matched, cross_validate, fit_gate
 from sarguard.steering.reading import BATCH_SIZE, read_states
 from sarguard.steering.recipe import REFERENCE_RECIPE, Recipe
 from sarguard.steering.subspace import ablate, safe_basis
 from sarguard.steering.vectors import RefusalVectors
+
+_ALONE = ""
+"""What goes with a clip that is asked alone."""
 
 Progress = Callable[[int, int], None]
 
@@ -64,6 +67,14 @@ class CalibrationStates:
     """Harmless twin, instruction alone."""
     benign: Tensor | None = None
     """Harmless clips without a twin, instruction alone, shape (M, L, D)."""
+    alone: Matched | None = None
+    """The same clips with no text at all, which the gate learns from as well."""
+
+    @property
+    def matched(self) -> Matched:
+        """Return what a gate is fitted to: each clip read in every way, in a row."""
+        told = Matched(harmful=self.harmful, safe=self.safe, benign=self.benign)
+        return told if self.alone is None else told.beside(self.alone)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -112,8 +123,8 @@ def calibrate(
     )
     return Calibrated(
         vectors=refusal_vectors(states, recipe),
-        gate=fit_gate(states.harmful, states.safe, benign=states.benign),
-        quality=cross_validate(states.harmful, states.safe, benign=states.benign),
+        gate=fit_gate(states.matched),
+        quality=cross_validate(states.matched),
     )
 
 
@@ -144,12 +155,15 @@ def calibration_states(
         )
 
     text = recipe.instruction
-    with_refusal, without = read(harmful, text + recipe.refusal, text)
+    refusing, told, alone = read(harmful, text + recipe.refusal, text, _ALONE)
+    safe_told, safe_alone = read(safe, text, _ALONE)
+    extra = read(benign, text, _ALONE) if benign else (None, None)
     return CalibrationStates(
-        refusing=with_refusal,
-        harmful=without,
-        safe=read(safe, text)[0],
-        benign=read(benign, text)[0] if benign else None,
+        refusing=refusing,
+        harmful=told,
+        safe=safe_told,
+        benign=extra[0],
+        alone=Matched(harmful=alone, safe=safe_alone, benign=extra[1]),
     )
 
 

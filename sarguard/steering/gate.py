@@ -12,6 +12,9 @@ A state h scores (w.h - c) / s, where c lies halfway between the two groups' mea
 s makes them +1 and -1. The gate's score is the mean over the upper half of the layers:
 0 is undecided, 1 a typical harmful request, -1 a typical harmless one.
 
+Each clip may be read in several ways (with an instruction, alone): the rows then hold
+all readings, and what the way adds counts as spread, so that w hardly looks at it.
+
 The differences H - S of the pairs are rows of X so that what twins share (topic, voice)
 is not mistaken for harm. The shrinkage estimate is that of Friedman, "Regularized
 Discriminant Analysis", 1989, with the identity as target.
@@ -84,6 +87,44 @@ class Gate:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Matched:
+    """Hold the states that a gate is fitted to, float32."""
+
+    harmful: Tensor
+    """On harmful clips, shape (N, L, D)."""
+    safe: Tensor
+    """On their harmless twins, in the same order, shape (N, L, D)."""
+    benign: Tensor | None = None
+    """On more harmless clips, without a twin, shape (M, L, D)."""
+    readings: int = 1
+    """In how many ways each clip was read; those of one clip follow each other."""
+
+    def beside(self, other: Matched) -> Matched:
+        """Return the same clips read in one way more."""
+        if self.readings != 1 or other.readings != 1:
+            raise ConfigurationError("clips that were read in several ways already")
+        extra = None
+        if self.benign is not None and other.benign is not None:
+            extra = _in_turn(self.benign, other.benign)
+        return Matched(
+            harmful=_in_turn(self.harmful, other.harmful),
+            safe=_in_turn(self.safe, other.safe),
+            benign=extra,
+            readings=2,
+        )
+
+    def only(self, rows: list[Tensor]) -> Matched:
+        """Return the rows that masks choose, of harmful, safe and benign states."""
+        kept = None if self.benign is None else self.benign[rows[2]]
+        return Matched(
+            harmful=self.harmful[rows[0]],
+            safe=self.safe[rows[1]],
+            benign=kept if kept is not None and len(kept) else None,
+            readings=self.readings,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class GateQuality:
     """Hold what cross-validation over pairs says of a gate."""
 
@@ -93,6 +134,18 @@ class GateQuality:
     """Out-of-fold scores of their twins, shape (N,)."""
     benign: Tensor
     """Out-of-fold scores of the harmless clips without a twin, shape (M,)."""
+    readings: int = 1
+    """In how many ways each clip was read."""
+
+    @property
+    def pairs(self) -> int:
+        """Return the number of pairs."""
+        return len(self.harmful) // self.readings
+
+    @property
+    def extra(self) -> int:
+        """Return the number of harmless clips without a twin."""
+        return len(self.benign) // self.readings
 
     @property
     def harmless(self) -> Tensor:
@@ -113,19 +166,12 @@ class GateQuality:
 
 
 def fit_gate(
-    harmful: Tensor,
-    safe: Tensor,
-    *,
-    benign: Tensor | None = None,
-    shrinkage: float = SHRINKAGE,
-    layers: range | None = None,
+    matched: Matched, *, shrinkage: float = SHRINKAGE, layers: range | None = None
 ) -> Gate:
     """Fit a gate to matched states.
 
     Args:
-        harmful: States on harmful clips, shape (N, L, D).
-        safe: States on their harmless twins, in the same order, shape (N, L, D).
-        benign: More harmless states without a twin, shape (M, L, D).
+        matched: States on harmful clips, on their harmless twins, and on others.
         shrinkage: gamma, above 0 and at most 1.
         layers: Which layers are read, without a gap; the upper half if not given.
 
@@ -135,6 +181,7 @@ def fit_gate(
             the states are not finite.
         ConfigurationError: A setting is out of range.
     """
+    harmful, safe, benign = matched.harmful, matched.safe, matched.benign
     _check(harmful, safe, shrinkage)
     if layers is None:
         layers = range(harmful.shape[1] // 2, harmful.shape[1])
@@ -152,42 +199,36 @@ def fit_gate(
 
 
 def cross_validate(
-    harmful: Tensor,
-    safe: Tensor,
-    *,
-    benign: Tensor | None = None,
-    shrinkage: float = SHRINKAGE,
-    folds: int = FOLDS,
+    matched: Matched, *, shrinkage: float = SHRINKAGE, folds: int = FOLDS
 ) -> GateQuality:
     """Score every pair with a gate that was fitted without it.
 
     Args:
-        harmful: As for `fit_gate`.
-        safe: As for `fit_gate`.
-        benign: As for `fit_gate`.
+        matched: As for `fit_gate`.
         shrinkage: As for `fit_gate`.
         folds: Into how many parts pairs and other clips are dealt.
 
     Raises:
         InsufficientDataError: There are fewer than 3 pairs.
     """
-    pairs = harmful.shape[0]
-    extra = harmful[:0] if benign is None else benign
-    dealt = min(folds, pairs)
-    groups = (harmful, safe, extra)
+    harmful, ways = matched.harmful, matched.readings
+    extra = harmful[:0] if matched.benign is None else matched.benign
+    dealt = min(folds, len(harmful) // ways)
+    groups = (harmful, matched.safe, extra)
     scores = [torch.zeros(group.shape[0]) for group in groups]
     for fold in range(dealt):
-        out = [torch.arange(len(row)) % dealt == fold for row in scores]
-        kept = [group[~left] for group, left in zip(groups, out, strict=True)]
-        gate = fit_gate(
-            kept[0],
-            kept[1],
-            benign=kept[2] if len(kept[2]) else None,
-            shrinkage=shrinkage,
-        )
+        # All readings of a clip are left out together.
+        out = [torch.arange(len(row)) // ways % dealt == fold for row in scores]
+        gate = fit_gate(matched.only([~left for left in out]), shrinkage=shrinkage)
         for row, group, left in zip(scores, groups, out, strict=True):
             row[left] = gate.score(group[left].transpose(0, 1))
-    return GateQuality(harmful=scores[0], safe=scores[1], benign=scores[2])
+    return GateQuality(
+        harmful=scores[0], safe=scores[1], benign=scores[2], readings=ways
+    )
+
+
+def _in_turn(ours: Tensor, theirs: Tensor) -> Tensor:
+    return torch.stack([ours, theirs], dim=1).flatten(0, 1)
 
 
 def _fit_layer(

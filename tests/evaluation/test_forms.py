@@ -20,7 +20,7 @@ from sarguard.evaluation.forms import (
 from sarguard.evaluation.gates import try_gates
 from sarguard.steering.bundle import SteeringBundle, TierCard
 from sarguard.steering.calibration import CalibrationStates
-from sarguard.steering.gate import fit_gate
+from sarguard.steering.gate import Matched, fit_gate
 from sarguard.steering.recipe import Recipe
 from tests import tiny
 from tests.evaluation.test_arms import questions
@@ -114,7 +114,7 @@ def test_a_null_space_map_is_near_zero_on_harmless_states() -> None:
 
 def test_a_gate_is_moved_to_where_requests_are_asked() -> None:
     states = random_states()
-    gate = fit_gate(states.harmful, states.safe)
+    gate = fit_gate(Matched(harmful=states.harmful, safe=states.safe))
     shift = torch.randn(3, 96)
     asked = torch.cat([states.harmful, states.safe]) + shift
     moved = recentred(gate, states, asked)
@@ -125,8 +125,8 @@ def test_a_gate_is_moved_to_where_requests_are_asked() -> None:
 
 def test_gates_are_judged_against_each_harmless_suite(setup: Setup) -> None:
     trials = try_gates(setup, ITEMS, batch_size=2)
-    assert len(trials) == 8
-    assert len({trial.gate for trial in trials}) == 8
+    assert len(trials) == 10
+    assert len({trial.gate for trial in trials}) == 10
     for trial in trials:
         assert set(trial.areas) == {"safe", "ordinary"}
         assert all(0 <= area <= 1 for area in trial.areas.values())

@@ -44,9 +44,10 @@ def test_a_shared_prefix_changes_nothing(
     calibration_states(loaded, tiny.pairs(1))
     monkeypatch.setattr(families, "FAMILIES", {})
     plain = calibration_states(loaded, tiny.pairs(2))
-    # Prefix, two short endings and the safe clip, then three whole prompts.
-    assert len(passes) == 4 + 2 * 3
-    assert max(passes[1:3]) < min(passes[0], passes[3])
+    # Two prefixes with three and two short endings, then five whole prompts a pair.
+    assert len(passes) == 4 + 3 + 2 * 5
+    # A prefix and an ending make a whole prompt: nothing of a clip runs twice.
+    assert [passes[0] + ending for ending in passes[1:4]] == passes[7:10]
     for name in ("refusing", "harmful", "safe"):
         torch.testing.assert_close(
             getattr(shared, name), getattr(plain, name), atol=1e-4, rtol=1e-4

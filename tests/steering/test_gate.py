@@ -14,7 +14,13 @@ from sarguard.errors import (
     DegenerateDirectionError,
     InsufficientDataError,
 )
-from sarguard.steering.gate import Gate, GateQuality, cross_validate, fit_gate
+from sarguard.steering.gate import (
+    Gate,
+    GateQuality,
+    Matched,
+    cross_validate,
+    fit_gate,
+)
 
 LAYERS, WIDTH = 6, 10
 
@@ -34,6 +40,10 @@ def states(
     harmful, safe = (topic + draw(pairs, LAYERS, width) for _ in range(2))
     harmful[..., 0] += shift
     return harmful, safe
+
+
+def matched(harmful: Tensor, safe: Tensor) -> Matched:
+    return Matched(harmful=harmful, safe=safe)
 
 
 def plain_direction(
@@ -66,7 +76,7 @@ def test_the_gate_is_the_plain_shrunken_discriminant(
 ) -> None:
     harmful, safe = states(pairs, seed=seed, width=width)
     benign = states(extra, seed=seed + 1, width=width)[1] if extra else None
-    gate = fit_gate(harmful, safe, benign=benign, shrinkage=gamma)
+    gate = fit_gate(Matched(harmful=harmful, safe=safe, benign=benign), shrinkage=gamma)
     assert gate.first_layer == LAYERS // 2
     for place, layer in enumerate(range(LAYERS // 2, LAYERS)):
         direction, offset = plain_direction(
@@ -83,7 +93,7 @@ def test_the_gate_is_the_plain_shrunken_discriminant(
 
 def test_the_groups_means_score_one_and_minus_one() -> None:
     harmful, safe = states()
-    gate = fit_gate(harmful, safe)
+    gate = fit_gate(matched(harmful, safe))
     assert float(gate.score(harmful.transpose(0, 1)).mean()) == pytest.approx(
         1, abs=1e-3
     )
@@ -92,35 +102,71 @@ def test_the_groups_means_score_one_and_minus_one() -> None:
 
 def test_what_twins_share_is_not_mistaken_for_harm() -> None:
     # The topic varies five times as much as what tells twins apart.
-    found = cross_validate(*states(60, shift=4.0))
+    found = cross_validate(matched(*states(60, shift=4.0)))
     assert found.auc > 0.75
     assert found.twins_told_apart > 0.9
 
 
 def test_cross_validation_sees_through_pairs_that_tell_nothing() -> None:
     harmful, safe = states(60, shift=0.0)
-    fitted = fit_gate(harmful, safe)
+    fitted = fit_gate(matched(harmful, safe))
     flattering = fitted.score(harmful.transpose(0, 1)) > fitted.score(
         safe.transpose(0, 1)
     )
-    found = cross_validate(harmful, safe)
+    found = cross_validate(matched(harmful, safe))
     assert float(flattering.double().mean()) > 0.6
     assert 0.3 < found.auc < 0.7
 
 
 def test_a_pair_is_scored_by_a_gate_that_never_saw_it() -> None:
     harmful, safe = states(12)
-    before = cross_validate(harmful, safe, folds=12)
+    before = cross_validate(matched(harmful, safe), folds=12)
     changed = harmful.clone()
     changed[5] += 3.0
-    after = cross_validate(changed, safe, folds=12)
+    after = cross_validate(matched(changed, safe), folds=12)
     gate = fit_gate(
-        torch.cat([harmful[:5], harmful[6:]]), torch.cat([safe[:5], safe[6:]])
+        matched(torch.cat([harmful[:5], harmful[6:]]), torch.cat([safe[:5], safe[6:]]))
     )
     assert float(after.harmful[5]) == pytest.approx(
         float(gate.score(changed[5:6].transpose(0, 1))), abs=1e-4
     )
     assert float(before.safe[5]) == pytest.approx(float(after.safe[5]), abs=1e-4)
+
+
+def test_every_reading_of_a_clip_is_left_out_together() -> None:
+    harmful, safe = states(12)
+    told = Matched(harmful=harmful, safe=safe, benign=safe[:4] + 1)
+    alone = Matched(harmful=harmful + 2, safe=safe + 2, benign=safe[:4] + 3)
+    both = told.beside(alone)
+    assert torch.equal(both.harmful[::2], told.harmful)
+    assert torch.equal(both.harmful[1::2], alone.harmful)
+    found = cross_validate(both, folds=12)
+    assert (found.pairs, found.extra, len(found.harmful)) == (12, 4, 24)
+    kept = [torch.arange(n) // 2 != 5 for n in (24, 24, 8)]
+    gate = fit_gate(both.only(kept))
+    expected = gate.score(both.harmful[10:12].transpose(0, 1))
+    assert torch.allclose(found.harmful[10:12], expected, atol=1e-4)
+    with pytest.raises(ConfigurationError, match="several ways already"):
+        both.beside(told)
+
+
+def test_a_gate_read_in_two_ways_cares_little_for_the_way() -> None:
+    harmful, safe = states(60)
+    shift = torch.zeros(harmful.shape[1:])
+    shift[:, 0] = 1.0
+    shift[:, 1] = 20.0
+    told = Matched(harmful=harmful, safe=safe)
+    alone = Matched(harmful=harmful + shift, safe=safe + shift)
+    moved = [
+        float(
+            (
+                gate.score((safe + shift).transpose(0, 1))
+                - gate.score(safe.transpose(0, 1))
+            ).mean()
+        )
+        for gate in (fit_gate(told), fit_gate(told.beside(alone)))
+    ]
+    assert abs(moved[1]) < 0.5 * abs(moved[0])
 
 
 @pytest.mark.parametrize(
@@ -139,22 +185,22 @@ def test_auc_counts_wins_and_half_the_ties(
 def test_bad_settings_are_named() -> None:
     harmful, safe = states(5)
     with pytest.raises(InsufficientDataError, match="at least 2"):
-        fit_gate(harmful[:1], safe[:1])
+        fit_gate(matched(harmful[:1], safe[:1]))
     with pytest.raises(InsufficientDataError, match="3 to judge"):
-        cross_validate(harmful[:2], safe[:2])
+        cross_validate(matched(harmful[:2], safe[:2]))
     with pytest.raises(ConfigurationError, match="shrinkage is 0"):
-        fit_gate(harmful, safe, shrinkage=0.0)
+        fit_gate(matched(harmful, safe), shrinkage=0.0)
     with pytest.raises(ConfigurationError, match="matched"):
-        fit_gate(harmful, safe[:4])
+        fit_gate(matched(harmful, safe[:4]))
     with pytest.raises(DegenerateDirectionError, match="layer 3"):
-        fit_gate(safe, safe)
+        fit_gate(matched(safe, safe))
     harmful[2, 4, 1] = float("nan")
     with pytest.raises(DegenerateDirectionError, match="layer 4"):
-        fit_gate(harmful, safe)
+        fit_gate(matched(harmful, safe))
 
 
 def test_states_of_another_model_are_refused() -> None:
-    gate = fit_gate(*states())
+    gate = fit_gate(matched(*states()))
     with pytest.raises(ConfigurationError, match="layers 3 to 5"):
         gate.score(torch.zeros(LAYERS - 1, 2, WIDTH))
     with pytest.raises(ConfigurationError, match="width 10"):
