@@ -3,7 +3,7 @@
     python examples/calibrate_your_model.py [MODEL] [--pairs N] [--output DIR]
 
 MODEL is "reference", a checkpoint directory or a model id on a hub. The few pairs
-that are used here show the way; use all 120 for a bundle that you mean to keep.
+that are used here show the way; use all 240 for a bundle that you mean to keep.
 `SafeAudioLLM.from_pretrained(MODEL, calibrate=True)` does that in one call, and
 `sarguard calibrate MODEL -o DIR` does it in a shell.
 """
@@ -18,14 +18,19 @@ from sarguard.steering.making import make_bundle
 
 parser = ArgumentParser(description="Make a model's steering bundle.")
 parser.add_argument("model", nargs="?", default="reference")
-parser.add_argument("--pairs", type=int, default=12, help="at least 11, at most 120")
+parser.add_argument("--pairs", type=int, default=12, help="at least 11, at most 240")
 parser.add_argument("--output", default="my-bundle", help="directory of the bundle")
+parser.add_argument(
+    "--allow-no-refusal",
+    action="store_true",
+    help="make a bundle of a model that does not refuse, which guards nothing",
+)
 options = parser.parse_args()
 
 path = ensure_reference() if options.model == "reference" else options.model
 loaded = load_model(path)
 pairs = load_pairs("calibration", sample_rate=loaded.sampling_rate, limit=options.pairs)
-bundle = make_bundle(loaded, pairs)
+bundle = make_bundle(loaded, pairs, needs_refusal=not options.allow_no_refusal)
 print(f"saved: {bundle.save(options.output)} ({bundle.card.pairs} pairs)")
 
 clip = load_clips("demo", "safe")[0]

@@ -73,7 +73,12 @@ def test_any_model_can_be_calibrated(tmp_path: Path) -> None:
     loaded = tiny.shared()
     loaded.model.save_pretrained(tmp_path / "model")
     loaded.processor.save_pretrained(tmp_path / "model")
-    done = run("calibrate_your_model.py", "model", "--output", "made", cwd=tmp_path)
+    command = ("calibrate_your_model.py", "model", "--output", "made")
+    refused = run(*command, cwd=tmp_path)
+    assert refused.returncode == 1
+    assert "NoRefusalError" in refused.stderr, "random weights refuse nothing"
+    assert not (tmp_path / "made").exists()
+    done = run(*command, "--allow-no-refusal", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "saved: made (12 pairs)" in done.stdout
     SteeringBundle.load(tmp_path / "made").check(loaded)

@@ -76,6 +76,7 @@ def logits_of(
 # The compiler loads setuptools, after whatever loaded distutils before.
 @pytest.mark.filterwarnings("ignore:Distutils was imported before Setuptools")
 @pytest.mark.filterwarnings("ignore:Setuptools is replacing distutils")
+@pytest.mark.filterwarnings("ignore:Reliance on distutils from stdlib")
 @pytest.mark.parametrize("backend", ["eager", "inductor"])
 def test_compiled_steps_are_steered_like_eager_ones(backend: str) -> None:
     loaded = tiny.build(layers=2)
