@@ -8,6 +8,7 @@ import pytest
 import structlog
 from transformers.utils import logging
 
+from sarguard import SafeAudioLLM
 from sarguard.steering.bundle import SteeringBundle
 from sarguard.steering.making import make_bundle
 from sarguard.steering.recipe import Recipe
@@ -18,6 +19,16 @@ from tests.tiny import pairs, shared
 def tiny_bundle() -> SteeringBundle:
     """Return a bundle of the tiny Qwen2-Audio that `tests.tiny.shared` gives."""
     return make_bundle(shared(), pairs(5), Recipe(rank=2), needs_refusal=False)
+
+
+@pytest.fixture(scope="module")
+def tiny_client(tiny_bundle: SteeringBundle) -> Iterator[SafeAudioLLM]:
+    """Return a guarded client of the tiny Qwen2-Audio of `tests.tiny.shared`."""
+    loaded = shared()
+    with SafeAudioLLM.from_model(
+        loaded.model, loaded.processor, bundle=tiny_bundle, alpha=0.1, name="tiny"
+    ) as client:
+        yield client
 
 
 @pytest.fixture(autouse=True)

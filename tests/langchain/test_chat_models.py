@@ -175,19 +175,12 @@ class TestOtherWaysToCall:
         assert ticks > 5
 
 
-@pytest.fixture(scope="module")
-def client(tiny_bundle: SteeringBundle) -> Iterator[SafeAudioLLM]:
-    shared = tiny.shared()
-    with SafeAudioLLM.from_model(
-        shared.model, shared.processor, bundle=tiny_bundle, alpha=0.1, name="tiny"
-    ) as client:
-        yield client
-
-
 class TestATinyRealModel:
-    def test_it_answers_what_the_client_answers(self, client: SafeAudioLLM) -> None:
+    def test_it_answers_what_the_client_answers(
+        self, tiny_client: SafeAudioLLM
+    ) -> None:
         block = audio_block()
-        chat = ChatSafeAudio.from_client(client, max_tokens=6)
+        chat = ChatSafeAudio.from_client(tiny_client, max_tokens=6)
         message = chat.invoke(
             [
                 SystemMessage("Be brief."),
@@ -196,18 +189,18 @@ class TestATinyRealModel:
                 HumanMessage(content=["Answer.", block]),
             ]
         )
-        expected = client.generate(
+        expected = tiny_client.generate(
             base64.b64decode(block["base64"]),
             "Answer.",
             system="Be brief.",
             history=[
-                client.turn("user", text="Hello."),
-                client.turn("assistant", text="Yes?"),
+                tiny_client.turn("user", text="Hello."),
+                tiny_client.turn("assistant", text="Yes?"),
             ],
             max_new_tokens=6,
         )
         assert message.content == expected.text
-        assert message.response_metadata["bundle_digest"] == client.bundle.digest
+        assert message.response_metadata["bundle_digest"] == tiny_client.bundle.digest
         assert message.response_metadata["outcome"] == expected.outcome.value
         usage = message.usage_metadata
         assert usage is not None
@@ -229,8 +222,8 @@ class TestATinyRealModel:
         assert message.content_blocks[-1]["type"] == "refusal"
         client.close()
 
-    def test_threads_take_turns(self, client: SafeAudioLLM) -> None:
-        chat = ChatSafeAudio.from_client(client, max_tokens=4)
+    def test_threads_take_turns(self, tiny_client: SafeAudioLLM) -> None:
+        chat = ChatSafeAudio.from_client(tiny_client, max_tokens=4)
         questions = ["One?", "Two, please?", "And what is three?"]
         alone = [chat.invoke(question).content for question in questions]
         together = chat.batch(questions)

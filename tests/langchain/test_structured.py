@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -21,7 +20,7 @@ from langchain_sarguard import (
 from pydantic import BaseModel
 from typing_extensions import TypedDict
 
-from sarguard import SafeAudioLLM, SteeringBundle
+from sarguard import SafeAudioLLM
 from tests import tiny
 from tests.langchain.fakes import (
     FakeClient,
@@ -62,26 +61,17 @@ def structured(client: SafeAudioLLM, schema: Any = SCHEMA, **options: Any) -> An
     return ChatSafeAudio.from_client(client).with_structured_output(schema, **options)
 
 
-@pytest.fixture(scope="module")
-def client(tiny_bundle: SteeringBundle) -> Iterator[SafeAudioLLM]:
-    shared = tiny.shared()
-    with SafeAudioLLM.from_model(
-        shared.model, shared.processor, bundle=tiny_bundle, alpha=0.1, name="tiny"
-    ) as client:
-        yield client
-
-
 class TestOverATinyModel:
     @pytest.mark.parametrize(
         ("schema", "kind"), [(Booking, Booking), (BookingDict, dict), (SCHEMA, dict)]
     )
     def test_every_kind_of_schema_is_followed(
         self,
-        client: SafeAudioLLM,
+        tiny_client: SafeAudioLLM,
         schema: Any,  # noqa: ANN401
         kind: type,
     ) -> None:
-        books = structured(client, schema)
+        books = structured(tiny_client, schema)
         with leaning(tiny.shared(), "{"):
             booked = books.invoke([audio_message(wav(), "What is booked?")])
             (streamed,) = books.stream("What is booked?")
@@ -90,12 +80,12 @@ class TestOverATinyModel:
             names = found.model_dump() if isinstance(found, Booking) else found
             assert isinstance(names["seat"], bool)
 
-    def test_the_model_can_still_decline(self, client: SafeAudioLLM) -> None:
+    def test_the_model_can_still_decline(self, tiny_client: SafeAudioLLM) -> None:
         with leaning(tiny.shared(), "I", "{"), pytest.raises(AnswerRefusedError):
-            structured(client).invoke("What is booked?")
+            structured(tiny_client).invoke("What is booked?")
 
-    def test_a_cut_is_a_fault_of_the_text(self, client: SafeAudioLLM) -> None:
-        cut = ChatSafeAudio.from_client(client, max_tokens=3)
+    def test_a_cut_is_a_fault_of_the_text(self, tiny_client: SafeAudioLLM) -> None:
+        cut = ChatSafeAudio.from_client(tiny_client, max_tokens=3)
         books = cut.with_structured_output(SCHEMA, include_raw=True)
         with leaning(tiny.shared(), "{"):
             found = books.invoke("What is booked?")

@@ -5,12 +5,11 @@ from __future__ import annotations
 import asyncio
 import json
 import sys
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
-from sarguard import Done, Outcome, SafeAudioLLM, SteeringBundle, TextDelta
+from sarguard import Done, Outcome, SafeAudioLLM, TextDelta
 from sarguard.errors import ConfigurationError, MissingDependencyError
 from sarguard.generation import json_answers
 from sarguard.refusal import is_refusal
@@ -30,55 +29,50 @@ SCHEMA: dict[str, Any] = {
 }
 
 
-@pytest.fixture(scope="module")
-def client(tiny_bundle: SteeringBundle) -> Iterator[SafeAudioLLM]:
-    shared = tiny.shared()
-    with SafeAudioLLM.from_model(
-        shared.model, shared.processor, bundle=tiny_bundle, alpha=0.1, name="tiny"
-    ) as client:
-        yield client
-
-
 class TestUnderASchema:
     @pytest.mark.parametrize("temperature", [0.0, 1.0])
     def test_an_answer_follows_it(
-        self, client: SafeAudioLLM, temperature: float
+        self, tiny_client: SafeAudioLLM, temperature: float
     ) -> None:
         with leaning(tiny.shared(), "{"):
-            reply = client.generate(
+            reply = tiny_client.generate(
                 text="Which city?", json_schema=SCHEMA, temperature=temperature, seed=1
             )
         assert json.loads(reply.text)["city"] in ("Paris", "I'm sorry, Rome")
         assert (reply.outcome, reply.finish_reason) == (Outcome.ANSWERED, "stop")
         assert reply.guard.steered_positions == reply.usage.output_tokens
 
-    def test_words_of_others_in_it_are_no_refusal(self, client: SafeAudioLLM) -> None:
+    def test_words_of_others_in_it_are_no_refusal(
+        self, tiny_client: SafeAudioLLM
+    ) -> None:
         with leaning(tiny.shared(), "{", "I"):
-            reply = client.generate(text="Which city?", json_schema=SCHEMA)
+            reply = tiny_client.generate(text="Which city?", json_schema=SCHEMA)
         assert json.loads(reply.text)["city"] == "I'm sorry, Rome"
         assert is_refusal(reply.text)
         assert reply.outcome is Outcome.ANSWERED
 
     @pytest.mark.parametrize("first", ["I", "S"])
     def test_the_model_can_still_decline(
-        self, client: SafeAudioLLM, first: str
+        self, tiny_client: SafeAudioLLM, first: str
     ) -> None:
         with leaning(tiny.shared(), first, "{"):
-            reply = client.generate(text="Which city?", json_schema=SCHEMA)
+            reply = tiny_client.generate(text="Which city?", json_schema=SCHEMA)
         assert json_answers.declines(reply.text)
         assert reply.outcome is Outcome.REFUSED
 
-    def test_a_refusal_is_one_short_line(self, client: SafeAudioLLM) -> None:
+    def test_a_refusal_is_one_short_line(self, tiny_client: SafeAudioLLM) -> None:
         with leaning(tiny.shared(), "S", "\n"):
-            reply = client.generate(
+            reply = tiny_client.generate(
                 text="Which city?", json_schema=SCHEMA, max_new_tokens=500
             )
         assert "\n" not in reply.text
         assert len(reply.text) <= 305
         assert reply.finish_reason == "stop"
 
-    def test_whatever_is_drawn_is_one_or_the_other(self, client: SafeAudioLLM) -> None:
-        replies = client.generate_batch(
+    def test_whatever_is_drawn_is_one_or_the_other(
+        self, tiny_client: SafeAudioLLM
+    ) -> None:
+        replies = tiny_client.generate_batch(
             {
                 "text": "Which city?",
                 "json_schema": SCHEMA,
@@ -95,23 +89,23 @@ class TestUnderASchema:
                 assert reply.outcome is Outcome.REFUSED
                 assert json_answers.declines(reply.text)
 
-    def test_rows_of_a_batch_keep_to_their_own(self, client: SafeAudioLLM) -> None:
+    def test_rows_of_a_batch_keep_to_their_own(self, tiny_client: SafeAudioLLM) -> None:
         free: Any = {"text": "Hello.", "max_new_tokens": 8}
         bound: Any = {"text": "Which city?", "json_schema": SCHEMA}
-        alone = [client.generate(**free).text, client.generate(**bound).text]
-        together = [r.text for r in client.generate_batch([free, bound])]
+        alone = [tiny_client.generate(**free).text, tiny_client.generate(**bound).text]
+        together = [r.text for r in tiny_client.generate_batch([free, bound])]
         assert together == alone
 
-    def test_a_cut_says_so(self, client: SafeAudioLLM) -> None:
+    def test_a_cut_says_so(self, tiny_client: SafeAudioLLM) -> None:
         with leaning(tiny.shared(), "{"):
-            reply = client.generate(
+            reply = tiny_client.generate(
                 text="Which city?", json_schema=SCHEMA, max_new_tokens=4
             )
         assert reply.finish_reason == "length"
 
-    def test_streams_give_the_same(self, client: SafeAudioLLM) -> None:
+    def test_streams_give_the_same(self, tiny_client: SafeAudioLLM) -> None:
         async def pieces() -> list[Any]:
-            stream = client.astream(text="Which city?", json_schema=SCHEMA)
+            stream = tiny_client.astream(text="Which city?", json_schema=SCHEMA)
             return [event async for event in stream]
 
         with leaning(tiny.shared(), "{"):
@@ -121,23 +115,23 @@ class TestUnderASchema:
         assert json.loads(said) == json.loads(events[-1].reply.text)
 
     def test_nobody_s_schema_lets_white_space_run_on(
-        self, client: SafeAudioLLM
+        self, tiny_client: SafeAudioLLM
     ) -> None:
         schema = {**SCHEMA, "x-guidance": {"whitespace_pattern": " *"}}
         with leaning(tiny.shared(), "{", " "):
-            reply = client.generate(text="Which city?", json_schema=schema)
+            reply = tiny_client.generate(text="Which city?", json_schema=schema)
         assert "  " not in reply.text
         assert reply.outcome is Outcome.ANSWERED
 
     def test_a_schema_that_breaks_down_is_no_answer(
-        self, client: SafeAudioLLM, monkeypatch: pytest.MonkeyPatch
+        self, tiny_client: SafeAudioLLM, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         def lose(self: json_answers.JsonAnswer, token: int) -> None:
             self._matcher.consume_token(0)
 
         monkeypatch.setattr(json_answers.JsonAnswer, "take", lose)
         with leaning(tiny.shared(), "{"):
-            reply = client.generate(text="Which city?", json_schema=SCHEMA)
+            reply = tiny_client.generate(text="Which city?", json_schema=SCHEMA)
         assert reply.outcome is Outcome.ERROR_CLOSED
         assert "the schema was not followed" in str(reply.guard.fault)
 
@@ -154,19 +148,19 @@ class TestWhatCannotBeFollowed:
     )
     def test_a_bad_schema_is_the_caller_s_to_hear(
         self,
-        client: SafeAudioLLM,
+        tiny_client: SafeAudioLLM,
         schema: Any,  # noqa: ANN401
         said: str,
     ) -> None:
         with pytest.raises(ConfigurationError, match=said):
-            client.generate(text="Hello.", json_schema=schema)
+            tiny_client.generate(text="Hello.", json_schema=schema)
 
     def test_without_the_library_it_is_named(
-        self, client: SafeAudioLLM, monkeypatch: pytest.MonkeyPatch
+        self, tiny_client: SafeAudioLLM, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setitem(sys.modules, "llguidance", None)
         with pytest.raises(MissingDependencyError, match=r"sarguard\[json\]"):
-            client.generate(text="Hello.", json_schema=SCHEMA)
+            tiny_client.generate(text="Hello.", json_schema=SCHEMA)
 
     def test_a_tokenizer_that_cannot_be_read_is_named(
         self, monkeypatch: pytest.MonkeyPatch
