@@ -9,8 +9,9 @@ import numpy as np
 
 from sarguard.reference.bases import SMOLLM2, WHISPER
 from sarguard.reference.ct2 import encoder_layers, read_ct2, whisper_encoder_state
-from sarguard.reference.difference import apply_difference
+from sarguard.reference.difference import apply_difference, lookup_size
 from sarguard.reference.gguf_text import Array, TextBase, read_gguf
+from sarguard.reference.lookup import append_lookup, even_out
 from sarguard.reference.tokenizer import (
     AUDIO,
     AUDIO_TOKENS,
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
         Qwen2AudioProcessor,
     )
 
-BUILDER_VERSION = "1"
+BUILDER_VERSION = "2"
 """Part of the cache's key: raise it when the same bases build another checkpoint."""
 
 _WHISPER_HEAD_WIDTH = 64
@@ -65,7 +66,11 @@ def build_model(
 ) -> tuple[Qwen2AudioForConditionalGeneration, Qwen2AudioProcessor]:
     """Return the trained model: the untrained one with our difference applied."""
     model, processor = build_untrained(bases_dir)
+    tokens = lookup_size(difference, len(model.model.audio_tower.layers))
+    if tokens:
+        append_lookup(model, tokens)
     apply_difference(model, difference)
+    even_out(model)
     return model, processor
 
 

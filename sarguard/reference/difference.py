@@ -2,7 +2,8 @@
 
 A difference is one safetensors file with metadata and three kinds of tensors:
 
-* `audio_tower.<parameter>`: replaces the encoder's parameter, float16;
+* `audio_tower.<parameter>`: replaces the encoder's parameter, float16; those of one
+  layer more than the base has make the lookup (`sarguard.reference.lookup`);
 * `multi_modal_projector.<parameter>`: replaces the projector's, float32;
 * `language_model.<module>.lora_A` (r, in) and `.lora_B` (out, r), float16: added
   to the module's weight as W + scale * B @ A.
@@ -84,6 +85,21 @@ def load_difference(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]
             "Reinstall sarguard, or train it again."
         )
     return tensors, metadata
+
+
+def lookup_size(path: Path, place: int) -> int:
+    """Return how many tokens a difference's lookup layer says, 0 where it has none.
+
+    Args:
+        path: The difference.
+        place: Number of the encoder's layers before the lookup.
+
+    Raises:
+        ReferenceCorruptError: The file is missing, damaged or for other bases.
+    """
+    tensors, _ = load_difference(path)
+    bias = tensors.get(f"{_AUDIO}layers.{place}.fc1.bias")
+    return 0 if bias is None else len(bias)
 
 
 def apply_difference(model: Qwen2AudioForConditionalGeneration, path: Path) -> None:

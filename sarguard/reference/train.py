@@ -2,9 +2,9 @@
 
     python -m sarguard.reference.train --out runs/reference
 
-Speaks the sentences (minutes), trains hearing, then answering, each for a budget
-of minutes, and exports ``difference.safetensors``. Stopped at any point, the same
-command goes on where it was. Runs on a GPU if there is one, else on the
+Speaks the sentences (minutes), trains hearing, then the lookup, then answering, each
+for a budget of minutes, and exports ``difference.safetensors``. Stopped at any point,
+the same command goes on where it was. Runs on a GPU if there is one, else on the
 CPU's cores, in bfloat16 where that is faster.
 """
 
@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import random
 from collections import defaultdict
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -36,6 +37,7 @@ from sarguard.reference.training.handover import (
     start_hearing,
 )
 from sarguard.reference.training.hearing import Hearing
+from sarguard.reference.training.lookup import Lookup, build_lookup
 from sarguard.reference.training.precision import autocast, fastest_dtype
 from sarguard.reference.training.schedule import Clock
 from sarguard.reference.training.school import School
@@ -44,10 +46,11 @@ from sarguard.reference.training.train_answering import (
     train_answering,
     write_lessons,
 )
-from sarguard.reference.training.train_hearing import heard, train_hearing
+from sarguard.reference.training.train_hearing import Ears, heard, train_hearing
+from sarguard.reference.training.train_lookup import train_lookup
 from sarguard.reference.training.voices import require_synthesisers
 
-LESSONS = 4_000
+LESSONS = 1_920
 GROUPS = ("seen", "unseen")
 
 console = Console(stderr=True)
@@ -63,11 +66,16 @@ def main() -> None:
     require_synthesisers()
     _speak(school)
     hearing = school.hearing()
+    if not options.start_from:
+        _hear(school, hearing, options)
+    model, _ = school.untrained
+    lookup = build_lookup(model, hearing, school.looked_up, space=school.space)
     if options.start_from:
-        start_hearing(options.start_from, hearing)
-    _hear(school, hearing, options)
-    adapters = _answer(school, hearing, options)
-    path = export(options.out, hearing, adapters, school.ears.vocabulary)
+        start_hearing(options.start_from, lookup)
+    ears = replace(school.ears, vocabulary=tuple(school.looked_up))
+    _look_up(school, lookup, ears, options)
+    adapters = _answer(school, lookup, ears, options)
+    path = export(options.out, lookup, adapters, ears.vocabulary)
     console.log(f"wrote {path}")
 
 
@@ -78,9 +86,10 @@ def _options() -> argparse.Namespace:
         "--start-from",
         type=Path,
         metavar="DIR",
-        help="start from an export (sarguard/reference/weights) instead of the bases",
+        help="go on from an export (sarguard/reference/weights), after its hearing",
     )
     parser.add_argument("--hearing-minutes", type=float, default=60.0)
+    parser.add_argument("--lookup-minutes", type=float, default=14.0)
     parser.add_argument("--answering-minutes", type=float, default=45.0)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=0, help="0: torch's own choice")
@@ -112,34 +121,51 @@ def _hear(school: School, hearing: Hearing, options: argparse.Namespace) -> None
         clock=Clock(options.hearing_minutes * 60),
         seed=options.seed,
         checkpoint=options.out / "hearing.pt",
-        evaluate=lambda: _word_errors(school, hearing),
+        evaluate=lambda: _word_errors(school, hearing, school.ears),
         report=console.log,
     )
 
 
-def _answer(school: School, hearing: Hearing, options: argparse.Namespace) -> Adapters:
+def _look_up(
+    school: School, lookup: Lookup, ears: Ears, options: argparse.Namespace
+) -> None:
+    train_lookup(
+        lookup,
+        ears,
+        ears.sayable(school.training_clips(drilled=True)),
+        clock=Clock(options.lookup_minutes * 60),
+        seed=options.seed,
+        checkpoint=options.out / "lookup.pt",
+        evaluate=lambda: _word_errors(school, lookup, ears),
+        report=console.log,
+    )
+
+
+def _answer(
+    school: School, hearing: Lookup, ears: Ears, options: argparse.Namespace
+) -> Adapters:
     model, tokenizer = school.untrained
     adapters = _adapt(model)
     if options.start_from:
         start_answering(options.start_from, adapters)
     reader = Reader(model, tokenizer, adapters)
-    spoken = _by_text(school.training_clips(drilled=False))
+    spoken = _by_text(ears.sayable(school.training_clips(drilled=False)))
     held_out = {g: {c.text: c for c in school.held_out_clips(g)} for g in GROUPS}
     lessons, exam = _lessons(school, reader, spoken, held_out["seen"])
 
     def evaluate() -> str:
         shares = [
-            f"{group} {agreed(hearing, reader, school.ears, kept, clips):.3f}"
+            f"{group} {agreed(hearing, reader, ears, kept, clips):.3f}"
             for group, clips in held_out.items()
             if (kept := [x for x in exam if x.text in clips])
         ]
-        return f"agreement {' '.join(shares)}; {_word_errors(school, hearing)}"
+        return f"agreement {' '.join(shares)}; {_word_errors(school, hearing, ears)}"
 
     train_answering(
         hearing,
         reader,
         adapters,
-        school.ears,
+        ears,
         lessons,
         spoken,
         clock=Clock(options.answering_minutes * 60),
@@ -193,13 +219,15 @@ def _lessons(
     return lessons, exam
 
 
-def _word_errors(school: School, hearing: Hearing) -> str:
+def _word_errors(school: School, hearing: Hearing, ears: Ears) -> str:
     """Return a line of word error rates, over a hundred clips of each group."""
+    if isinstance(hearing, Lookup):
+        hearing.settle()
     hearing.eval()
     shares = []
     for group in GROUPS:
         clips = random.Random(0).sample(school.held_out_clips(group), 100)
-        rate, texts = heard(hearing, school.ears, clips)
+        rate, texts = heard(hearing, ears, clips)
         example = f"{clips[0].text!r} heard as {texts[0]!r}"
         shares.append(f"{group} {rate:.3f} ({example})")
     hearing.train()

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from sarguard.reference.difference import load_difference, save_difference
 from sarguard.reference.training.adapters import SCALE, Adapters
-from sarguard.reference.training.hearing import Hearing
+from sarguard.reference.training.lookup import Lookup
 
 DIFFERENCE = "difference.safetensors"
 HEAD = "hearing_head.safetensors"
@@ -18,13 +18,16 @@ _TOWER, _PROJECTOR = "audio_tower.", "multi_modal_projector.linear."
 
 
 def export(
-    directory: Path, hearing: Hearing, adapters: Adapters, vocabulary: Sequence[int]
+    directory: Path, hearing: Lookup, adapters: Adapters, vocabulary: Sequence[int]
 ) -> Path:
     """Write what training changed, and the CTC head that measures word errors."""
+    hearing.settle()
+    # The lookup has no attention.
+    without = f"layers.{len(hearing.tower.layers) - 1}.self_attn"
     tensors: dict[str, Tensor] = {
         f"{_TOWER}{name}": value
         for name, value in hearing.tower.state_dict().items()
-        if name.startswith(("layers.", "layer_norm."))
+        if name.startswith(("layers.", "layer_norm.")) and not name.startswith(without)
     }
     tensors |= {
         f"{_PROJECTOR}{name}": value
@@ -38,8 +41,8 @@ def export(
     return path
 
 
-def start_hearing(directory: Path, hearing: Hearing) -> None:
-    """Take tower, projector and CTC head from an earlier run's export.
+def start_hearing(directory: Path, hearing: Lookup) -> None:
+    """Take tower, lookup, projector and CTC head from an earlier run's export.
 
     Raises:
         ReferenceCorruptError: The difference cannot be used.

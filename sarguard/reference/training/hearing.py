@@ -74,6 +74,13 @@ class Hearing(nn.Module):
 
         The same arithmetic as the model's own forward on a clip padded to 30 s.
         """
+        states, counts = self.states(features, lengths, self.tower.layers)
+        return self.project(states), counts
+
+    def states(
+        self, features: Tensor, lengths: Tensor, layers: Sequence[nn.Module]
+    ) -> tuple[Tensor, Tensor]:
+        """Return the states after some layers, (batch, 2 n, width), and each n."""
         tower = self.tower
         hidden = F.gelu(tower.conv1(features))
         hidden = F.gelu(tower.conv2(hidden)).transpose(1, 2)
@@ -83,11 +90,18 @@ class Hearing(nn.Module):
         blocked = torch.arange(steps, device=features.device)[None] >= heard[:, None]
         bias = torch.zeros_like(blocked, dtype=hidden.dtype).masked_fill(blocked, -1e4)
         bias = bias[:, None, None].expand(-1, 1, steps, -1)
-        for layer in tower.layers:
+        for layer in layers:
             output = layer(hidden, bias)
             hidden = output[0] if isinstance(output, tuple) else output
-        pooled = F.avg_pool1d(hidden.transpose(1, 2), 2, 2).transpose(1, 2)
-        return self.projector(tower.layer_norm(pooled)), (heard - 2) // 2 + 1
+        return hidden, (heard - 2) // 2 + 1
+
+    def project(self, states: Tensor) -> Tensor:
+        """Return the last layer's states as the text model gets them, (batch, n, ...).
+
+        Two states make a frame.
+        """
+        frames: Tensor = self.projector(self.tower.layer_norm(pooled(states)))
+        return frames
 
     def scores(self, frames: Tensor) -> Tensor:
         """Return log-probabilities (batch, n, 1 + vocabulary); class 0 is the blank."""
@@ -123,6 +137,11 @@ class Hearing(nn.Module):
         classes = torch.cat([self.blank[None], tokens])
         scores = 2 * frames @ classes.T - (classes * classes).sum(1)
         return scores.float() / self.log_tau.exp()
+
+
+def pooled(states: Tensor) -> Tensor:
+    """Return the means of every two steps, (batch, n, width) of (batch, 2 n, width)."""
+    return F.avg_pool1d(states.transpose(1, 2), 2, 2).transpose(1, 2)
 
 
 def transcribe(

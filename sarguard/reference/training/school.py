@@ -39,6 +39,8 @@ from sarguard.reference.training.wide import Composer
 REQUESTS, WIDE, DRILLS = 10_000, 34_000, 9_000
 DRILLED_WORDS = 9_000
 """The tokenizer's commonest words; those the sentences seldom say are drilled."""
+LOOKED_UP = 6_144
+"""Tokens that the lookup layer says: those said most often."""
 HELD_OUT = 240
 """Half of them requests, half of them wide."""
 RENDERINGS = (
@@ -116,6 +118,32 @@ class School:
             tokenizer=tokenizer,
             vocabulary=self._vocabulary(tokenizer),
         )
+
+    @cached_property
+    def looked_up(self) -> dict[int, float]:
+        """Return the tokens that get a unit in the lookup, with how often each is said.
+
+        A drill is half a sentence: it says words that few sentences need.
+        """
+        said = dict.fromkeys(self.ears.vocabulary, 0.0)
+        lines = self.lines
+        for weight, texts in (
+            (1.0, [*lines.requests, *lines.wide]),
+            (0.5, lines.drills),
+        ):
+            for row in self.ears.tokenizer(texts, add_special_tokens=False)[
+                "input_ids"
+            ]:
+                for token in row:
+                    said[token] += weight
+        kept = sorted(said, key=lambda token: (-said[token], token))[:LOOKED_UP]
+        return {token: said[token] for token in sorted(kept)}
+
+    @property
+    def space(self) -> int:
+        """Return the token id of a space."""
+        (token,) = self.ears.tokenizer(" ", add_special_tokens=False)["input_ids"]
+        return int(token)
 
     def hearing(self) -> Hearing:
         """Return stage 1's model: tower layers and projector trainable."""

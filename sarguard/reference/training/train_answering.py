@@ -23,15 +23,17 @@ from sarguard.reference.training.answering import (
 from sarguard.reference.training.clips import Clip
 from sarguard.reference.training.features import collate
 from sarguard.reference.training.hearing import Hearing
+from sarguard.reference.training.lookup import Lookup
 from sarguard.reference.training.precision import autocast
 from sarguard.reference.training.schedule import Clock, set_rates
 from sarguard.reference.training.stage import Smoothed, Stage
 from sarguard.reference.training.train_hearing import Ears
+from sarguard.reference.training.train_lookup import hearing_loss
 
 BATCH = 12
 ANSWER_TOKENS = 24
-RATES = (1e-3, 3e-4, 1.5e-4)
-"""Learning rates of the adapters, the projector and CTC head, and the tower."""
+RATES = (6e-4, 3e-5, 1e-4, 3e-4)
+"""Learning rates of the adapters, the tower, what its units share and have alone."""
 STATE_WEIGHT = 1.0
 HEARING_WEIGHT = 0.3
 SAVE_SECONDS = 400.0
@@ -69,7 +71,7 @@ def write_lessons(
 
 
 def train_answering(
-    hearing: Hearing,
+    hearing: Lookup,
     reader: Reader,
     adapters: Adapters,
     ears: Ears,
@@ -82,7 +84,7 @@ def train_answering(
     evaluate: Callable[[], str],
     report: Callable[[str], None],
 ) -> None:
-    """Train adapters, projector and tower until the clock runs out.
+    """Train adapters, tower and lookup until the clock runs out.
 
     Args:
         hearing: The audio side, trained on in place.
@@ -120,7 +122,7 @@ class AnsweringStage(Stage):
 
     def __init__(
         self,
-        hearing: Hearing,
+        hearing: Lookup,
         reader: Reader,
         adapters: Adapters,
         ears: Ears,
@@ -128,10 +130,12 @@ class AnsweringStage(Stage):
         checkpoint: Path,
     ) -> None:
         self.reader, self.adapters, self.ears = reader, adapters, ears
+        self.lookup = hearing
         groups = [
             list(adapters.parameters()),
-            [*hearing.projector.parameters(), hearing.blank, hearing.log_tau],
-            [p for p in hearing.tower.parameters() if p.requires_grad],
+            list(hearing.body()),
+            list(hearing.shared()),
+            list(hearing.single()),
         ]
         optimizer = torch.optim.AdamW(
             [{"params": group} for group in groups], weight_decay=0.0
@@ -152,19 +156,18 @@ class AnsweringStage(Stage):
         self, batch: Sequence[Lesson], features: Tensor, lengths: Tensor
     ) -> list[float]:
         """Make one step; return its divergence, distance, CTC loss and agreement."""
-        hearing, reader, device = self.hearing, self.reader, self.reader.device
+        reader, device = self.reader, self.reader.device
         set_rates(self.optimizer, RATES, step=self.step, part=self.clock.part())
         said = [self.ears.tokens(lesson.text) for lesson in batch]
         with autocast(device):
-            frames, counts = hearing.encode(features.to(device), lengths)
-            student = reader.listen(batch, _heard(frames, counts))
+            heard = self.lookup.listen(features.to(device), lengths, said)
+            student = reader.listen(batch, _heard(heard.frames, heard.counts))
             teacher = reader.teach(batch)
-            ctc = hearing.loss(frames, counts, said)
             kl, gap = divergence(student, teacher), distance(student, teacher)
-            loss = kl + STATE_WEIGHT * gap + HEARING_WEIGHT * ctc
+            loss = kl + STATE_WEIGHT * gap + HEARING_WEIGHT * hearing_loss(heard)
         self.descend(loss)
         same, of = agreement(student, teacher)
-        return [*(float(part.detach()) for part in (kl, gap, ctc)), same / of]
+        return [*(float(part.detach()) for part in (kl, gap, heard.ctc)), same / of]
 
 
 @torch.no_grad()

@@ -41,6 +41,17 @@ class Ears:
         ids = self.tokenizer(text, add_special_tokens=False)["input_ids"]
         return torch.tensor([self._classes[i] for i in ids])
 
+    def sayable(self, clips: Sequence[Clip]) -> list[Clip]:
+        """Return the clips whose every token has a class."""
+        texts = sorted({clip.text for clip in clips})
+        rows = self.tokenizer(texts, add_special_tokens=False)["input_ids"]
+        known = {
+            text
+            for text, row in zip(texts, rows, strict=True)
+            if all(token in self._classes for token in row)
+        }
+        return [clip for clip in clips if clip.text in known]
+
     @cached_property
     def _classes(self) -> dict[int, int]:
         return {token: place + 1 for place, token in enumerate(self.vocabulary)}

@@ -11,6 +11,7 @@ import transformers
 from sarguard.reference.tokenizer import build_processor
 from sarguard.reference.training.clips import Clip
 from sarguard.reference.training.hearing import Hearing
+from sarguard.reference.training.lookup import Lookup, build_lookup
 from sarguard.reference.training.schedule import Clock
 from sarguard.reference.training.train_hearing import Ears
 from tests import tiny
@@ -44,6 +45,17 @@ class Student:
         for part in (hearing.tower.layers, hearing.tower.layer_norm, hearing.projector):
             part.requires_grad_(True)
         return hearing
+
+    @property
+    def space(self) -> int:
+        """Return the token id of a space."""
+        (token,) = self.tokenizer(" ", add_special_tokens=False)["input_ids"]
+        return token
+
+    def lookup(self) -> Lookup:
+        """Return stage 2's model, trainable where the training makes it so."""
+        said = {token: 1.0 + place for place, token in enumerate(self.ears.vocabulary)}
+        return build_lookup(self.model, self.hearing(), said, space=self.space)
 
 
 def student(*, layers: int = LAYERS, seed: int = 0) -> Student:

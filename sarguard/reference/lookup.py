@@ -1,0 +1,80 @@
+"""The lookup: one more encoder layer, whose feed-forward part is a dictionary.
+
+Whisper's encoder ends in states that tell which token was said; the text model wants
+that token's embedding. 384 linear dimensions do not turn one into the other for the
+thousands of tokens that are seldom said. The encoder's last layer therefore has no
+attention, and one hidden unit a token: its first matrix holds how much likelier than
+silence the token is, in nats, its second the token's embedding.
+
+The encoder has one width for the feed-forward parts of all its layers. Those of the
+others are filled up with zeros, which changes nothing that they compute.
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from torch import nn
+    from transformers import PreTrainedModel
+
+
+def append_lookup(model: PreTrainedModel, tokens: int) -> None:
+    """Give a model's encoder a last layer that does nothing until it is filled.
+
+    Args:
+        model: A Qwen2-Audio model; changed in place.
+        tokens: Hidden units of the layer, one a token.
+    """
+    import torch
+    from transformers.models.qwen2_audio.modeling_qwen2_audio import (
+        Qwen2AudioEncoderLayer,
+    )
+
+    tower = _tower(model)
+    config = copy.deepcopy(tower.config)
+    config.encoder_ffn_dim = tokens
+    like = tower.layers[-1].fc1.weight
+    layer = Qwen2AudioEncoderLayer(config).to(like.device, like.dtype)
+    with torch.no_grad():
+        for name, parameter in layer.named_parameters():
+            scales = name.endswith("layer_norm.weight")
+            parameter.fill_(1.0 if scales else 0.0)
+    tower.layers.append(layer.train(tower.training))
+    tower.config.encoder_layers = len(tower.layers)
+
+
+def even_out(model: PreTrainedModel) -> None:
+    """Fill up every layer's feed-forward part to the widest, and say so in the config.
+
+    Args:
+        model: A Qwen2-Audio model; changed in place.
+    """
+    tower = _tower(model)
+    width = max(layer.fc1.out_features for layer in tower.layers)
+    for layer in tower.layers:
+        layer.fc1 = _filled_up(layer.fc1, layer.fc1.in_features, width)
+        layer.fc2 = _filled_up(layer.fc2, width, layer.fc2.out_features)
+    for config in (tower.config, model.config.audio_config):
+        config.encoder_layers, config.encoder_ffn_dim = len(tower.layers), width
+
+
+def _tower(model: PreTrainedModel) -> Any:  # noqa: ANN401
+    parts: Any = model
+    return parts.model.audio_tower
+
+
+def _filled_up(linear: nn.Linear, inputs: int, outputs: int) -> nn.Linear:
+    """Return a linear layer that holds another in its corner, and zeros."""
+    import torch
+    from torch import nn
+
+    weight, bias = linear.weight.detach(), linear.bias.detach()
+    wide = nn.Linear(inputs, outputs, device="meta", dtype=weight.dtype)
+    wide.weight = nn.Parameter(torch.zeros(outputs, inputs, dtype=weight.dtype))
+    wide.bias = nn.Parameter(torch.zeros(outputs, dtype=bias.dtype))
+    with torch.no_grad():
+        wide.weight[: weight.shape[0], : weight.shape[1]] = weight
+        wide.bias[: bias.shape[0]] = bias
+    return wide.to(weight.device).train(linear.training)
