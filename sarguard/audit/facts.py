@@ -181,7 +181,7 @@ class Dose(Fact):
     """Share of the full strength, where a gate chose it."""
     divergence: Number | None = None
     """How far steering moved the first token's distribution from the bare model's:
-    Jensen-Shannon, in bits."""
+    Jensen-Shannon, in bits; only in shadow mode."""
 
 
 class SteeringReceipt(Fact):

@@ -2,7 +2,9 @@
 
 A dose that depends on the request reads the clean states of the last prompt token.
 The cache then loses that one token again, and the token is run a second time, now
-steered: what the answer is decoded from is what a single steered prefill gives.
+steered: what the answer is decoded from is what a single steered prefill gives. No
+logits are computed but those of the last token, and of the clean states none, unless
+they are to be compared.
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ from transformers.cache_utils import (
     DynamicSlidingWindowLayer,
 )
 
+from sarguard.generation.output_layer import last_positions
 from sarguard.generation.row import Row
 from sarguard.models.loading import LoadedModel
 from sarguard.models.untyped import KeyValueCache, PretrainedModel
@@ -42,7 +45,7 @@ class Prompt:
     """Whether the cache holds every token but the last of each row."""
     bare: Tensor | None = None
     """Logits of the first answer token as the model is, shape (rows, words); None
-    where nobody looked."""
+    where nothing is compared with them."""
 
     def unpadded_ids(self) -> list[list[int]]:
         """Return the prompt tokens of each row, without padding."""
@@ -59,15 +62,17 @@ def clean_states(
 ) -> Tensor | None:
     """Return the unsteered last-token states, shape (layers, rows, width).
 
-    Returns None where no dose reads them, and then nothing was run.
+    Returns None where no dose reads them and nothing is compared with what the bare
+    model says; then nothing was run.
     """
-    if not any(row.dose.reads_states for row in rows):
+    compares = any(row.compares for row in rows)
+    if not compares and not any(row.dose.reads_states for row in rows):
         return None
     # An empty cache costs nothing to copy.
     untouched = copy.deepcopy(prompt.kwargs.get(_CACHE))
     with steerer.reading(), capturing(loaded.decoder) as found:
-        outputs = _run(prompt)
-    prompt.bare = outputs.logits[:, -1].float()
+        outputs = _run(prompt, positions=1 if compares else 0)
+    prompt.bare = outputs.logits[:, -1].float() if compares else None
     cache = getattr(outputs, _CACHE, None)
     prompt.was_read = _loses_one_token(cache)
     prompt.kwargs[_CACHE] = cache if prompt.was_read else untouched
@@ -86,7 +91,7 @@ def decide_doses(rows: Sequence[Row], states: Tensor | None) -> None:
 def steered_prefill(prompt: Prompt) -> Any:  # noqa: ANN401
     """Run what is left of the prompt, inside the guard; return the model's output."""
     if not prompt.was_read:
-        return _run(prompt)
+        return _run(prompt, positions=1)
     inputs = prompt.model.prepare_inputs_for_generation(
         prompt.ids, next_sequence_length=1, **prompt.kwargs
     )
@@ -103,8 +108,9 @@ def give_cache(prompt: Prompt, cache: object) -> None:
     prompt.kwargs[_CACHE] = cache
 
 
-def _run(prompt: Prompt) -> Any:  # noqa: ANN401
-    return prompt.model._prefill(prompt.ids, prompt.config, prompt.kwargs)
+def _run(prompt: Prompt, *, positions: int) -> Any:  # noqa: ANN401
+    with last_positions(prompt.model, positions):
+        return prompt.model._prefill(prompt.ids, prompt.config, prompt.kwargs)
 
 
 def is_croppable(cache: object) -> bool:

@@ -48,7 +48,7 @@ class Row:
         """Whether the answer is steered; false only where its dose says `bare`."""
         self.divergence: float | None = None
         """How far steering moved the first token's distribution: Jensen-Shannon, in
-        bits, 0 to 1; None where nobody looked at the bare one."""
+        bits, 0 to 1; None where the dose does not ask for it."""
 
     @property
     def alive(self) -> bool:
@@ -59,6 +59,11 @@ class Row:
     def bare(self) -> bool:
         """Return whether the dose asks for the bare model's answer."""
         return self.decision is not None and self.decision.bare
+
+    @property
+    def compares(self) -> bool:
+        """Return whether the dose asks how far steering moves the first token."""
+        return bool(getattr(self.dose, "compares", False))
 
     @property
     def strength(self) -> float:

@@ -121,7 +121,8 @@ class _Loop:
             return
         apart = divergence(prompt.bare, steered.float())
         for row, found in zip(self._rows, apart, strict=True):
-            row.divergence = found if math.isfinite(found) else None
+            if row.compares and math.isfinite(found):
+                row.divergence = found
         prompt.bare = None
 
     def _decode(self, prompt: Prompt, processors: LogitsProcessorList) -> None:

@@ -34,6 +34,11 @@ class TierDose:
         """Return True: the decision is made from the request's own state."""
         return True
 
+    @property
+    def compares(self) -> bool:
+        """Return whether the record says how far steering moves the first token."""
+        return self.shadow
+
     def decide(self, states: Tensor | None, rows: int) -> list[Decision]:
         """Return each row's decision by its score; see `Dose.decide`."""
         dose = ConditionedDose(gate=self.gate, rules=[self.rule])

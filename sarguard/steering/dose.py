@@ -32,7 +32,10 @@ class Decision:
 
 
 class Dose(Protocol):
-    """Decide the strength of each row of a batch."""
+    """Decide the strength of each row of a batch.
+
+    One that has an attribute `compares` which is true has each row's divergence noted.
+    """
 
     @property
     def reads_states(self) -> bool:

@@ -288,6 +288,22 @@ def test_a_dose_that_looks_first_changes_nothing_else(loaded: LoadedModel) -> No
         assert [tuple(states.shape) for states in dose.seen] == [shape]
 
 
+def test_a_dose_that_looks_first_leaves_out_the_output_layer(
+    loaded: LoadedModel,
+) -> None:
+    layer = loaded.model.get_output_embeddings()
+    if layer is None:
+        pytest.skip("the model does not say which layer is its output layer")
+    given: list[int] = []
+    handle = layer.register_forward_hook(lambda *run: given.append(run[2].shape[1]))
+    row = Row(dose=LookingDose(alpha=ALPHA), max_new_tokens=2)
+    inputs = build_inputs(loaded, [question(loaded, "Hi.")])
+    with Steerer(loaded.decoder, vectors_for(loaded)) as steerer:
+        decode_rows(loaded, steerer, inputs, [row])
+    handle.remove()
+    assert given == [0, *[1] * row.output_tokens]
+
+
 def test_nobody_answers_unsteered(loaded: LoadedModel) -> None:
     inputs = build_inputs(loaded, [question(loaded, "Hi.")])
     with Steerer(loaded.decoder, vectors_for(loaded)) as steerer:

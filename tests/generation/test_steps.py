@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pytest
 import torch
@@ -9,6 +10,7 @@ from torch import Tensor
 from sarguard.conversation import Turn
 from sarguard.errors import SteeringNotAppliedError, SteeringRemovedError
 from sarguard.generation import Row, Sampling, decode_rows, guarded_decode
+from sarguard.generation.divergence import divergence
 from sarguard.models.inputs import build_inputs
 from sarguard.models.loading import LoadedModel
 from sarguard.steering.bundle import SteeringBundle
@@ -25,7 +27,10 @@ class ReadingDose:
 
     reads_states = True
 
-    def __init__(self, alpha: float, *, blocked: bool = False) -> None:
+    def __init__(
+        self, alpha: float, *, blocked: bool = False, compares: bool = False
+    ) -> None:
+        self.compares = compares
         self._decision = Decision(alpha=alpha, score=0.5, blocked=blocked)
         self.states: Tensor | None = None
 
@@ -50,6 +55,16 @@ def ask(loaded: LoadedModel, *texts: str) -> dict[str, Tensor]:
     return build_inputs(
         loaded, [[Turn(role="user", text=text, audio=(clip,))] for text in texts]
     )
+
+
+@contextmanager
+def positions(loaded: LoadedModel) -> Iterator[list[int]]:
+    """Yield how many positions of each row every forward pass gives logits of."""
+    found: list[int] = []
+    layer = loaded.model.get_output_embeddings()
+    handle = layer.register_forward_hook(lambda *run: found.append(run[2].shape[1]))
+    yield found
+    handle.remove()
 
 
 def constant(alpha: float, tokens: int = 6) -> Row:
@@ -125,6 +140,40 @@ class TestDosing:
             after_step=lambda: steps.append(1),
         )
         assert (row.ending, row.output_tokens, steps) == ("blocked", 0, [])
+
+
+class TestComparing:
+    def test_only_rows_that_ask_for_it_are_compared(
+        self, loaded: LoadedModel, steerer: Steerer
+    ) -> None:
+        inputs = ask(loaded, *TEXTS)
+        wishes = (True, False, True)
+        rows = [
+            Row(dose=ReadingDose(0.4, compares=wish), max_new_tokens=3)
+            for wish in wishes
+        ]
+        decode_rows(loaded, steerer, inputs, rows)
+        assert [row.divergence is not None for row in rows] == list(wishes)
+        with steerer.reading(), torch.no_grad():
+            bare = loaded.model(**inputs).logits[:, -1]
+        with steerer.guard(
+            prompt_length=inputs["input_ids"].shape[1], alpha=0.4, rows=3
+        ):
+            steered = loaded.model(**inputs).logits[:, -1]
+        for row, expected in zip(rows, divergence(bare, steered), strict=True):
+            if row.divergence is not None:
+                assert row.divergence == pytest.approx(expected, abs=1e-5)
+
+    @pytest.mark.parametrize(("compares", "clean"), [(False, 0), (True, 1)])
+    def test_no_logits_are_computed_that_nobody_reads(
+        self, loaded: LoadedModel, steerer: Steerer, compares: bool, clean: int
+    ) -> None:
+        row = Row(dose=ReadingDose(0.4, compares=compares), max_new_tokens=2)
+        with positions(loaded) as dosed:
+            decode_rows(loaded, steerer, ask(loaded, "Hi."), [row])
+        with positions(loaded) as constantly:
+            decode_rows(loaded, steerer, ask(loaded, "Hi."), [constant(0.4, tokens=2)])
+        assert (dosed, constantly) == ([clean, 1, 1], [1, 1])
 
 
 class TestStepping:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 from typing import Any
 
@@ -31,16 +30,11 @@ BLOCKS = {"block_threshold": ALWAYS}
 
 
 def same(one: Reply, other: Reply) -> bool:
-    """Compare replies; the last digits of a divergence depend on the batch."""
-    apart = [
-        0.0 if reply.guard.divergence is None else reply.guard.divergence
-        for reply in (one, other)
-    ]
-    said = [
-        (reply.text, reply.outcome, replace(reply.guard, divergence=None))
-        for reply in (one, other)
-    ]
-    return said[0] == said[1] and abs(apart[0] - apart[1]) < 1e-6
+    return (one.text, one.outcome, one.guard) == (
+        other.text,
+        other.outcome,
+        other.guard,
+    )
 
 
 class TestTiers:
@@ -169,6 +163,15 @@ class TestBlocking:
         (ended,) = records(client, "request_finished")
         assert (ended.outcome, ended.reason) == (Outcome.ANSWERED, "would_block")
         assert ended.policy.mode == "shadow"
+        assert ended.dose.divergence == round(reply.guard.divergence, 6)
+
+    def test_nothing_is_compared_where_blocks_hold(self, opened: Open) -> None:
+        client = opened()
+        reply = client.generate(**ASKED)
+        assert reply.guard.score is not None
+        assert reply.guard.divergence is None
+        (ended,) = records(client, "request_finished")
+        assert ended.dose.divergence is None
 
     def test_shadow_mode_answers_bare_where_a_policy_gives_a_reason(
         self, opened: Open, loaded: LoadedModel, calm_bundle: SteeringBundle
