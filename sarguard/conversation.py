@@ -15,8 +15,9 @@ if TYPE_CHECKING:
 Role = Literal["system", "user", "assistant"]
 FinishReason = Literal["stop", "length", "error", "blocked", "cancelled", "timeout"]
 GuardMode = Literal["faithful", "conditioned", "bare"]
-"""How the dose came about; `bare`: the answer is not steered, because a policy in
-shadow mode asks for the bare model's."""
+"""How the dose came about. `faithful`: it is the same for every request;
+`conditioned`: it depends on the request's score; `bare`: the answer is not steered,
+because a policy in shadow mode asks for the bare model's."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -81,10 +82,10 @@ class GuardReport:
     """Positions steered on every one of the layers."""
     layers: int
     score: float | None = None
-    """What the gate made of the request; None where nothing was scored."""
+    """What the gate made of the request; None where it was not asked."""
     divergence: float | None = None
     """How far steering moves the first token's distribution from the bare model's:
-    Jensen-Shannon, in bits, 0 to 1; None where the bare one was not looked at."""
+    Jensen-Shannon, in bits, 0 to 1; None unless the policy is in shadow mode."""
     fault: str | None = None
     """What went wrong, or why the request was blocked; None where nothing did."""
     tier: str | None = None

@@ -78,7 +78,8 @@ def scores(asked: Asked, reply: Reply) -> tuple[Score, ...]:
 
 def dose(case: Case, reply: Reply) -> Dose | None:
     """Say how strongly an answer was steered; None where none was begun."""
-    if not reply.guard.steered_positions and reply.guard.score is None:
+    guard = reply.guard
+    if guard.mode != "bare" and not guard.steered_positions and guard.score is None:
         return None
     tier = None if case.tier is None else case.tier.value
     return Dose(

@@ -31,8 +31,8 @@ class TierDose:
 
     @property
     def reads_states(self) -> bool:
-        """Return True: the decision is made from the request's own state."""
-        return True
+        """Return whether the rule depends on the request's own state."""
+        return self._dose.reads_states
 
     @property
     def compares(self) -> bool:
@@ -41,12 +41,15 @@ class TierDose:
 
     def decide(self, states: Tensor | None, rows: int) -> list[Decision]:
         """Return each row's decision by its score; see `Dose.decide`."""
-        dose = ConditionedDose(gate=self.gate, rules=[self.rule])
-        return [self._held(found) for found in dose.decide(states, rows)]
+        return [self._held(found) for found in self._dose.decide(states, rows)]
 
     def blocks(self, score: float | None) -> bool:
         """Return whether the rule blocks a request of that score."""
         return score is not None and self.rule.decide(score).blocked
+
+    @property
+    def _dose(self) -> ConditionedDose:
+        return ConditionedDose(gate=self.gate, rules=[self.rule])
 
     def _held(self, found: Decision) -> Decision:
         # What has no score is broken rather than harmful: no mode lets it through.

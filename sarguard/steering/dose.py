@@ -102,6 +102,11 @@ class DoseRule:
                 "have to be finite, and low below high"
             )
 
+    @property
+    def constant(self) -> bool:
+        """Return whether every score gets the same strength, and none blocks."""
+        return self.floor == self.ceiling and self.block is None
+
     def decide(self, score: float) -> Decision:
         """Return the decision for a score; one that is not a number blocks."""
         if not math.isfinite(score):
@@ -116,7 +121,10 @@ class DoseRule:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class ConditionedDose:
-    """Steer each request as strongly as its own state asks."""
+    """Steer each request as strongly as its own state asks.
+
+    Where the rules are constant the gate is not asked, and there are no scores.
+    """
 
     gate: Gate
     rules: Sequence[DoseRule]
@@ -124,8 +132,8 @@ class ConditionedDose:
 
     @property
     def reads_states(self) -> bool:
-        """Return True: the decision is made from the request's own state."""
-        return True
+        """Return whether any rule depends on the request's own state."""
+        return not all(rule.constant for rule in self.rules)
 
     def decide(self, states: Tensor | None, rows: int) -> list[Decision]:
         """Return each row's decision by its score.
@@ -133,12 +141,14 @@ class ConditionedDose:
         Raises:
             ConfigurationError: The states are missing, or not of `rows` rows.
         """
+        rules = list(self.rules) * rows if len(self.rules) == 1 else self.rules
+        if not self.reads_states:
+            return [Decision(alpha=rule.floor) for rule in rules]
         if states is None or states.shape[1] != rows:
             found = None if states is None else tuple(states.shape)
             raise ConfigurationError(
                 f"a conditioned dose of {rows} row(s) needs their states, found {found}"
             )
-        rules = list(self.rules) * rows if len(self.rules) == 1 else self.rules
         scores = self.gate.score(states).tolist()
         return [rule.decide(score) for rule, score in zip(rules, scores, strict=True)]
 

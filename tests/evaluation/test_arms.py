@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 import torch
@@ -26,7 +27,7 @@ from sarguard.evaluation.arms import (
 )
 from sarguard.evaluation.controls import Recalibration, swap_halves
 from sarguard.models.inputs import build_inputs
-from sarguard.steering.bundle import SteeringBundle
+from sarguard.steering.bundle import SteeringBundle, TierCard
 from sarguard.steering.recipe import Recipe
 from sarguard.steering.refusing import random_direction
 from sarguard.steering.steerer import Steerer
@@ -75,6 +76,14 @@ def ask(arm: OpenArm, asked: list[Question], *, read: bool = False) -> dict[int,
             texts = [answer.text for answer in answers]
             found |= dict(zip(batch.places, texts, strict=True))
     return found
+
+
+def asking_the_gate(setup: Setup) -> Setup:
+    """Return a setup whose tiers depend on the score: a tiny gate is not trusted."""
+    rule = TierCard(floor=0.1, ceiling=0.5, low=-50.0, high=50.0, block=None)
+    tiers = dict.fromkeys(setup.bundle.card.tiers, rule)
+    card = setup.bundle.card.model_copy(update={"tiers": tiers})
+    return replace(setup, bundle=replace(setup.bundle, card=card))
 
 
 def plain_answer(question: Question) -> str:
@@ -137,8 +146,9 @@ def test_a_tier_doses_each_request_by_its_own_state(setup: Setup, read: bool) ->
     loaded = tiny.shared()
     (batch,) = make_batches(loaded, questions(0.5, 0.7, 0.9, 1.1), size=4)
     given = prefill(loaded, batch) if read else batch
-    arm = open_arm(Arm(name="tier-maximum"), setup)
-    rule = setup.bundle.card.tiers["maximum"].rule
+    asking = asking_the_gate(setup)
+    arm = open_arm(Arm(name="tier-maximum"), asking)
+    rule = asking.bundle.card.tiers["maximum"].rule
     with arm.steerer:
         answers = answer_arm(loaded, arm, given, max_new_tokens=TOKENS)
     for answer in answers:
@@ -146,7 +156,19 @@ def test_a_tier_doses_each_request_by_its_own_state(setup: Setup, read: bool) ->
         decision = rule.decide(answer.score)
         assert (answer.dose, answer.blocked) == (decision.alpha, decision.blocked)
         assert (answer.tokens == 0) is answer.blocked
-    assert len({answer.score for answer in answers}) == 4
+    assert len({answer.dose for answer in answers}) == 4
+
+
+def test_a_tier_whose_gate_is_not_trusted_doses_all_alike(setup: Setup) -> None:
+    rule = setup.bundle.card.tiers["maximum"].rule
+    assert rule.constant
+    (batch,) = make_batches(tiny.shared(), questions(0.5, 0.7), size=2)
+    arm = open_arm(Arm(name="tier-maximum"), setup)
+    with arm.steerer:
+        answers = answer_arm(tiny.shared(), arm, batch, max_new_tokens=TOKENS)
+    assert {(a.dose, a.score, a.blocked) for a in answers} == {
+        (rule.floor, None, False)
+    }
 
 
 def test_an_arm_of_ones_own_can_be_added(setup: Setup, forget_new_arms: None) -> None:

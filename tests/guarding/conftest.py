@@ -50,6 +50,18 @@ def calm_bundle(tiny_bundle: SteeringBundle) -> SteeringBundle:
     )
 
 
+@pytest.fixture(scope="session")
+def even_bundle(tiny_bundle: SteeringBundle) -> SteeringBundle:
+    """Return a bundle whose gate is not trusted: a tier is one strength for all."""
+    tiers = {
+        name: TierCard(floor=floor, ceiling=floor, low=-1.0, high=1.0, block=None)
+        for name, floor in FLOORS.items()
+    }
+    return replace(
+        tiny_bundle, card=tiny_bundle.card.model_copy(update={"tiers": tiers})
+    )
+
+
 @pytest.fixture
 def ledger(tmp_path: Path) -> Path:
     return tmp_path / "audit.db"

@@ -77,6 +77,29 @@ def test_a_batch_may_mix_rules() -> None:
     assert (weak.alpha, weak.blocked) == (0.03, False)
 
 
+def test_constant_rules_ask_no_gate() -> None:
+    alike = DoseRule(floor=0.1, ceiling=0.1, low=-1, high=1)
+    dose = ConditionedDose(gate=gate(), rules=[alike])
+    assert not dose.reads_states
+    for given_states in (None, states(9.0, math.nan)):
+        found = dose.decide(given_states, 2)
+        assert [(d.alpha, d.score, d.blocked) for d in found] == [
+            (0.1, None, False)
+        ] * 2
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [RULE, DoseRule(floor=0.1, ceiling=0.1, low=-1, high=1, block=2.0)],
+)
+def test_a_rule_that_steers_or_blocks_by_the_score_asks_the_gate(
+    rule: DoseRule,
+) -> None:
+    alike = DoseRule(floor=0.1, ceiling=0.1, low=-1, high=1)
+    assert ConditionedDose(gate=gate(), rules=[rule]).reads_states
+    assert ConditionedDose(gate=gate(), rules=[alike, rule]).reads_states
+
+
 def test_missing_states_are_an_error() -> None:
     dose = ConditionedDose(gate=gate(), rules=[RULE])
     with pytest.raises(ConfigurationError, match="found None"):
