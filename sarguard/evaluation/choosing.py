@@ -42,7 +42,7 @@ from sarguard.steering.dose import DoseRule
 from sarguard.steering.measured import TierChoice, TierMeasure
 from sarguard.steering.tiers import TIERS, TRUSTED_AUC
 
-GRID = (0.05, 0.1, 0.15, 0.2, 0.3)
+GRID = (0.01, 0.025, 0.05, 0.1, 0.2, 0.3)
 """Strengths that tiers are made of."""
 SHARES = (0.0025, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2)
 """Shares of harmless requests above the ceiling's score."""
