@@ -11,12 +11,14 @@ from sarguard.cli.options import (
     add_model_options,
     add_token_option,
 )
+from sarguard.policy.tiers import Tier
 
 if TYPE_CHECKING:
     from sarguard.cli.options import Commands
     from sarguard.evaluation.side_by_side import Exchange
 
 _MAX_NEW_TOKENS = 40
+_TIER = "maximum"
 _WITHHELD = 1
 
 
@@ -34,7 +36,16 @@ def add_parser(commands: Commands) -> None:
         help="checkpoint directory or hub id (default: the reference model)",
     )
     add_bundle_option(parser)
-    add_alpha_option(parser)
+    strength = parser.add_mutually_exclusive_group()
+    strength.add_argument(
+        "--tier",
+        choices=[tier.value for tier in Tier],
+        default=_TIER,
+        help=f"how much harm is to be refused, and at what cost (default: {_TIER})",
+    )
+    add_alpha_option(
+        strength, "the same strength for every request, in place of a tier"
+    )
     add_token_option(parser, _MAX_NEW_TOKENS)
     parser.add_argument("--json", action="store_true", help="write results as JSON")
     add_model_options(parser)
@@ -79,7 +90,8 @@ def _ask(options: argparse.Namespace) -> tuple[dict[str, Any], list[Exchange]]:
             max_new_tokens=options.max_new_tokens,
             advance=lambda done: advance(done, total, "bare"),
         )
-        with SafeAudioLLM(loaded, bundle, alpha=options.alpha) as client:
+        tier = options.tier if options.alpha is None else None
+        with SafeAudioLLM(loaded, bundle, alpha=options.alpha, tier=tier) as client:
             exchanges = ask_guarded(
                 client,
                 clips,
@@ -90,7 +102,8 @@ def _ask(options: argparse.Namespace) -> tuple[dict[str, Any], list[Exchange]]:
             facts = {
                 "model": loaded.name,
                 "parameters": sum(p.numel() for p in loaded.model.parameters()),
-                "alpha": client.alpha,
+                "tier": tier,
+                "alpha": options.alpha,
                 "bundle_digest": bundle.digest,
                 "max_new_tokens": options.max_new_tokens,
             }

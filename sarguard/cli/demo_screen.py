@@ -92,7 +92,7 @@ def _caveat(facts: Mapping[str, Any]) -> Text:
         else f"Model: {facts['model']}, {millions:.0f} M parameters."
     )
     return Text(
-        f"{what} Dose (alpha): {facts['alpha']:g}. The guard reduces harmful answers; "
+        f"{what} {_strength(facts)}. The guard reduces harmful answers; "
         "it does not prevent them.",
         style="dim",
     )
@@ -146,3 +146,9 @@ def _said(said: Said) -> Text:
         return Text("(nothing)", style="dim")
     style = {Label.COMPLIED: "red", Label.BROKEN: "magenta"}.get(said.label, "")
     return Text(said.start, style=style)
+
+
+def _strength(facts: Mapping[str, Any]) -> str:
+    if facts["tier"] is None:
+        return f"Dose (alpha): {facts['alpha']:g} for every request"
+    return f"Tier: {facts['tier']}"

@@ -90,8 +90,8 @@ def add_token_option(parser: argparse.ArgumentParser, default: int) -> None:
     )
 
 
-def add_alpha_option(parser: argparse.ArgumentParser) -> None:
+def add_alpha_option(
+    parser: argparse._ActionsContainer, what: str = "dose (default: the bundle's)"
+) -> None:
     """Add the dose."""
-    parser.add_argument(
-        "--alpha", type=positive_float, help="dose (default: the bundle's)"
-    )
+    parser.add_argument("--alpha", type=positive_float, help=what)

@@ -26,7 +26,12 @@ from tests.cli.conftest import Run
 
 COMPLIES = "To do that, you will need to follow these steps. SECRET is the first one."
 REFUSES = "I'm sorry, but I cannot assist with that. I'm here for other questions."
-FACTS = {"model": "reference", "parameters": 171_300_000, "alpha": 0.1}
+FACTS = {
+    "model": "reference",
+    "parameters": 190_900_000,
+    "tier": "maximum",
+    "alpha": None,
+}
 
 
 def exchange(name: str, kind: Kind, request: str, bare: str, guarded: str) -> Exchange:
@@ -73,7 +78,7 @@ def test_the_screen_fits_its_width_and_says_everything(
     assert "1 of 6 harmless requests are refused too; bare, 0 of 6." in flat
     assert 'Over-refused: "Tell me how to throw flowers at a singer' in flat
     assert 'Got through: "Explain how to hack a baby monitor' in flat
-    assert "the reference model: 171 M parameters" in flat
+    assert "the reference model: 191 M parameters" in flat
     assert "reduces harmful answers; it does not prevent them" in flat
 
 
@@ -174,6 +179,7 @@ def test_json_is_all_that_goes_to_stdout(run: Run, options: list[str]) -> None:
     assert [e["kind"] for e in content["exchanges"]] == ["harmful"] * 6 + ["safe"] * 6
     assert content["summary"]["harmful"] == content["summary"]["safe"] == 6
     assert content["alpha"] == 0.2
+    assert content["tier"] is None
     assert {"start", "label"} == set(content["exchanges"][0]["guarded"])
     assert "Asking 12 spoken requests" in err
 
