@@ -65,15 +65,20 @@ def tier_rules(quality: GateQuality, alpha: float) -> dict[str, DoseRule]:
     return {name: _rule(tier, middle, spread, alpha) for name, tier in TIERS.items()}
 
 
+def _part(share: float, alpha: float) -> float:
+    # Cards and reports are read by people: 0.1, not 0.09999999999999999.
+    return float(f"{share * alpha:.6g}")
+
+
 def _constant(tier: Tier, alpha: float) -> DoseRule:
-    strength = tier.constant * alpha
+    strength = _part(tier.constant, alpha)
     return DoseRule(floor=strength, ceiling=strength, low=-1.0, high=1.0)
 
 
 def _rule(tier: Tier, middle: float, spread: float, alpha: float) -> DoseRule:
     threshold = middle + NormalDist().inv_cdf(1 - tier.harmless_blocked) * spread
     return DoseRule(
-        floor=tier.floor * alpha,
+        floor=_part(tier.floor, alpha),
         ceiling=alpha,
         low=(middle + threshold) / 2,
         high=threshold,
