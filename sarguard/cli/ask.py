@@ -48,7 +48,10 @@ def add_parser(commands: Commands) -> None:
     parser.add_argument(
         "--tier", help="permissive, balanced, strict or maximum (default: the policy's)"
     )
-    add_alpha_option(parser)
+    add_alpha_option(
+        parser,
+        "the same strength whatever is asked; beside a tier or a policy, the least",
+    )
     add_token_option(parser, _MAX_NEW_TOKENS)
     parser.add_argument("--json", action="store_true", help="write the reply as JSON")
     add_model_options(parser)

@@ -90,8 +90,6 @@ def add_token_option(parser: argparse.ArgumentParser, default: int) -> None:
     )
 
 
-def add_alpha_option(
-    parser: argparse._ActionsContainer, what: str = "dose (default: the bundle's)"
-) -> None:
+def add_alpha_option(parser: argparse._ActionsContainer, what: str) -> None:
     """Add the dose."""
     parser.add_argument("--alpha", type=positive_float, help=what)
