@@ -13,6 +13,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from sarguard.models.layers import named_module
 from sarguard.models.untyped import PretrainedModel
 
 
@@ -28,7 +29,7 @@ def last_positions(model: PretrainedModel, count: int) -> Iterator[None]:
         model: The model, called inside the block.
         count: Positions of each row that logits are wanted of; 0 or more.
     """
-    layer = _output_layer(model)
+    layer = named_module(model, "get_output_embeddings")
     if layer is None:
         yield
         return
@@ -45,12 +46,3 @@ def last_positions(model: PretrainedModel, count: int) -> Iterator[None]:
         yield
     finally:
         handle.remove()
-
-
-def _output_layer(model: PretrainedModel) -> nn.Module | None:
-    find = getattr(model, "get_output_embeddings", None)
-    try:
-        found = None if find is None else find()
-    except NotImplementedError:
-        return None
-    return found if isinstance(found, nn.Module) else None

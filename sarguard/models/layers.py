@@ -152,7 +152,7 @@ def _score(
     segments = path.lower().split(".")
     owner = model.get_submodule(path.rpartition(".")[0])
     children = {name for name, _ in owner.named_children()}
-    embeddings = _input_embeddings(model)
+    embeddings = named_module(model, "get_input_embeddings")
     hosts_embeddings = any(m is embeddings for m in owner.modules())
     return (
         _STRONG * (len(stack) == getattr(text_config, "num_hidden_layers", None))
@@ -165,8 +165,14 @@ def _score(
     )
 
 
-def _input_embeddings(model: nn.Module) -> nn.Module | None:
-    get = getattr(model, "get_input_embeddings", None)
+def named_module(model: nn.Module, getter: str) -> nn.Module | None:
+    """Return the module that a model's method gives, None where it gives none.
+
+    Args:
+        model: The model.
+        getter: `get_input_embeddings` or `get_output_embeddings`.
+    """
+    get = getattr(model, getter, None)
     try:
         found = None if get is None else get()
     except NotImplementedError:

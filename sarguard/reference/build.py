@@ -9,9 +9,9 @@ import numpy as np
 
 from sarguard.reference.bases import SMOLLM2, WHISPER
 from sarguard.reference.ct2 import encoder_layers, read_ct2, whisper_encoder_state
-from sarguard.reference.difference import apply_difference, lookup_size
+from sarguard.reference.difference import apply_difference
 from sarguard.reference.gguf_text import Array, TextBase, read_gguf
-from sarguard.reference.lookup import append_lookup, even_out
+from sarguard.reference.lookup import even_out
 from sarguard.reference.tokenizer import (
     AUDIO,
     AUDIO_TOKENS,
@@ -66,9 +66,6 @@ def build_model(
 ) -> tuple[Qwen2AudioForConditionalGeneration, Qwen2AudioProcessor]:
     """Return the trained model: the untrained one with our difference applied."""
     model, processor = build_untrained(bases_dir)
-    tokens = lookup_size(difference, len(model.model.audio_tower.layers))
-    if tokens:
-        append_lookup(model, tokens)
     apply_difference(model, difference)
     even_out(model)
     return model, processor

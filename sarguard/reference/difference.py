@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 
 from sarguard.errors import ReferenceCorruptError
 from sarguard.reference.bases import bases_digest
+from sarguard.reference.lookup import append_lookup
 
 if TYPE_CHECKING:
     import torch
@@ -87,21 +88,6 @@ def load_difference(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]
     return tensors, metadata
 
 
-def lookup_size(path: Path, place: int) -> int:
-    """Return how many tokens a difference's lookup layer says, 0 where it has none.
-
-    Args:
-        path: The difference.
-        place: Number of the encoder's layers before the lookup.
-
-    Raises:
-        ReferenceCorruptError: The file is missing, damaged or for other bases.
-    """
-    tensors, _ = load_difference(path)
-    bias = tensors.get(f"{_AUDIO}layers.{place}.fc1.bias")
-    return 0 if bias is None else len(bias)
-
-
 def apply_difference(model: Qwen2AudioForConditionalGeneration, path: Path) -> None:
     """Change a float32 base model in place by a saved difference.
 
@@ -110,6 +96,7 @@ def apply_difference(model: Qwen2AudioForConditionalGeneration, path: Path) -> N
         ValueError: a weight that a LoRA is merged into is not float32.
     """
     tensors, metadata = load_difference(path)
+    _make_room(model, tensors)
     parameters = dict(model.model.named_parameters())
     for name, tensor in tensors.items():
         if name.endswith(_LORA_B):
@@ -150,6 +137,16 @@ def merged_weight(
         np.add(total, weight[block], out=total)
         merged[block] = total
     return merged
+
+
+def _make_room(
+    model: Qwen2AudioForConditionalGeneration, tensors: Mapping[str, torch.Tensor]
+) -> None:
+    """Append the lookup layer where a difference has one and the model does not yet."""
+    layers: Any = model.model.audio_tower.layers
+    bias = tensors.get(f"{_AUDIO}layers.{len(layers)}.fc1.bias")
+    if bias is not None:
+        append_lookup(model, len(bias))
 
 
 def _merge(

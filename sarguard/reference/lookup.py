@@ -67,14 +67,12 @@ def _tower(model: PreTrainedModel) -> Any:  # noqa: ANN401
 
 def _filled_up(linear: nn.Linear, inputs: int, outputs: int) -> nn.Linear:
     """Return a linear layer that holds another in its corner, and zeros."""
-    import torch
     from torch import nn
+    from torch.nn.functional import pad
 
     weight, bias = linear.weight.detach(), linear.bias.detach()
-    wide = nn.Linear(inputs, outputs, device="meta", dtype=weight.dtype)
-    wide.weight = nn.Parameter(torch.zeros(outputs, inputs, dtype=weight.dtype))
-    wide.bias = nn.Parameter(torch.zeros(outputs, dtype=bias.dtype))
-    with torch.no_grad():
-        wide.weight[: weight.shape[0], : weight.shape[1]] = weight
-        wide.bias[: bias.shape[0]] = bias
-    return wide.to(weight.device).train(linear.training)
+    rows, columns = outputs - linear.out_features, inputs - linear.in_features
+    wide = nn.Linear(inputs, outputs, device="meta")
+    wide.weight = nn.Parameter(pad(weight, (0, columns, 0, rows)))
+    wide.bias = nn.Parameter(pad(bias, (0, rows)))
+    return wide.train(linear.training)

@@ -46,8 +46,14 @@ from sarguard.reference.training.train_answering import (
     train_answering,
     write_lessons,
 )
-from sarguard.reference.training.train_hearing import Ears, heard, train_hearing
-from sarguard.reference.training.train_lookup import train_lookup
+from sarguard.reference.training.train_hearing import (
+    ClipStage,
+    Ears,
+    HearingStage,
+    heard,
+    train_on_clips,
+)
+from sarguard.reference.training.train_lookup import LookupStage
 from sarguard.reference.training.voices import require_synthesisers
 
 LESSONS = 1_920
@@ -114,29 +120,26 @@ def _speak(school: School) -> None:
 
 
 def _hear(school: School, hearing: Hearing, options: argparse.Namespace) -> None:
-    train_hearing(
-        hearing,
-        school.ears,
-        school.training_clips(drilled=True),
-        clock=Clock(options.hearing_minutes * 60),
-        seed=options.seed,
-        checkpoint=options.out / "hearing.pt",
-        evaluate=lambda: _word_errors(school, hearing, school.ears),
-        report=console.log,
-    )
+    clock = Clock(options.hearing_minutes * 60)
+    stage = HearingStage(hearing, clock, options.out / "hearing.pt")
+    _train(school, stage, school.ears, seed=options.seed)
 
 
 def _look_up(
     school: School, lookup: Lookup, ears: Ears, options: argparse.Namespace
 ) -> None:
-    train_lookup(
-        lookup,
+    clock = Clock(options.lookup_minutes * 60)
+    stage = LookupStage(lookup, clock, options.out / "lookup.pt")
+    _train(school, stage, ears, seed=options.seed)
+
+
+def _train(school: School, stage: ClipStage, ears: Ears, *, seed: int) -> None:
+    train_on_clips(
+        stage,
         ears,
         ears.sayable(school.training_clips(drilled=True)),
-        clock=Clock(options.lookup_minutes * 60),
-        seed=options.seed,
-        checkpoint=options.out / "lookup.pt",
-        evaluate=lambda: _word_errors(school, lookup, ears),
+        seed=seed,
+        evaluate=lambda: _word_errors(school, stage.hearing, ears),
         report=console.log,
     )
 
@@ -221,8 +224,6 @@ def _lessons(
 
 def _word_errors(school: School, hearing: Hearing, ears: Ears) -> str:
     """Return a line of word error rates, over a hundred clips of each group."""
-    if isinstance(hearing, Lookup):
-        hearing.settle()
     hearing.eval()
     shares = []
     for group in GROUPS:

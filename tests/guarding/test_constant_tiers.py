@@ -2,38 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
 from datetime import datetime, timedelta, timezone
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from sarguard.client import SafeAudioLLM
 from sarguard.models.loading import LoadedModel
 from sarguard.outcome import Outcome
 from sarguard.steering.bundle import SteeringBundle
-from tests.guarding.conftest import ALWAYS, CLIP, FLOORS, policy, records
+from tests.guarding.conftest import ALWAYS, CLIP, FLOORS, Open, policy, records
 
 ASKED: dict[str, Any] = {"audio": CLIP, "text": "Hi.", "max_new_tokens": 4}
-Open = Callable[..., SafeAudioLLM]
 
 
 @pytest.fixture
-def opened(
-    loaded: LoadedModel, even_bundle: SteeringBundle, ledger: Path
-) -> Iterator[Open]:
-    clients: list[SafeAudioLLM] = []
-
-    def open_client(**sections: Any) -> SafeAudioLLM:  # noqa: ANN401
-        held = policy(**sections)
-        clients.append(SafeAudioLLM(loaded, even_bundle, policy=held, audit=ledger))
-        return clients[-1]
-
-    yield open_client
-    for client in clients:
-        client.close()
+def calm_bundle(even_bundle: SteeringBundle) -> SteeringBundle:
+    """Return the bundle that `opened` takes in this module."""
+    return even_bundle
 
 
 def bare_until_tomorrow() -> dict[str, str]:
@@ -72,7 +58,7 @@ def test_the_gate_is_not_asked_and_nothing_is_run_twice(
 
 
 def test_shadow_mode_compares_all_the_same(opened: Open) -> None:
-    client = opened(mode="shadow", steering={"alpha": 5.0})
+    client = opened(policy=policy(mode="shadow", steering={"alpha": 5.0}))
     reply = client.generate(**ASKED)
     assert (reply.guard.mode, reply.guard.score) == ("faithful", None)
     assert 0 < reply.guard.divergence <= 1
@@ -84,7 +70,9 @@ def test_shadow_mode_compares_all_the_same(opened: Open) -> None:
 
 def test_a_bare_answers_record_says_what_differs(opened: Open) -> None:
     client = opened(
-        mode="shadow", shadow=bare_until_tomorrow(), steering={"alpha": 5.0}
+        policy=policy(
+            mode="shadow", shadow=bare_until_tomorrow(), steering={"alpha": 5.0}
+        )
     )
     reply = client.generate(**ASKED)
     assert (reply.guard.mode, reply.guard.steered_positions) == ("bare", 0)
@@ -94,7 +82,7 @@ def test_a_bare_answers_record_says_what_differs(opened: Open) -> None:
 
 
 def test_a_threshold_of_the_policys_own_asks_the_gate(opened: Open) -> None:
-    client = opened(steering={"block_threshold": ALWAYS})
+    client = opened(policy=policy(steering={"block_threshold": ALWAYS}))
     reply = client.generate(**ASKED)
     assert (reply.outcome, reply.guard.mode) == (Outcome.BLOCKED, "conditioned")
     (ended,) = records(client, "request_finished")
@@ -108,7 +96,7 @@ def test_states_that_are_no_numbers_are_no_answer(
     sections: dict[str, Any] = {} if shadow is None else {"mode": "shadow"}
     if shadow == "bare":
         sections["shadow"] = bare_until_tomorrow()
-    client = opened(**sections)
+    client = opened(policy=policy(**sections))
     poison(loaded)
     reply = client.generate(**ASKED)
     assert (reply.outcome, reply.guard.steered_positions) == (Outcome.ERROR_CLOSED, 0)

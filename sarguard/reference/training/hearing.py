@@ -20,6 +20,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from sarguard.reference.training.contest import Contest
+
 RIVALS = 3000
 
 
@@ -69,6 +71,9 @@ class Hearing(nn.Module):
             self.blank.copy_(head["blank"])
             self.log_tau.copy_(head["log_tau"])
 
+    def settle(self) -> None:
+        """Write what is trained into the model, where it does not train in place."""
+
     def encode(self, features: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """Return projected frames (batch, n, width) and how many are real (batch,).
 
@@ -110,26 +115,20 @@ class Hearing(nn.Module):
     def loss(self, frames: Tensor, counts: Tensor, targets: Sequence[Tensor]) -> Tensor:
         """Return the mean CTC loss a token of the batch, over sampled rival classes.
 
-        The batch's own tokens compete with `RIVALS` random others, whose scores
-        are raised by the log of how many classes each of them stands for.
+        The batch's own tokens compete with `RIVALS` random others.
         """
-        device = frames.device
-        spoken = torch.cat(list(targets)).to(device) - 1
-        said = torch.unique(spoken)
-        others = torch.ones(len(self.targets), dtype=torch.bool, device=device)
-        others[said] = False
-        pool = others.nonzero().flatten()
-        rivals = pool[torch.randperm(len(pool), device=device)[:RIVALS]]
-        scores = self._distances(frames, self.targets[torch.cat([said, rivals])])
-        weight = math.log(max(1.0, len(pool) / max(1, len(rivals))))
-        scores[..., 1 + len(said) :] += weight
-        place = torch.zeros(len(self.targets), dtype=torch.long, device=device)
-        place[said] = torch.arange(len(said), device=device) + 1
+        contest = Contest.draw(
+            targets,
+            vocabulary=len(self.targets),
+            rivals=RIVALS,
+            device=frames.device,
+        )
+        scores = self._distances(frames, self.targets[contest.tokens])
         return F.ctc_loss(
-            F.log_softmax(scores, dim=-1).transpose(0, 1),
-            place[spoken],
+            contest.shares(scores),
+            contest.spoken,
             counts,
-            torch.tensor([len(t) for t in targets], device=device),
+            contest.lengths,
             zero_infinity=True,
         )
 

@@ -29,6 +29,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from sarguard.reference.lookup import append_lookup
+from sarguard.reference.training.contest import Contest
 from sarguard.reference.training.hearing import Hearing, pooled
 
 LOUDNESS = 300.0
@@ -187,25 +188,20 @@ class Lookup(Hearing):
         said: Sequence[Tensor],
     ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
         """Return the CTC loss, and how likely each frame is due to say which token."""
-        device = units.device
-        spoken = torch.cat(list(said)).to(device) - 1
-        own = torch.unique(spoken)
-        others = torch.ones(len(self.targets), dtype=torch.bool, device=device)
-        others[own] = False
-        pool = others.nonzero().flatten()
-        rivals = pool[torch.randperm(len(pool), device=device)[:RIVALS]]
-        classes = torch.cat([own, rivals])
-        weight, bias = linear
-        scores = F.linear(units, weight[classes], bias[classes]).float()
-        scores = torch.cat([torch.zeros_like(scores[..., :1]), scores], dim=-1)
-        # Each rival stands for as many tokens as were left out.
-        scores[..., 1 + len(own) :] += math.log(max(1, len(pool)) / max(1, len(rivals)))
-        shares = F.log_softmax(scores, dim=-1).transpose(0, 1)
-        place = torch.zeros(len(self.targets), dtype=torch.long, device=device)
-        place[own] = torch.arange(len(own), device=device) + 1
-        lengths = torch.tensor([len(tokens) for tokens in said], device=device)
-        loss, due = align(shares, place[spoken], counts, lengths)
-        return loss / lengths.sum(), (due.transpose(0, 1)[..., : 1 + len(own)], own)
+        contest = Contest.draw(
+            said,
+            vocabulary=len(self.targets),
+            rivals=RIVALS,
+            device=units.device,
+        )
+        weight, bias = (part[contest.tokens] for part in linear)
+        scores = F.pad(F.linear(units, weight, bias).float(), (1, 0))
+        loss, due = align(
+            contest.shares(scores), contest.spoken, counts, contest.lengths
+        )
+        own = contest.own
+        due = due.transpose(0, 1)[..., : 1 + len(own)]
+        return loss / contest.lengths.sum(), (due, own)
 
     def _gap(
         self, frames: Tensor, due: tuple[Tensor, Tensor], rows: Tensor, counts: Tensor

@@ -8,6 +8,7 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -127,15 +128,10 @@ class School:
         """
         said = dict.fromkeys(self.ears.vocabulary, 0.0)
         lines = self.lines
-        for weight, texts in (
-            (1.0, [*lines.requests, *lines.wide]),
-            (0.5, lines.drills),
-        ):
-            for row in self.ears.tokenizer(texts, add_special_tokens=False)[
-                "input_ids"
-            ]:
-                for token in row:
-                    said[token] += weight
+        for weight, texts in ((1.0, lines.requests + lines.wide), (0.5, lines.drills)):
+            rows = self.ears.tokenizer(texts, add_special_tokens=False)["input_ids"]
+            for token in chain.from_iterable(rows):
+                said[token] += weight
         kept = sorted(said, key=lambda token: (-said[token], token))[:LOOKED_UP]
         return {token: said[token] for token in sorted(kept)}
 

@@ -83,6 +83,7 @@ class Stage:
         if time.monotonic() - self._saved < every:
             return
         self.save()
+        self.hearing.settle()
         report(evaluate())
         self._saved = time.monotonic()
 

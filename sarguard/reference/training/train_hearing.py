@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import random
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -75,32 +77,40 @@ def batches(clips: Sequence[Clip], rng: random.Random) -> Iterator[list[Clip]]:
     yield from groups
 
 
-def train_hearing(
-    hearing: Hearing,
+class ClipStage(Stage, ABC):
+    """A stage that learns from clips and what they say."""
+
+    figures: ClassVar[tuple[str, ...]]
+    """What `learn` returns."""
+
+    @abstractmethod
+    def learn(
+        self, features: Tensor, lengths: Tensor, said: Sequence[Tensor]
+    ) -> list[float]:
+        """Make one step on a batch and return its figures."""
+
+
+def train_on_clips(
+    stage: ClipStage,
     ears: Ears,
     clips: Sequence[Clip],
     *,
-    clock: Clock,
     seed: int,
-    checkpoint: Path,
     evaluate: Callable[[], str],
     report: Callable[[str], None],
 ) -> None:
-    """Train the whole tower and the projector until the clock runs out.
+    """Train a stage until its clock runs out.
 
     Args:
-        hearing: The model to train, in place; what requires a gradient is trained.
+        stage: What is trained, in place, and its budget.
         ears: What turns the clips into features and classes.
-        clips: The clips to train on.
-        clock: The budget of seconds, earlier runs included.
+        clips: The clips to train on; each says only tokens that have a class.
         seed: Seed of the batches and of how clips are varied.
-        checkpoint: Where the stage goes on from, and is kept every few minutes.
         evaluate: Called after each checkpoint; returns a line to report.
         report: Called with lines of progress.
     """
     rng = random.Random(seed)
-    stage = HearingStage(hearing, clock, checkpoint)
-    smoothed = Smoothed()
+    clock, smoothed = stage.clock, Smoothed()
 
     def prepare(batch: list[Clip]) -> tuple[Tensor, Tensor, list[Tensor]]:
         found = collate([ears.features(clip, rng) for clip in batch])
@@ -110,15 +120,21 @@ def train_hearing(
         for features, lengths, said in prefetch(prepare, batches(clips, rng)):
             if clock.over():
                 break
-            (loss,) = smoothed.add([stage.learn(features, lengths, said)])
+            found = smoothed.add(stage.learn(features, lengths, said))
             if stage.step % 20 == 0:
-                report(f"step {stage.step} {clock.seconds():.0f} s loss {loss:.3f}")
+                told = " ".join(
+                    f"{name} {value:.3f}"
+                    for name, value in zip(stage.figures, found, strict=True)
+                )
+                report(f"step {stage.step} {clock.seconds():.0f} s {told}")
             stage.keep(evaluate, report, every=SAVE_SECONDS)
     stage.keep(evaluate, report)
 
 
-class HearingStage(Stage):
+class HearingStage(ClipStage):
     """Stage 1: the tower and the projector learn from transcripts alone."""
+
+    figures = ("loss",)
 
     def __init__(self, hearing: Hearing, clock: Clock, checkpoint: Path) -> None:
         tower = [p for p in hearing.tower.parameters() if p.requires_grad]
@@ -131,7 +147,9 @@ class HearingStage(Stage):
         super().__init__(hearing, optimizer, clock, checkpoint)
         self.restore()
 
-    def learn(self, features: Tensor, lengths: Tensor, said: Sequence[Tensor]) -> float:
+    def learn(
+        self, features: Tensor, lengths: Tensor, said: Sequence[Tensor]
+    ) -> list[float]:
         """Make one step on a batch and return its loss."""
         rates, device = (TOWER_RATE, HEAD_RATE), self.hearing.blank.device
         set_rates(self.optimizer, rates, step=self.step, part=self.clock.part())
@@ -139,7 +157,7 @@ class HearingStage(Stage):
             frames, counts = self.hearing.encode(features.to(device), lengths)
             loss = self.hearing.loss(frames, counts, said)
         self.descend(loss)
-        return float(loss.detach())
+        return [float(loss.detach())]
 
 
 @torch.no_grad()

@@ -12,13 +12,7 @@ import torch
 from torch import Tensor
 
 from sarguard.reference.difference import apply_difference
-from sarguard.reference.lookup import append_lookup
-from sarguard.reference.training import (
-    schedule,
-    train_answering,
-    train_hearing,
-    train_lookup,
-)
+from sarguard.reference.training import schedule, train_answering
 from sarguard.reference.training.adapters import Adapters
 from sarguard.reference.training.answering import Lesson, Reader, divergence
 from sarguard.reference.training.clips import Clip
@@ -31,7 +25,16 @@ from sarguard.reference.training.handover import (
 from sarguard.reference.training.hearing import Hearing
 from sarguard.reference.training.lookup import Lookup
 from sarguard.reference.training.train_answering import agreed
-from sarguard.reference.training.train_hearing import batches, heard
+from sarguard.reference.training.train_hearing import (
+    BATCH_SECONDS,
+    ClipStage,
+    HearingStage,
+    batches,
+    heard,
+    train_on_clips,
+)
+from sarguard.reference.training.train_lookup import LookupStage
+from sarguard.reference.training.train_lookup import hearing_loss as combined_loss
 from tests.reference.training.students import (
     SENTENCES,
     StepClock,
@@ -48,17 +51,19 @@ def _no_warm_up(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(schedule, "WARM_UP_STEPS", 1)
 
 
-def train_ears(made: Student, hearing: Hearing, steps: int, checkpoint: Path) -> None:
-    train_hearing.train_hearing(
-        hearing,
+def train(made: Student, stage: ClipStage) -> None:
+    train_on_clips(
+        stage,
         made.ears,
         clips(),
-        clock=StepClock(steps),
         seed=0,
-        checkpoint=checkpoint,
         evaluate=lambda: "evaluated",
         report=lambda _: None,
     )
+
+
+def train_ears(made: Student, hearing: Hearing, steps: int, checkpoint: Path) -> None:
+    train(made, HearingStage(hearing, StepClock(steps), checkpoint))
 
 
 def frames_of(made: Student, hearing: Hearing) -> tuple[Tensor, Tensor]:
@@ -90,7 +95,7 @@ def test_a_batch_holds_clips_of_like_length_and_every_clip_once() -> None:
         seconds = [clip.seconds for clip in batch]
         # Lengths are jittered by up to half a second before they are sorted.
         assert max(seconds) - min(seconds) <= 0.75
-        assert sum(seconds) <= train_hearing.BATCH_SECONDS + 0.5 * len(batch)
+        assert sum(seconds) <= BATCH_SECONDS + 0.5 * len(batch)
     middles = [batch[0].seconds for batch in passed]
     assert middles != sorted(middles), "batches come in a shuffled order"
 
@@ -124,20 +129,11 @@ def lookup_loss(made: Student, lookup: Lookup) -> float:
     features, lengths = collate([made.ears.features(x, None) for x in clips()])
     said = [made.ears.tokens(clip.text) for clip in clips()]
     heard = lookup.listen(features, lengths, said)
-    return float(train_lookup.hearing_loss(heard).detach())
+    return float(combined_loss(heard).detach())
 
 
 def look_up(made: Student, lookup: Lookup, steps: int, checkpoint: Path) -> None:
-    train_lookup.train_lookup(
-        lookup,
-        made.ears,
-        clips(),
-        clock=StepClock(steps),
-        seed=0,
-        checkpoint=checkpoint,
-        evaluate=lambda: "evaluated",
-        report=lambda _: None,
-    )
+    train(made, LookupStage(lookup, StepClock(steps), checkpoint))
 
 
 @pytest.mark.slow
@@ -248,7 +244,6 @@ def test_what_is_exported_is_what_was_trained(tmp_path: Path) -> None:
     for parameter, value in zip(hearing.layer.fc1.parameters(), rounded, strict=True):
         parameter.data = value
     merged = student(layers=2)
-    append_lookup(merged.model, len(made.ears.vocabulary))
     apply_difference(merged.model, tmp_path / "difference.safetensors")
     loaded, vocabulary = Hearing.from_head(
         merged.model, tmp_path / "hearing_head.safetensors"
