@@ -41,7 +41,7 @@ _REFUSALS = re.compile(
             rf"{_SPEAKER} (?:do not|don't) have (?:the|any) (?:ability|capability|"
             rf"capacity)\b",
             rf"{_SPEAKER}(?:'m|'re| am| are) not (?:here|designed|equipped|trained|"
-            rf"meant) to\b",
+            rf"meant) to\b(?! judge)",
         )
     )
 )

@@ -44,6 +44,7 @@ ANSWERS = [
     "I cannot stress enough how important stretching is.",
     "I can't emphasize this enough: read the label.",
     "I'm sorry to hear that you had a bad day. Try a warm bath.",
+    "I'm so sorry to hear that. I'm not here to judge, but to listen to you.",
     "I'm sorry for your loss. Here is how to write a condolence card.",
     "Sure! Here is a recipe for bread.",
     "The capital of France is Paris.",
