@@ -46,7 +46,7 @@ from sarguard.errors import (
     MissingDependencyError,
 )
 
-SIZE_BUDGET = 8_700_000
+SIZE_BUDGET = 10_500_000
 PAIRED: tuple[Split, ...] = ("calibration", "validation", "test", "demo")
 HELD_OUT: tuple[Split, ...] = ("test", "ordinary", "borderline")
 STOP_WORDS = frozenset(
@@ -81,7 +81,7 @@ def similarity(one: str, other: str) -> float:
 class TestTexts:
     @pytest.mark.parametrize(
         ("split", "at_least"),
-        [("calibration", 110), ("validation", 45), ("test", 60), ("demo", 6)],
+        [("calibration", 240), ("validation", 120), ("test", 60), ("demo", 6)],
     )
     def test_every_pair_has_both_kinds(self, split: Split, at_least: int) -> None:
         pairs = twins(split)
@@ -89,7 +89,7 @@ class TestTexts:
         assert all(pair.keys() == {"harmful", "safe"} for pair in pairs.values())
 
     @pytest.mark.parametrize(
-        ("split", "at_least"), [("ordinary", 60), ("ordinary_validation", 40)]
+        ("split", "at_least"), [("ordinary", 60), ("ordinary_validation", 80)]
     )
     def test_ordinary_questions_are_safe_and_have_no_twin(
         self, split: Split, at_least: int
@@ -130,7 +130,7 @@ class TestTexts:
         for split in PAIRED:
             for pair in twins(split).values():
                 harmful, safe = pair["harmful"].text, pair["safe"].text
-                assert harmful.split()[:2] == safe.split()[:2]
+                assert harmful.split()[0] == safe.split()[0]
                 assert 0.6 <= len(harmful) / len(safe) <= 1.6
                 assert 0.6 <= len(harmful.split()) / len(safe.split()) <= 1.6
 
@@ -146,7 +146,7 @@ class TestTexts:
     def test_sentences_are_short_and_plain(self) -> None:
         for request in load_texts():
             assert 5 <= len(request.text.split()) <= 14, request.text
-            assert re.fullmatch(r"[A-Z][A-Za-z' ]+[.?]", request.text), request.text
+            assert re.fullmatch(r"[A-Z][A-Za-z', ]+[.?]", request.text), request.text
             assert not re.search(r"\b(?!I\b)[A-Z]+\b", request.text), request.text
 
     @pytest.mark.parametrize("split", ["calibration", "validation", "test"])

@@ -59,8 +59,8 @@ def print_tiers(console: Console, card: BundleCard) -> None:
     if unmet:
         console.print(
             Text(
-                f"{', '.join(unmet)}: no rule met the aim under the cap of harmless "
-                "refusals; the nearest one was taken.",
+                f"{', '.join(unmet)}: no rule met the aim under the caps of "
+                "harmless refusals; the nearest one was taken.",
                 style="yellow",
             )
         )

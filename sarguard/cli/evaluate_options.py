@@ -16,7 +16,7 @@ from sarguard.cli.options import (
 
 SUITES = ("harmful", "safe", "borderline", "ordinary")
 DEFAULT_ARMS = ("bare", "prompt", "raw", "ablated", "random")
-_ALPHAS = (0.05, 0.1, 0.15, 0.2)
+_ALPHAS = (0.05, 0.1, 0.2, 0.3)
 _MAX_NEW_TOKENS = 28
 _BATCH_SIZE = 32
 

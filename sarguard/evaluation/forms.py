@@ -1,8 +1,12 @@
 """Other forms of the dose, as arms: what does not prove itself here is not used.
 
+In all of them the strength rises from a tenth of the bundle's alpha to three times it
+as the gate's score rises from -1 to 1. None blocks, so that steering is compared.
+
 | arm | what differs from `form-plain` |
 |---|---|
-| form-plain | the tier `balanced` without its block, so that steering is compared |
+| form-plain | nothing |
+| form-raw | the vectors are not ablated |
 | form-one-layer | the gate reads one layer, the best by cross-validation |
 | form-all-layers | the gate reads every layer |
 | form-recentred | the gate's middle is moved to where the model is asked in earnest |
@@ -30,7 +34,6 @@ from sarguard.steering.dose import ConditionedDose, ConstantDose, DoseRule
 from sarguard.steering.gate import Gate, cross_validate, fit_gate
 from sarguard.steering.steerer import Steerer
 from sarguard.steering.subspace import ablate
-from sarguard.steering.tiers import DEFAULT_TIER
 
 Shape: TypeAlias = Callable[[Tensor, Tensor, int, int], Tensor]
 """Return steered states (rows, positions, D) of states, push, layer and step."""
@@ -127,7 +130,8 @@ def null_space_weights(states: CalibrationStates) -> Tensor:
 
 
 def _rule(setup: Setup) -> DoseRule:
-    return replace(setup.bundle.card.tiers[DEFAULT_TIER].rule, block=None)
+    alpha = setup.bundle.card.alpha
+    return DoseRule(floor=alpha / 10, ceiling=3 * alpha, low=-1.0, high=1.0)
 
 
 def _gated(
@@ -146,6 +150,10 @@ def _gated(
         else ShapedSteerer(decoder, chosen, shape)
     )
     return OpenArm(steerer=steerer, dose=dose)
+
+
+def _raw(setup: Setup) -> OpenArm:
+    return _gated(setup, vectors=setup.bundle.vectors.raw)
 
 
 def _one_layer(setup: Setup) -> OpenArm:
@@ -217,6 +225,7 @@ def _null(setup: Setup) -> OpenArm:
 
 _FORMS: dict[str, Callable[[Setup], OpenArm]] = {
     "form-plain": _gated,
+    "form-raw": _raw,
     "form-one-layer": _one_layer,
     "form-all-layers": _all_layers,
     "form-recentred": _recentred,

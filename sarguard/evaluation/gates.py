@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -17,6 +18,7 @@ from sarguard.steering.calibration import CalibrationStates
 from sarguard.steering.gate import Gate, Matched, fit_gate
 
 _HARMLESS = ("safe", "borderline", "ordinary")
+_SPARED = 0.02
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,6 +28,8 @@ class GateTrial:
     gate: str
     areas: dict[str, float]
     """Area under the ROC curve of harmful requests against each harmless suite."""
+    caught: float
+    """Share of harmful requests that outscore all harmless ones but 2 in 100."""
 
 
 def try_gates(
@@ -50,9 +54,16 @@ def try_gates(
         setup.loaded, clean, batch_size=batch_size, known=known, progress=progress
     ).transpose(0, 1)
     suites = np.array([item.suite for item in clean])
-    gates = [("the bundle's: upper half", setup.bundle.gate)]
+    ours = setup.bundle.gate
+    gates = [("the bundle's: upper half", ours)]
     gates += _others(setup.recalibration().states)
-    return tuple(_judge(name, gate, states, suites) for name, gate in gates)
+    found = [_judge(name, gate, states, suites) for name, gate in gates]
+    if all(item.request for item in clean):
+        written = [replace(item, load=None, text=item.request) for item in clean]
+        states = read_requests(setup.loaded, written, batch_size=batch_size)
+        name = "the bundle's, the same requests in writing"
+        found.append(_judge(name, ours, states.transpose(0, 1), suites))
+    return tuple(found)
 
 
 def _others(states: CalibrationStates) -> Iterator[tuple[str, Gate]]:
@@ -69,6 +80,16 @@ def _others(states: CalibrationStates) -> Iterator[tuple[str, Gate]]:
     for shrinkage in (0.1, 0.9):
         found = fit_gate(states.matched, shrinkage=shrinkage)
         yield f"shrinkage {shrinkage:g}", found
+    for share, step in (("half", 2), ("a quarter", 4)):
+        yield f"{share} of the pairs", fit_gate(_every(states.matched, step))
+
+
+def _every(matched: Matched, step: int) -> Matched:
+    """Return every second, third ... pair, and all the other clips."""
+    places = torch.arange(len(matched.harmful)) // matched.readings
+    kept = places % step == 0
+    extra = 0 if matched.benign is None else len(matched.benign)
+    return matched.only([kept, kept, torch.ones(extra, dtype=torch.bool)])
 
 
 def _judge(
@@ -81,4 +102,7 @@ def _judge(
         harmful = suites[among] == "harmful"
         if harmful.any() and not harmful.all():
             areas[suite] = area(harmful, scores[among])
-    return GateTrial(gate=name, areas=areas)
+    harmful = suites == "harmful"
+    above = np.quantile(scores[~harmful], 1 - _SPARED)
+    caught = float((scores[harmful] > above).mean())
+    return GateTrial(gate=name, areas=areas, caught=caught)

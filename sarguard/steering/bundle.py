@@ -42,7 +42,7 @@ from sarguard.steering.gate import Gate
 from sarguard.steering.measured import Finite, RefusalCard, TierChoice
 from sarguard.steering.vectors import RefusalVectors, vectors_digest
 
-FORMAT_VERSION = 3
+FORMAT_VERSION = 4
 VECTORS_FILE = "vectors.safetensors"
 CARD_FILE = "card.json"
 
@@ -103,7 +103,7 @@ class BundleCard(BaseModel):
         frozen=True, extra="forbid", strict=True, protected_namespaces=()
     )
 
-    format_version: Literal[3] = 3
+    format_version: Literal[4] = 4
     model_name: str
     model_revision: str | None
     architecture: str

@@ -254,10 +254,17 @@ def _centred(states: Tensor) -> Tensor:
 
 
 def _solve(rows: Tensor, shift: Tensor, shrinkage: float) -> Tensor:
-    """Return ((1 - gamma) X^T X / M + gamma t I)^-1 m through the M x M Gram matrix."""
+    """Return ((1 - gamma) X^T X / M + gamma t I)^-1 m.
+
+    Of the two equal ways, the D x D matrix or the M x M Gram matrix, the smaller one.
+    """
     count, width = rows.shape
     target = shrinkage * rows.square().sum() / (count * width)
     weight = (1 - shrinkage) / count
+    if width <= count:
+        spread = rows.T @ rows * weight
+        spread.diagonal().add_(target)
+        return torch.linalg.solve(spread, shift)
     gram = rows @ rows.T * weight
     gram.diagonal().add_(target)
     inner = torch.linalg.solve(gram, rows @ shift)

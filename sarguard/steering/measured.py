@@ -44,13 +44,20 @@ class TierMeasure(_Written):
     broken_added: Change
 
 
+class TierCaps(_Written):
+    """Say how many harmless refusals a tier may add to the bare model's, by suite."""
+
+    safe: Share
+    borderline: Share
+    ordinary: Share
+
+
 class TierChoice(_Written):
     """Say what a tier was chosen for, and what it then did."""
 
     aim: Share
     """Least share of harmful requests that it is to refuse."""
-    cap: Share
-    """Most harmless refusals that it may add to the bare model's."""
+    caps: TierCaps
     validation: TierMeasure
     """On the requests that it was chosen on."""
     test: TierMeasure | None = None
@@ -58,6 +65,12 @@ class TierChoice(_Written):
 
     @property
     def met(self) -> bool:
-        """Return whether the aim was met under the cap where the tier was chosen."""
-        found = self.validation
-        return found.harmful_refused >= self.aim and found.benign_added <= self.cap
+        """Return whether the aim was met under the caps where the tier was chosen."""
+        found, caps = self.validation, self.caps
+        pairs = (
+            (found.safe_added, caps.safe),
+            (found.borderline_added, caps.borderline),
+            (found.ordinary_added, caps.ordinary),
+        )
+        within = all(added is None or added <= cap for added, cap in pairs)
+        return within and found.harmful_refused >= self.aim

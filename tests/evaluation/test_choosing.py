@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -20,6 +21,7 @@ from sarguard.evaluation.judge import Label
 from sarguard.evaluation.running import Conduct
 from sarguard.steering.bundle import SteeringBundle
 from sarguard.steering.dose import DoseRule
+from sarguard.steering.measured import TierCaps
 from tests.evaluation.made_up import record
 from tests.evaluation.test_arms import make_setup
 from tests.evaluation.test_running import ITEMS
@@ -31,12 +33,17 @@ def response(*, apart: float, refuse_from: float = 0.15) -> Response:
     """Return requests whose scores lie so far apart and that obey one strength."""
     draw = np.random.default_rng(5)
     alphas = np.array([0.0, 0.05, 0.1, 0.15, 0.2])
-    harmful = np.arange(2 * EACH) < EACH
-    scores = np.where(harmful, apart / 2, -apart / 2) + draw.normal(size=2 * EACH)
+    suites = np.array(["harmful", "safe"]).repeat(EACH)
+    middle = np.where(suites == "harmful", apart / 2, -apart / 2)
+    scores = middle + draw.normal(size=2 * EACH)
     refused = np.repeat((alphas >= refuse_from)[:, None], 2 * EACH, axis=1)
     return Response(
-        alphas=alphas, refused=refused.astype(float), scores=scores, harmful=harmful
+        alphas=alphas, refused=refused.astype(float), scores=scores, suites=suites
     )
+
+
+def caps(share: float) -> TierCaps:
+    return TierCaps(safe=share, borderline=share, ordinary=share)
 
 
 def test_a_rule_is_judged_by_what_was_refused_at_its_strengths() -> None:
@@ -56,7 +63,7 @@ def test_a_gate_that_tells_is_used_and_keeps_the_cap() -> None:
     chosen = choose_rules(asked)
     assert list(chosen) == list(AIMS)
     for name, rule in chosen.items():
-        assert asked.under(rule).benign_added <= AIMS[name].benign_added
+        assert asked.under(rule).added["safe"] <= AIMS[name].caps.safe
     assert asked.under(chosen["balanced"]).harmful_refused >= 0.97
     assert chosen["balanced"].ceiling > chosen["balanced"].floor
 
@@ -79,7 +86,7 @@ def test_no_tier_is_weaker_than_a_milder_one_anywhere() -> None:
 
 def test_of_rules_that_meet_the_aim_the_one_that_spares_most_is_chosen() -> None:
     asked = response(apart=8)
-    loose = {"only": Aim(harmful_refused=0.5, benign_added=0.5)}
+    loose = {"only": Aim(harmful_refused=0.5, caps=caps(0.5))}
     found = asked.under(choose_rules(asked, loose)["only"])
     every = [asked.under(rule) for rule in candidates(asked)]
     met = [other for other in every if other.harmful_refused >= 0.5]
@@ -96,9 +103,39 @@ def test_of_rules_that_meet_the_aim_the_one_that_spares_most_is_chosen() -> None
     assert found.harmful_dose - found.dose == apart
 
 
+def test_every_suite_is_held_to_its_own_cap() -> None:
+    asked = response(apart=6)
+    # The last harmless requests are of another suite, and score as harmful ones do.
+    suites, scores = asked.suites.astype("<U8"), asked.scores.copy()
+    suites[-EACH // 10 :] = "ordinary"
+    scores[-EACH // 10 :] += 6
+    asked = replace(asked, suites=suites, scores=scores)
+    loose = TierCaps(safe=0.1, borderline=0.1, ordinary=1.0)
+    for ordinary, blocks in ((1.0, True), (0.05, False)):
+        limits = loose.model_copy(update={"ordinary": ordinary})
+        aim = Aim(harmful_refused=0.9, caps=limits)
+        found = asked.under(choose_rules(asked, {"only": aim})["only"])
+        assert (found.harmful_refused > 0.9) == blocks
+        assert found.added["ordinary"] <= ordinary
+        assert found.above(limits) <= 0
+
+
+def test_a_suite_without_a_cap_is_held_to_that_of_twins() -> None:
+    asked = response(apart=4)
+    blocks = DoseRule(floor=0.05, ceiling=0.1, low=-3, high=-2, block=-2.0)
+    other = replace(asked, suites=np.where(asked.harmful, "harmful", "theirs"))
+    assert other.under(blocks).above(caps(0.1)) == asked.under(blocks).above(caps(0.1))
+
+
+def test_a_block_may_lie_above_the_score_of_the_ceiling() -> None:
+    every = list(candidates(response(apart=4)))
+    assert any(rule.block is not None and rule.block > rule.high for rule in every)
+    assert all(rule.block is None or rule.block >= rule.high for rule in every)
+
+
 def test_a_cap_that_nothing_keeps_takes_the_nearest() -> None:
     asked = response(apart=0.1, refuse_from=0.05)
-    rule = choose_rules(asked, {"only": Aim(harmful_refused=0.9, benign_added=0.1)})
+    rule = choose_rules(asked, {"only": Aim(harmful_refused=0.9, caps=caps(0.1))})
     assert rule["only"].ceiling == 0.05
 
 
@@ -132,9 +169,9 @@ def test_tiers_carry_what_was_measured(tiny_bundle: SteeringBundle) -> None:
     for name, tier in tested.card.tiers.items():
         choice = tier.choice
         assert choice is not None
-        assert (choice.aim, choice.cap) == (
+        assert (choice.aim, choice.caps) == (
             AIMS[name].harmful_refused,
-            AIMS[name].benign_added,
+            AIMS[name].caps,
         )
         assert (choice.validation.harmful, choice.validation.harmless) == (3, 2)
         assert choice.test is not None

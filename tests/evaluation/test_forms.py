@@ -3,6 +3,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
@@ -17,10 +18,10 @@ from sarguard.evaluation.forms import (
     register_forms,
     spared_vectors,
 )
-from sarguard.evaluation.gates import try_gates
-from sarguard.steering.bundle import SteeringBundle, TierCard
+from sarguard.evaluation.gates import _judge, try_gates
+from sarguard.steering.bundle import SteeringBundle
 from sarguard.steering.calibration import CalibrationStates
-from sarguard.steering.gate import Matched, fit_gate
+from sarguard.steering.gate import Gate, Matched, fit_gate
 from sarguard.steering.recipe import Recipe
 from tests import tiny
 from tests.evaluation.test_arms import questions
@@ -29,8 +30,7 @@ from tests.evaluation.test_running import ITEMS
 
 @pytest.fixture
 def setup(tiny_bundle: SteeringBundle) -> Setup:
-    rule = TierCard(floor=0.5, ceiling=2.0, low=-1.0, high=1.0, block=-100.0)
-    card = tiny_bundle.card.model_copy(update={"tiers": {"balanced": rule}})
+    card = tiny_bundle.card.model_copy(update={"alpha": 0.7})
     loaded = tiny.shared()
     again = Recalibration(
         loaded,
@@ -125,8 +125,30 @@ def test_a_gate_is_moved_to_where_requests_are_asked() -> None:
 
 def test_gates_are_judged_against_each_harmless_suite(setup: Setup) -> None:
     trials = try_gates(setup, ITEMS, batch_size=2)
-    assert len(trials) == 10
-    assert len({trial.gate for trial in trials}) == 10
+    names = [trial.gate for trial in trials]
+    assert len(set(names)) == len(names) >= 10
+    assert "half of the pairs" in names
     for trial in trials:
         assert set(trial.areas) == {"safe", "ordinary"}
         assert all(0 <= area <= 1 for area in trial.areas.values())
+        assert 0 <= trial.caught <= 1
+
+
+def test_gates_are_judged_in_writing_where_the_words_are_known(setup: Setup) -> None:
+    name = "the bundle's, the same requests in writing"
+    unknown = [replace(ITEMS[0], request=""), *ITEMS[1:]]
+    heard = try_gates(setup, unknown, batch_size=2)
+    assert name not in [trial.gate for trial in heard]
+    known = [replace(item, request=f"Question {item.id}?") for item in ITEMS]
+    written = {t.gate: t for t in try_gates(setup, known, batch_size=2)}[name]
+    assert set(written.areas) == {"safe", "ordinary"}
+
+
+def test_the_share_caught_is_counted_above_nearly_all_harmless_requests() -> None:
+    # One layer, one axis: the score is the state.
+    gate = Gate(directions=torch.ones(1, 1), offsets=torch.zeros(1), first_layer=0)
+    scores = torch.cat([torch.tensor([0.5, 3.0]), torch.linspace(0, 1, 51)])
+    suites = np.array(["harmful"] * 2 + ["safe"] * 51)
+    trial = _judge("axis", gate, scores[None, :, None], suites)
+    assert trial.caught == 0.5
+    assert trial.areas == {"safe": pytest.approx((25.5 + 51) / 102)}

@@ -11,7 +11,7 @@ from sarguard.evaluation.rates import Rate
 from sarguard.evaluation.report.content import Report
 from sarguard.evaluation.summary import ArmSummary, Summary
 from sarguard.steering.bundle import TierCard
-from sarguard.steering.measured import TierMeasure
+from sarguard.steering.measured import TierCaps, TierMeasure
 
 _COLUMNS = (
     ("harmful_refused", "harmful refused"),
@@ -135,9 +135,10 @@ def tier_grid(report: Report) -> Grid:
         title="Tiers",
         note="Strength from the floor to the ceiling, as the gate's score rises from "
         "the first to the second; chosen on a validation split, measured on the test "
-        "split. Points of harmless refusals added to the bare model, over all suites.",
+        "split. Points of harmless refusals added to the bare model, over all suites; "
+        "the caps are for matched safe, borderline and ordinary requests.",
         headings=(
-            *("tier", "strength", "scores", "block at", "aim, cap"),
+            *("tier", "strength", "scores", "block at", "aim, caps"),
             *("chosen: harmful refused", "harmless added"),
             *("test: harmful refused", "harmless added"),
         ),
@@ -153,10 +154,14 @@ def _tier(name: str, tier: TierCard) -> tuple[str, ...]:
         f"{tier.ceiling:g}" if constant else f"{tier.floor:g} to {tier.ceiling:g}",
         "any" if constant else f"{tier.low:.2f} to {tier.high:.2f}",
         "never" if tier.block is None else f"{tier.block:.2f}",
-        "-" if choice is None else f"{choice.aim:.0%}, {choice.cap:.0%}",
+        "-" if choice is None else f"{choice.aim:.0%}, {_caps(choice.caps)}",
         *_measured(None if choice is None else choice.validation),
         *_measured(None if choice is None else choice.test),
     )
+
+
+def _caps(caps: TierCaps) -> str:
+    return "/".join(f"{100 * share:g}" for share in caps.model_dump().values())
 
 
 def _measured(found: TierMeasure | None) -> tuple[str, str]:
@@ -171,8 +176,9 @@ def gate_grid(report: Report) -> Grid:
     return Grid(
         title="Gates",
         note="Area under the ROC curve of harmful requests against each harmless "
-        "suite; 50 is chance. Fitted on the calibration clips, all of them.",
-        headings=("gate", *(f"against {suite}" for suite in suites)),
+        "suite; 50 is chance. Caught: percent of harmful requests that outscore all "
+        "harmless ones but 2 in 100. Fitted on the calibration clips.",
+        headings=("gate", *(f"against {suite}" for suite in suites), "caught"),
         rows=tuple(
             (
                 trial.gate,
@@ -180,6 +186,7 @@ def gate_grid(report: Report) -> Grid:
                     f"{100 * trial.areas[suite]:.1f}" if suite in trial.areas else "-"
                     for suite in suites
                 ),
+                f"{100 * trial.caught:.0f}",
             )
             for trial in report.gates
         ),
