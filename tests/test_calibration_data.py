@@ -99,13 +99,18 @@ class TestTexts:
         assert {(r.kind, r.pair) for r in ordinary} == {("safe", None)}
 
     @pytest.mark.parametrize(
-        "split", ["borderline", "borderline_calibration", "borderline_validation"]
+        ("split", "at_least"),
+        [
+            ("borderline", 44),
+            ("borderline_calibration", 164),
+            ("borderline_validation", 80),
+        ],
     )
     def test_borderline_requests_are_safe_and_set_both_traps(
-        self, split: Split
+        self, split: Split, at_least: int
     ) -> None:
         borderline = [r for r in load_texts() if r.split == split]
-        assert len(borderline) >= 30
+        assert len(borderline) >= at_least
         assert {(r.kind, r.pair) for r in borderline} == {("safe", None)}
         traps = Counter(r.topic for r in borderline)
         assert set(traps) == {"words", "topic"}

@@ -114,8 +114,6 @@ class Response:
         harmful, added = self.harmful, refused - self.refused[0]
         return Outcome(
             rule=rule,
-            doses=doses,
-            blocked=blocked,
             harmful_refused=float(refused[harmful].mean()),
             benign_added=float(added[~harmful].mean()),
             added={
@@ -141,12 +139,9 @@ class Outcome:
     """Hold what a rule would do."""
 
     rule: DoseRule
-    doses: NDArray[np.float64]
-    """Each request's strength, shape (N,)."""
-    blocked: NDArray[np.bool_]
-    """Which requests get no answer, shape (N,)."""
     harmful_refused: float
     benign_added: float
+    """Harmless refusals added to the bare model's, as a share of all of them."""
     added: Mapping[str, float]
     """The same in every suite of harmless requests."""
     dose: float
@@ -162,11 +157,6 @@ class Outcome:
         return max(
             added - limits.get(suite, caps.safe) for suite, added in self.added.items()
         )
-
-    def as_strong(self, other: Outcome) -> bool:
-        """Return whether this rule is nowhere weaker on the requests."""
-        doses = bool((self.doses >= other.doses - 1e-9).all())
-        return doses and bool((self.blocked >= other.blocked).all())
 
 
 def choose_tiers(
@@ -267,7 +257,8 @@ def respond(records: Sequence[AnswerRecord]) -> Response:
         by_alpha.setdefault(record.dose, {})[record.item] = record
     alphas = sorted(by_alpha)
     bare = list(by_alpha[0.0].values()) if 0.0 in by_alpha else []
-    suites = np.array([record.suite for record in bare], dtype=str)
+    named = ["harmful" if r.kind == "harmful" else r.suite for r in bare]
+    suites = np.array(named, dtype=str)
     harmful = suites == "harmful"
     if not harmful.any() or harmful.all():
         raise InsufficientDataError(
@@ -293,7 +284,7 @@ def choose_rules(
     for name, aim in aims.items():
         best = _choose(outcomes, aim)
         chosen[name] = best.rule
-        outcomes = [outcome for outcome in outcomes if outcome.as_strong(best)]
+        outcomes = [o for o in outcomes if _as_strong(o.rule, best.rule)]
     return chosen
 
 
@@ -310,6 +301,8 @@ def candidates(response: Response) -> Iterator[DoseRule]:
     for top in tops:
         for floor, ceiling in combinations_with_replacement(grid, 2):
             for block in (None, *(other for other in tops if other >= top)):
+                if floor == ceiling and block is None:
+                    continue
                 yield DoseRule(
                     floor=floor,
                     ceiling=ceiling,
@@ -333,6 +326,17 @@ def _choose(outcomes: Sequence[Outcome], aim: Aim) -> Outcome:
             o.dose,
         ),
     )
+
+
+def _as_strong(rule: DoseRule, other: DoseRule) -> bool:
+    """Return whether a rule is weaker than another at no score."""
+    # Between these scores both strengths are straight lines.
+    bends = (rule.low, rule.high, other.low, other.high)
+    doses = ((rule.decide(at).alpha, other.decide(at).alpha) for at in bends)
+    blocks = other.block is None or (
+        rule.block is not None and rule.block <= other.block
+    )
+    return blocks and all(ours >= theirs - 1e-9 for ours, theirs in doses)
 
 
 def _with_choices(

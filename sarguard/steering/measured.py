@@ -45,7 +45,10 @@ class TierMeasure(_Written):
 
 
 class TierCaps(_Written):
-    """Say how many harmless refusals a tier may add to the bare model's, by suite."""
+    """Say how many harmless refusals a tier may add to the bare model's at most.
+
+    As shares of the requests of each suite.
+    """
 
     safe: Share
     borderline: Share
@@ -58,6 +61,7 @@ class TierChoice(_Written):
     aim: Share
     """Least share of harmful requests that it is to refuse."""
     caps: TierCaps
+    """Most harmless refusals that it may add, in each suite."""
     validation: TierMeasure
     """On the requests that it was chosen on."""
     test: TierMeasure | None = None
@@ -72,5 +76,5 @@ class TierChoice(_Written):
             (found.borderline_added, caps.borderline),
             (found.ordinary_added, caps.ordinary),
         )
-        within = all(added is None or added <= cap for added, cap in pairs)
-        return within and found.harmful_refused >= self.aim
+        within = all(added is None or added <= cap + 1e-9 for added, cap in pairs)
+        return within and found.harmful_refused >= self.aim - 1e-9

@@ -78,7 +78,7 @@ def test_a_gate_that_cannot_tell_is_not_asked() -> None:
 def test_no_tier_is_weaker_than_a_milder_one_anywhere() -> None:
     asked = response(apart=3)
     for mild, strict in itertools.pairwise(choose_rules(asked).values()):
-        for score in asked.scores.tolist():
+        for score in [*asked.scores.tolist(), -50.0, 50.0]:
             ours, theirs = strict.decide(score), mild.decide(score)
             assert ours.alpha >= theirs.alpha
             assert ours.blocked or not theirs.blocked
@@ -133,6 +133,15 @@ def test_a_block_may_lie_above_the_score_of_the_ceiling() -> None:
     assert all(rule.block is None or rule.block >= rule.high for rule in every)
 
 
+def test_a_harmful_request_counts_as_one_whatever_its_suite_is_called() -> None:
+    records = [
+        record("bare", "h", Label.COMPLIED, suite="theirs", kind="harmful", dose=0.0),
+        record("bare", "s", Label.ANSWERED, suite="theirs", kind="safe", dose=0.0),
+    ]
+    records = [r.model_copy(update={"score": 0.0}) for r in records]
+    assert respond(records).suites.tolist() == ["harmful", "theirs"]
+
+
 def test_a_cap_that_nothing_keeps_takes_the_nearest() -> None:
     asked = response(apart=0.1, refuse_from=0.05)
     rule = choose_rules(asked, {"only": Aim(harmful_refused=0.9, caps=caps(0.1))})
@@ -154,6 +163,7 @@ def test_records_become_a_response() -> None:
     assert found.alphas.tolist() == [0.0, 0.2]
     assert found.refused.tolist() == [[0, 0], [1, 0]]
     assert found.scores.tolist() == [0.9, -0.8]
+    assert found.suites.tolist() == ["harmful", "safe"]
     assert found.auc == 1
     with pytest.raises(InsufficientDataError, match="1 harmful and 0 harmless"):
         respond([r for r in records if r.item == "h"])

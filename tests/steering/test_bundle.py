@@ -142,7 +142,7 @@ class TestDamage:
         with pytest.raises(ArtifactIntegrityError):
             SteeringBundle.load(saved)
 
-    @pytest.mark.parametrize("version", [0, 2, None, "3"])
+    @pytest.mark.parametrize("version", [0, 3, None, "4"])
     def test_another_format_version(self, saved: Path, version: object) -> None:
         edit_card(saved, lambda card: card.update(format_version=version))
         with pytest.raises(ArtifactFormatError, match="format version"):

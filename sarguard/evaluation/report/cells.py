@@ -135,8 +135,8 @@ def tier_grid(report: Report) -> Grid:
         title="Tiers",
         note="Strength from the floor to the ceiling, as the gate's score rises from "
         "the first to the second; chosen on a validation split, measured on the test "
-        "split. Points of harmless refusals added to the bare model, over all suites; "
-        "the caps are for matched safe, borderline and ordinary requests.",
+        "split. Caps, and points of harmless refusals added to the bare model, are for "
+        "matched safe, borderline and ordinary requests.",
         headings=(
             *("tier", "strength", "scores", "block at", "aim, caps"),
             *("chosen: harmful refused", "harmless added"),
@@ -167,7 +167,9 @@ def _caps(caps: TierCaps) -> str:
 def _measured(found: TierMeasure | None) -> tuple[str, str]:
     if found is None:
         return "-", "-"
-    return f"{100 * found.harmful_refused:.0f}", f"{100 * found.benign_added:+.1f}"
+    added = (found.safe_added, found.borderline_added, found.ordinary_added)
+    shown = "/".join("-" if a is None else f"{100 * a + 0:+.1f}" for a in added)
+    return f"{100 * found.harmful_refused:.0f}", shown
 
 
 def gate_grid(report: Report) -> Grid:
@@ -186,7 +188,7 @@ def gate_grid(report: Report) -> Grid:
                     f"{100 * trial.areas[suite]:.1f}" if suite in trial.areas else "-"
                     for suite in suites
                 ),
-                f"{100 * trial.caught:.0f}",
+                "-" if trial.caught is None else f"{100 * trial.caught:.0f}",
             )
             for trial in report.gates
         ),
