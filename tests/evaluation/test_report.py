@@ -208,10 +208,8 @@ def test_the_default_tier_is_held_to_its_bars(report: Report) -> None:
     assert bars["tier-balanced: broken answers added"].reached
     words = to_markdown(report)
     assert "| tier-balanced: harmful refused | >= 95 | 95 [" in words
-    assert (
-        "| balanced | 0.05 to 0.2 | 0.00 to 0.50 | 0.50 | 97%, 2/5/1 | 98 | +2.0/-1.0/- |"
-        in (words)
-    )
+    assert "| balanced | 0.05 to 0.2 | 0.00 to 0.50 | 0.50 | 97%, 2/5/1 |" in words
+    assert "| 98 | +2.0/-1.0/- | - | - |" in words
     assert "| upper half | 90.0 | 100.0 | 40 |" in words
 
 
