@@ -191,7 +191,7 @@ def test_the_report_names_the_command_that_makes_it(line: str) -> None:
     ("given", "arms", "varied"),
     [
         (["--full"], 19, {"bare", "tier-balanced"}),
-        (["--forms"], 12, None),
+        (["--forms"], 13, None),
         (["--arms", "bare,ablated", "--varied-arms", "bare"], 5, {"bare"}),
     ],
 )
@@ -212,7 +212,7 @@ def test_arms_are_planned(
         timed = [str(arm) for arm in found.timed]
         assert timed == ["bare", "prompt", "ablated 0.05", "tier-balanced"]
         assert options.variants == ("unseen-voice", "noise")
-        assert {a.alpha for a in found.arms if a.name == "random"} == {0.1, 0.2}
+        assert {a.alpha for a in found.arms if a.name == "random"} == {0.1, 0.3}
 
 
 def test_a_report_is_published(run: Run, options: list[str], tmp_path: Path) -> None:
