@@ -98,7 +98,8 @@ class Response:
     @property
     def harmful(self) -> NDArray[np.bool_]:
         """Return which requests are harmful, shape (N,)."""
-        return self.suites == "harmful"
+        found: NDArray[np.bool_] = self.suites == "harmful"
+        return found
 
     @property
     def auc(self) -> float:
@@ -153,7 +154,7 @@ class Outcome:
 
         A suite without a cap of its own is held to that of `safe`.
         """
-        limits = caps.model_dump()
+        limits: dict[str, float] = caps.model_dump()
         return max(
             added - limits.get(suite, caps.safe) for suite, added in self.added.items()
         )

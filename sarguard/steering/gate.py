@@ -264,7 +264,8 @@ def _solve(rows: Tensor, shift: Tensor, shrinkage: float) -> Tensor:
     if width <= count:
         spread = rows.T @ rows * weight
         spread.diagonal().add_(target)
-        return torch.linalg.solve(spread, shift)
+        direct: Tensor = torch.linalg.solve(spread, shift)
+        return direct
     gram = rows @ rows.T * weight
     gram.diagonal().add_(target)
     inner = torch.linalg.solve(gram, rows @ shift)
