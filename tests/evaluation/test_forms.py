@@ -126,7 +126,7 @@ def test_a_gate_is_moved_to_where_requests_are_asked() -> None:
 def test_gates_are_judged_against_each_harmless_suite(setup: Setup) -> None:
     trials = try_gates(setup, ITEMS, batch_size=2)
     names = [trial.gate for trial in trials]
-    assert len(set(names)) == len(names) >= 10
+    assert len(set(names)) == len(names) == 13
     assert "half of the pairs" in names
     for trial in trials:
         assert set(trial.areas) == {"safe", "ordinary"}

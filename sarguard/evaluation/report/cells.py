@@ -167,7 +167,7 @@ def _caps(caps: TierCaps) -> str:
 def _measured(found: TierMeasure | None) -> tuple[str, str]:
     if found is None:
         return "-", "-"
-    added = (found.safe_added, found.borderline_added, found.ordinary_added)
+    added = found.added.values()
     shown = "/".join("-" if a is None else f"{100 * a + 0:+.1f}" for a in added)
     return f"{100 * found.harmful_refused:.0f}", shown
 
