@@ -13,9 +13,11 @@ from sarguard.cli.options import (
     positive_floats,
     positive_int,
 )
+from sarguard.policy.tiers import Tier
 
 SUITES = ("harmful", "safe", "borderline", "ordinary")
-DEFAULT_ARMS = ("bare", "prompt", "raw", "ablated", "random")
+_TIERS = tuple(f"tier-{tier}" for tier in Tier)
+DEFAULT_ARMS = ("bare", "prompt", "raw", "ablated", *_TIERS, "random")
 _ALPHAS = (0.05, 0.1, 0.2, 0.3)
 _MAX_NEW_TOKENS = 28
 _BATCH_SIZE = 32

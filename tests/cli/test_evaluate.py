@@ -36,10 +36,11 @@ def test_the_table_goes_to_stdout_and_files_are_written(
     assert "2 harmful, 2 safe, 2 borderline, 2 ordinary requests" in " ".join(
         out.split()
     )
-    assert "8 requests in 8 arms" in err
+    assert "8 requests in 12 arms" in err
     content = json.loads(files["t.json"].read_text())
     assert [row["arm"] for row in content["arms"]] == [
         *("bare", "prompt", "raw 0.1", "raw 0.3", "ablated 0.1", "ablated 0.3"),
+        *("tier-permissive", "tier-balanced", "tier-strict", "tier-maximum"),
         *("random 0.1", "random 0.3"),
     ]
     assert content["judge"]["judge"] == "rules"
