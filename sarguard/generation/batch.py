@@ -15,7 +15,7 @@ from sarguard.generation.row import Row
 from sarguard.generation.sampling import Sampling
 from sarguard.generation.steps import decode_rows
 from sarguard.models.loading import LoadedModel
-from sarguard.steering.dose import Decision
+from sarguard.steering.dose import Decision, Dose
 from sarguard.steering.steerer import Steerer
 
 
@@ -35,7 +35,7 @@ class Decoded:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _GivenStrength:
+class _GivenStrength(Dose):
     """Take a strength as it is; the guard checks it."""
 
     alpha: float

@@ -63,7 +63,7 @@ class Row:
     @property
     def compares(self) -> bool:
         """Return whether the dose asks how far steering moves the first token."""
-        return bool(getattr(self.dose, "compares", False))
+        return self.dose.compares
 
     @property
     def strength(self) -> float:

@@ -11,12 +11,12 @@ from sarguard.errors import ConfigurationError
 from sarguard.policy.sections import Mode, Steering
 from sarguard.policy.tiers import Tier
 from sarguard.steering.bundle import SteeringBundle
-from sarguard.steering.dose import ConditionedDose, Decision, DoseRule
+from sarguard.steering.dose import ConditionedDose, Decision, Dose, DoseRule
 from sarguard.steering.gate import Gate
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class TierDose:
+class TierDose(Dose):
     """Steer each request as its tier's rule says, and at least so strongly."""
 
     gate: Gate

@@ -48,8 +48,7 @@ class Engine:
         """Return what requests have to share to be answered in one batch."""
         heard = batch_key(self._loaded, ticket.asked.turns)
         dose = ticket.asked.dose
-        wishes = [getattr(dose, name, False) for name in ("compares", "bare")]
-        return heard, dose.reads_states, *wishes
+        return heard, dose.reads_states, dose.compares, dose.bare
 
     def answer(self, tickets: Sequence[Ticket]) -> None:
         """Answer every request or end it otherwise; raise nothing."""

@@ -32,14 +32,21 @@ class Decision:
 
 
 class Dose(Protocol):
-    """Decide the strength of each row of a batch.
-
-    One that has an attribute `compares` which is true has each row's divergence noted.
-    """
+    """Decide the strength of each row of a batch."""
 
     @property
     def reads_states(self) -> bool:
         """Return whether `decide` needs the clean states, which cost a decode step."""
+
+    @property
+    def compares(self) -> bool:
+        """Return whether it is noted how far steering moves the first token."""
+        return False
+
+    @property
+    def bare(self) -> bool:
+        """Return whether every decision is for the bare model's answer."""
+        return False
 
     def decide(self, states: Tensor | None, rows: int) -> list[Decision]:
         """Return one decision a row.
@@ -52,7 +59,7 @@ class Dose(Protocol):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ConstantDose:
+class ConstantDose(Dose):
     """Steer every request alike, as the paper does (`faithful` mode)."""
 
     alpha: float
@@ -120,7 +127,7 @@ class DoseRule:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class ConditionedDose:
+class ConditionedDose(Dose):
     """Steer each request as strongly as its own state asks.
 
     Where the rules are constant the gate is not asked, and there are no scores.

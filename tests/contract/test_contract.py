@@ -32,7 +32,7 @@ from sarguard.models.loading import LoadedModel, load_model
 from sarguard.outcome import Outcome
 from sarguard.steering.bundle import SteeringBundle
 from sarguard.steering.canary import check_steering_bites
-from sarguard.steering.dose import Decision
+from sarguard.steering.dose import Decision, Dose
 from sarguard.steering.making import make_bundle
 from sarguard.steering.recipe import Recipe
 from sarguard.steering.steerer import Steerer
@@ -255,7 +255,7 @@ def test_a_padded_batch_of_mixed_strengths_answers_like_each_row_alone(
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class LookingDose:
+class LookingDose(Dose):
     """Read the clean states, and then give the strength that was asked for."""
 
     alpha: float

@@ -21,6 +21,7 @@ from sarguard.evaluation.report import (
     write_report,
 )
 from sarguard.evaluation.report.cells import percent
+from sarguard.evaluation.report.charts import trade_off
 from sarguard.evaluation.separation import Separation
 from sarguard.evaluation.summary import summarise
 from sarguard.steering.bundle import TierCard
@@ -221,3 +222,17 @@ def test_the_curve_stands_alone(report: Report, tmp_path: Path) -> None:
     assert "#ffffff" in curve
     for family in ("bare", "ablated", "tier"):
         assert f">{family}</text>" in curve
+
+
+@pytest.mark.parametrize(
+    ("arms", "lines"),
+    [(("tier-balanced", "tier-strict"), 1), (("form-plain", "form-raw"), 0)],
+)
+def test_only_steps_of_a_dose_are_joined(arms: tuple[str, str], lines: int) -> None:
+    records = [
+        *arm_records("bare", harmful=0, safe=0),
+        *arm_records(arms[0], harmful=5, safe=1),
+        *arm_records(arms[1], harmful=9, safe=3),
+    ]
+    drawn = trade_off(summarise(records).arms)
+    assert drawn.count("<polyline") == 1 + lines

@@ -14,7 +14,7 @@ from sarguard.generation.divergence import divergence
 from sarguard.models.inputs import build_inputs
 from sarguard.models.loading import LoadedModel
 from sarguard.steering.bundle import SteeringBundle
-from sarguard.steering.dose import ConstantDose, Decision
+from sarguard.steering.dose import ConstantDose, Decision, Dose
 from sarguard.steering.states import last_states
 from sarguard.steering.steerer import Steerer
 from tests import tiny
@@ -22,7 +22,7 @@ from tests import tiny
 TEXTS = ("Hi.", "What is this sound?", "And now?")
 
 
-class ReadingDose:
+class ReadingDose(Dose):
     """Decide what the test says, from states that it keeps."""
 
     reads_states = True
@@ -30,9 +30,13 @@ class ReadingDose:
     def __init__(
         self, alpha: float, *, blocked: bool = False, compares: bool = False
     ) -> None:
-        self.compares = compares
+        self._compares = compares
         self._decision = Decision(alpha=alpha, score=0.5, blocked=blocked)
         self.states: Tensor | None = None
+
+    @property
+    def compares(self) -> bool:
+        return self._compares
 
     def decide(self, states: Tensor | None, rows: int) -> list[Decision]:
         self.states = states

@@ -8,6 +8,7 @@ from html import escape
 from sarguard.evaluation.latency import Latency
 from sarguard.evaluation.report import svg
 from sarguard.evaluation.report.content import DoseSpread
+from sarguard.evaluation.report.labels import Mark, name_marks
 from sarguard.evaluation.report.svg import Axes
 from sarguard.evaluation.separation import Separation
 from sarguard.evaluation.summary import ArmSummary
@@ -25,6 +26,8 @@ PALETTE = {
 }
 _FAMILIES = ("tier", "form")
 """Arms that share a colour: their names begin with it."""
+_UNORDERED = ("form",)
+"""Families whose arms are no steps of a dose."""
 _OTHER = "#d55e00"
 _SUITES = {
     "harmful": "#d55e00",
@@ -32,8 +35,6 @@ _SUITES = {
     "borderline": "#f0c430",
     "ordinary": "#56b4e9",
 }
-_LABEL = (48, 13)
-"""Room that a label takes, wide and high."""
 _PERCENT = [(step / 5, f"{20 * step} %") for step in range(6)]
 
 
@@ -75,10 +76,11 @@ def trade_off(arms: Sequence[ArmSummary], *, alone: bool = False) -> str:
             more=f'transform="rotate(-41 {axes.x(0.70)} {axes.y(0.635)})"',
         )
     )
-    taken: list[tuple[float, float]] = []
+    marks: list[Mark] = []
     for family in dict.fromkeys(_family(arm) for arm in arms):
         alike = [arm for arm in arms if _family(arm) == family]
-        parts += _family_path(axes, alike, taken)
+        parts += _family_path(axes, alike, marks)
+    parts += name_marks(axes, marks)
     if alone:
         whole = svg.bar(0, 0, axes.width, axes.height, "#ffffff")
         parts = [whole, *parts, *_key(axes, list(dict.fromkeys(map(_family, arms))))]
@@ -203,9 +205,12 @@ def _family(arm: ArmSummary) -> str:
 
 
 def _family_path(
-    axes: Axes, arms: Sequence[ArmSummary], taken: list[tuple[float, float]]
+    axes: Axes, arms: Sequence[ArmSummary], named: list[Mark]
 ) -> list[str]:
-    """Return the points of one family, joined where they differ in dose."""
+    """Return the points of one family, joined where they differ in dose.
+
+    Their names are added to `named`, to be put where there is room in the end.
+    """
     parts: list[str] = []
     points: list[tuple[float, float]] = []
     colour = colour_of(arms[0].name)
@@ -226,21 +231,10 @@ def _family_path(
         hint = f"{arm.arm}: {up.value:.0%} harmful, {across.value:.0%} harmless refused"
         marks.append(svg.dot(x, y, colour, title=hint))
         name = f"{arm.alpha:g}" if arm.alpha else arm.arm.partition("-")[2] or arm.arm
-        place = _free_place(x + 8, y - 6, taken)
-        taken.append(place)
-        marks.append(svg.text(*place, name, fill=colour))
-    if len(points) > 1:
+        named.append(Mark(x=x, y=y, name=name, colour=colour))
+    if len(points) > 1 and _family(arms[0]) not in _UNORDERED:
         parts.append(svg.path(points, colour, more='opacity="0.6"'))
     return parts + marks
-
-
-def _free_place(
-    x: float, y: float, taken: Sequence[tuple[float, float]]
-) -> tuple[float, float]:
-    """Return where a label covers no other: as given, or further down."""
-    while any(abs(x - a) < _LABEL[0] and abs(y - b) < _LABEL[1] for a, b in taken):
-        y += _LABEL[1]
-    return x, y
 
 
 def _stack(axes: Axes, spread: DoseSpread, place: int) -> list[str]:
