@@ -118,13 +118,25 @@ class TestRemarks:
     def grave(self, records: list[AnswerRecord]) -> str:
         return " ".join(t for t, grave in self.remarks(records).items() if grave)
 
-    def test_a_random_push_as_good_as_half_the_vector_is_grave(self) -> None:
+    @pytest.mark.parametrize(
+        ("control", "doubt"),
+        [
+            ("random", "not shown to be its own"),
+            ("shuffled", "makes little difference"),
+        ],
+    )
+    def test_a_control_as_good_as_half_the_vector_is_grave(
+        self, control: str, doubt: str
+    ) -> None:
         bare = arm_records("bare", harmful=0, safe=0)
         vector = arm_records("ablated 0.1", harmful=10, safe=0)
-        weak = arm_records("random 0.1", harmful=4, safe=0)
-        strong = arm_records("random 0.1", harmful=5, safe=0)
-        assert "random" not in self.grave([*bare, *vector, *weak])
-        assert "not shown to be its own" in self.grave([*bare, *vector, *strong])
+        weak = arm_records(f"{control} 0.1", harmful=4, safe=0)
+        strong = arm_records(f"{control} 0.1", harmful=5, safe=0)
+        assert "at alpha 0.1 adds 20 points" in " ".join(
+            self.remarks([*bare, *vector, *weak])
+        )
+        assert self.grave([*bare, *vector, *weak]) == ""
+        assert doubt in self.grave([*bare, *vector, *strong])
 
     def test_zeros_that_answer_otherwise_are_grave(self) -> None:
         same = [
