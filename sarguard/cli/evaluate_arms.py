@@ -6,6 +6,8 @@ import argparse
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from sarguard.cli.evaluate_options import TIER_ARMS
+
 if TYPE_CHECKING:
     from sarguard.evaluation.arms import Arm
 
@@ -34,7 +36,7 @@ def settle(options: argparse.Namespace) -> None:
 def plan(options: argparse.Namespace) -> Plan:
     """Return the arms that the options name."""
     from sarguard.evaluation.arms import plan_arms
-    from sarguard.steering.tiers import DEFAULT_TIER, TIERS
+    from sarguard.steering.tiers import DEFAULT_TIER
 
     default = f"tier-{DEFAULT_TIER}"
     if options.forms:
@@ -43,8 +45,7 @@ def plan(options: argparse.Namespace) -> Plan:
         names = ("bare", default, *register_forms())
         arms = plan_arms(options.alphas, names)
     elif options.full:
-        tiers = [f"tier-{name}" for name in TIERS]
-        names = ("bare", "zero", "prompt", "raw", "ablated", *tiers)
+        names = ("bare", "zero", "prompt", "raw", "ablated", *TIER_ARMS)
         arms = plan_arms(options.alphas, names)
         arms += plan_arms(options.alphas[1::2], ("random", "shuffled"))
     else:

@@ -16,8 +16,8 @@ from sarguard.cli.options import (
 from sarguard.policy.tiers import Tier
 
 SUITES = ("harmful", "safe", "borderline", "ordinary")
-_TIERS = tuple(f"tier-{tier}" for tier in Tier)
-DEFAULT_ARMS = ("bare", "prompt", "raw", "ablated", *_TIERS, "random")
+TIER_ARMS = tuple(f"tier-{tier}" for tier in Tier)
+DEFAULT_ARMS = ("bare", "prompt", "raw", "ablated", *TIER_ARMS, "random")
 _ALPHAS = (0.05, 0.1, 0.2, 0.3)
 _MAX_NEW_TOKENS = 28
 _BATCH_SIZE = 32
