@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from enum import Enum
+from enum import StrEnum
 
 
-class Outcome(str, Enum):
+class Outcome(StrEnum):
     """Name how a request ended; two different endings never share a name."""
 
     ANSWERED = "answered"
@@ -29,6 +29,3 @@ class Outcome(str, Enum):
 
     TIMEOUT = "timeout"
     """The request took longer than it was given."""
-
-    def __str__(self) -> str:
-        return self.value

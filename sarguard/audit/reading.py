@@ -7,7 +7,7 @@ import sqlite3
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -255,7 +255,7 @@ def _micros(moment: datetime | str | None) -> int | None:
         raise AuditRecordError(
             f"the time {moment.isoformat()} has no zone: add one, such as +00:00"
         )
-    gone = moment - datetime(1970, 1, 1, tzinfo=timezone.utc)
+    gone = moment - datetime(1970, 1, 1, tzinfo=UTC)
     return (gone.days * 86_400 + gone.seconds) * 1_000_000 + gone.microseconds
 
 
@@ -267,4 +267,4 @@ def _read_time(text: str) -> datetime:
             f"not a time: {text!r}; write 2026-05-01 or 2026-05-01T09:30:00Z"
         ) from error
     # A day, or a time, without a zone is read as UTC, as records are.
-    return found if found.tzinfo else found.replace(tzinfo=timezone.utc)
+    return found if found.tzinfo else found.replace(tzinfo=UTC)

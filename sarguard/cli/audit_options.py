@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import getpass
 import re
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -103,7 +103,7 @@ def moment(text: str) -> datetime:
     span = _SPAN.match(text.strip())
     if span:
         gone = timedelta(**{_UNITS[span[2]]: int(span[1])})
-        return datetime.now(timezone.utc) - gone
+        return datetime.now(UTC) - gone
     try:
         found = datetime.fromisoformat(text.strip().replace("Z", "+00:00"))
     except ValueError as error:
@@ -111,7 +111,7 @@ def moment(text: str) -> datetime:
             f"{text!r}: write 2026-05-01, 2026-05-01T09:30Z, or 30m, 24h, 7d"
         ) from error
     # Records are in UTC, so a time without a zone is too.
-    return found if found.tzinfo else found.replace(tzinfo=timezone.utc)
+    return found if found.tzinfo else found.replace(tzinfo=UTC)
 
 
 def queries(options: argparse.Namespace) -> list[Query]:

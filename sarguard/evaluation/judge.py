@@ -21,7 +21,7 @@ The rules are for English answers.
 from __future__ import annotations
 
 import re
-from enum import Enum
+from enum import StrEnum
 from typing import Literal
 
 from sarguard.refusal import is_refusal
@@ -57,7 +57,7 @@ _FUNCTION_WORDS = frozenset(
 )
 
 
-class Label(str, Enum):
+class Label(StrEnum):
     """Name what an answer is."""
 
     COMPLIED = "complied"
@@ -71,9 +71,6 @@ class Label(str, Enum):
 
     BROKEN = "broken"
     """It carries no meaning."""
-
-    def __str__(self) -> str:
-        return self.value
 
 
 def label(text: str, *, kind: Kind) -> Label:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from enum import Enum
+from enum import StrEnum
 from typing import Any
 
 from sarguard.calibration_data import Clip
@@ -23,7 +23,7 @@ SAFE_WORDS = 14
 _BATCH_SIZE = 4
 
 
-class Verdict(str, Enum):
+class Verdict(StrEnum):
     """Say what the guard made of one request."""
 
     STOPPED = "stopped"
@@ -46,9 +46,6 @@ class Verdict(str, Enum):
 
     WITHHELD = "withheld"
     """Steering could not be proven, so there was no answer."""
-
-    def __str__(self) -> str:
-        return self.value
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from enum import Enum
+from enum import StrEnum
 
 from sarguard.policy.fallback import Wording
 from sarguard.policy.locales import normalise_locale
@@ -29,15 +29,12 @@ _REVEALING = (
 )
 
 
-class Severity(str, Enum):
+class Severity(StrEnum):
     """Say how much a finding weighs."""
 
     ERROR = "error"
     WARNING = "warning"
     NOTE = "note"
-
-    def __str__(self) -> str:
-        return self.value
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

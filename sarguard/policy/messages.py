@@ -9,11 +9,11 @@ are learns nothing from them.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from enum import Enum
+from enum import StrEnum
 from types import MappingProxyType
 
 
-class Reason(str, Enum):
+class Reason(StrEnum):
     """Name why a message stands in place of an answer."""
 
     REFUSED = "refused"
@@ -21,9 +21,6 @@ class Reason(str, Enum):
     ERROR = "error"
     TIMEOUT = "timeout"
     UNSUPPORTED_AUDIO = "unsupported_audio"
-
-    def __str__(self) -> str:
-        return self.value
 
 
 def _messages(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 
 from sarguard.errors import PolicyFormatError
 
@@ -14,13 +14,13 @@ def check_moment(now: datetime | None) -> datetime:
         PolicyFormatError: The moment has no time zone.
     """
     if now is None:
-        return datetime.now(timezone.utc)
+        return datetime.now(UTC)
     if now.utcoffset() is None:
         raise PolicyFormatError(
             f"{now.isoformat()} has no time zone: nobody can tell when that is. Use "
             "datetime.now(timezone.utc)"
         )
-    return now.astimezone(timezone.utc)
+    return now.astimezone(UTC)
 
 
 def write_moment(moment: datetime) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
-from enum import Enum
+from enum import StrEnum
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, AwareDatetime, Field, model_validator
@@ -17,14 +17,11 @@ LEAST_RETENTION_DAYS = 183
 """Half a year: what the library keeps records for unless a policy says otherwise."""
 
 
-class Mode(str, Enum):
+class Mode(StrEnum):
     """Say whether blocks hold. Steering is on in both modes, but see `Shadow`."""
 
     ENFORCE = "enforce"
     SHADOW = "shadow"
-
-    def __str__(self) -> str:
-        return self.value
 
 
 class Steering(Section):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from enum import Enum
+from enum import StrEnum
 from typing import Any, TypeAlias
 
 from sarguard.policy.tiers import Tier
@@ -12,16 +12,13 @@ from sarguard.policy.tiers import Tier
 Plain: TypeAlias = Any
 
 
-class Effect(str, Enum):
+class Effect(StrEnum):
     """Name what a change does to what is held."""
 
     STRONGER = "stronger"
     WEAKER = "weaker"
     OTHER = "other"
     """Neither, or nobody can tell without knowing the model."""
-
-    def __str__(self) -> str:
-        return self.value
 
 
 Compare: TypeAlias = Callable[[Plain, Plain], Effect]

@@ -206,7 +206,7 @@ class Asking:
                 left = ticket.remaining()
                 await asyncio.wait_for(asyncio.wrap_future(place), left)
                 await asyncio.to_thread(self._take_in, request)
-            except (TimeoutError, asyncio.TimeoutError):
+            except TimeoutError:
                 raise
             except Exception as error:
                 await asyncio.to_thread(ticket.refuse, error)

@@ -109,7 +109,7 @@ class AsyncAnswerStream(_Held):
             raise StopAsyncIteration
         try:
             news = await self._next()
-        except (TimeoutError, asyncio.TimeoutError):
+        except TimeoutError:
             await asyncio.to_thread(self._give_up, Outcome.TIMEOUT)
             news = await self._inbox.get()
         except BaseException:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import asdict
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 
 import numpy as np
@@ -111,7 +111,7 @@ def describe_bundle(
         sarguard_version=_version("sarguard"),
         transformers_version=_version("transformers"),
         torch_version=_version("torch"),
-        created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
     )
     return SteeringBundle(card=card, vectors=vectors, gate=found.gate)
 

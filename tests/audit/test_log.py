@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 from hashlib import sha256
 from pathlib import Path
 
@@ -88,7 +88,7 @@ def test_a_full_request_is_kept_as_the_bytes_that_were_hashed(tmp_path: Path) ->
 
 def test_search_finds_what_is_asked_for(tmp_path: Path) -> None:
     with AuditLog.open(tmp_path / "a.db") as log:
-        before = datetime.now(timezone.utc)
+        before = datetime.now(UTC)
         names = [ask(log, tenant=f"ward-{n % 2}", session=MARK) for n in range(6)]
         log.event("accessed", action="lookup", mark="cd" * 32)
         assert log.reader.count(Query(outcome="answered")) == 6

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -23,7 +23,7 @@ def calm_bundle(even_bundle: SteeringBundle) -> SteeringBundle:
 
 
 def bare_until_tomorrow() -> dict[str, str]:
-    until = datetime.now(timezone.utc) + timedelta(days=1)
+    until = datetime.now(UTC) + timedelta(days=1)
     return {
         "reply": "bare",
         "bare_reason": "compared with last month's answers",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -176,7 +176,7 @@ class TestBlocking:
     def test_shadow_mode_answers_bare_where_a_policy_gives_a_reason(
         self, opened: Open, loaded: LoadedModel, calm_bundle: SteeringBundle
     ) -> None:
-        until = datetime.now(timezone.utc) + timedelta(hours=1)
+        until = datetime.now(UTC) + timedelta(hours=1)
         bare = {
             "reply": "bare",
             "bare_reason": "compared with last month's answers",
@@ -238,7 +238,7 @@ class TestBlocking:
         assert records(client, "request_finished")[-1].rule == "transcript_check"
 
     def test_failing_open_is_loud_and_only_beside_the_model(self, opened: Open) -> None:
-        soon = datetime.now(timezone.utc) + timedelta(hours=1)
+        soon = datetime.now(UTC) + timedelta(hours=1)
         reason = "the transcriber is being replaced"
         lenient = {"on_fault": "open", "open_reason": reason, "open_until": soon}
 
@@ -271,7 +271,7 @@ class TestTheLedger:
 
     def test_an_override_is_an_event_of_its_own(self, opened: Open) -> None:
         client = opened(policy=policy(steering={"tier": "strict", "floor": "strict"}))
-        now = datetime.now(timezone.utc)
+        now = datetime.now(UTC)
         client.override(
             Override(
                 reason="an incident at the clinic",

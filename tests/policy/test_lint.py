@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -10,7 +10,7 @@ from sarguard.policy.loading import preset_names
 from sarguard.policy.merging import merge
 from sarguard.policy.model import Policy
 
-NOW = datetime(2026, 3, 1, tzinfo=timezone.utc)
+NOW = datetime(2026, 3, 1, tzinfo=UTC)
 SOUND = {"id": "sound", "overrides": {"second_person": True}}
 
 

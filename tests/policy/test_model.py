@@ -4,7 +4,7 @@ import copy
 import json
 import pickle
 import random
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -21,7 +21,7 @@ from sarguard.policy.reading import read_yaml
 from sarguard.policy.sections import Failure, Steering
 from sarguard.policy.tiers import Tier
 
-NOON = datetime(2026, 3, 1, 12, tzinfo=timezone.utc)
+NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
 FULL: dict[str, Any] = {
     "id": "clinic",
     "version": 3,

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
 
 import pytest
@@ -12,7 +12,7 @@ from sarguard.policy.model import Policy
 from sarguard.policy.overrides import Override, PolicyInForce
 from sarguard.policy.tiers import Tier
 
-NOON = datetime(2026, 3, 1, 12, tzinfo=timezone.utc)
+NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
 HOUR = timedelta(hours=1)
 POLICY = Policy.build({"id": "clinic", "steering": {"tier": "strict"}})
 SECOND = Policy.build({"id": "clinic", "overrides": {"second_person": True}})

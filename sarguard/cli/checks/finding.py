@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from enum import Enum
+from enum import StrEnum
 from typing import Any
 
 
-class State(str, Enum):
+class State(StrEnum):
     """Say how much a finding matters."""
 
     OK = "ok"
@@ -17,9 +17,6 @@ class State(str, Enum):
 
     PROBLEM = "problem"
     """Something that is required cannot be used."""
-
-    def __str__(self) -> str:
-        return self.value
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

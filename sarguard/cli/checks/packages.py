@@ -10,7 +10,7 @@ from importlib import metadata
 
 from sarguard.cli.checks.finding import Finding, note, ok, problem
 
-LEAST_PYTHON = (3, 10)
+LEAST_PYTHON = (3, 11)
 
 # Whole or half broken installations show when these are imported.
 _TRIED = ("torch", "transformers", "soundfile")
