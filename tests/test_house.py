@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import graphlib
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -16,6 +17,21 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "sarguard"
 MODULES = sorted(PACKAGE.rglob("*.py"))
 MOST_LINES = 400
+# What transformers renames or keeps to itself is read in one module.
+API = PACKAGE / "models" / "transformers_api.py"
+READ_THERE = (
+    "past_key_values",
+    "custom_generate",
+    "prepare_inputs_for_generation",
+    "_prefill(",
+    "_optimize_model_for_decode",
+    "_update_model_kwargs_for_generation",
+    "_hf_peft_config_loaded",
+    "_commit_hash",
+    "_from_config",
+    "no_init_weights",
+    "cache_utils",
+)
 HEAVY = ("torch", "transformers", "librosa")
 
 # A room is a module or a package directly under sarguard/. A rule names every room
@@ -166,6 +182,16 @@ def test_a_module_does_not_assert(module: Path) -> None:
 def test_a_module_stays_small(module: Path) -> None:
     lines = len(module.read_text(encoding="utf-8").splitlines())
     assert lines <= MOST_LINES, f"{lines} lines: split it, one concept a file"
+
+
+@pytest.mark.parametrize("module", [m for m in MODULES if m != API], ids=name_of)
+def test_names_that_transformers_may_change_are_read_in_one_module(
+    module: Path,
+) -> None:
+    text = module.read_text(encoding="utf-8")
+    pattern = "|".join(rf"(?<!\w){re.escape(name)}" for name in READ_THERE)
+    found = sorted(set(re.findall(pattern, text)))
+    assert not found, f"read {found} through {name_of(API)}"
 
 
 def import_afresh(name: str) -> tuple[float, list[str]]:

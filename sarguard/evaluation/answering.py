@@ -17,15 +17,19 @@ from sarguard.errors import ConfigurationError, NonFiniteActivationError
 from sarguard.evaluation.arms import OpenArm
 from sarguard.evaluation.judge import Kind
 from sarguard.generation import Row, decode_rows, guarded_decode
-from sarguard.generation.prefill import is_croppable
 from sarguard.models.batching import batch_key
 from sarguard.models.families import family_of
 from sarguard.models.inputs import audio_token_id, build_inputs
 from sarguard.models.loading import LoadedModel
+from sarguard.models.transformers_api import (
+    cache_name,
+    is_croppable,
+    passed_cache,
+    passing_cache,
+    returned_cache,
+)
 from sarguard.steering.states import run_and_read
 from sarguard.steering.steerer import Steerer
-
-_CACHE = "past_key_values"
 
 
 class Conversation(Protocol):
@@ -124,9 +128,9 @@ def prefill(loaded: LoadedModel, batch: Batch, *, like: Batch | None = None) -> 
     places = (mask[:, :-1].cumsum(dim=1) - 1).clamp(min=0)
     shared = 0 if like is None else _shared_columns(loaded, like, batch)
     if like is not None and shared:
-        cache = copy.deepcopy(like.inputs[_CACHE])
+        cache = copy.deepcopy(like.inputs[cache_name()])
         cache.crop(shared - cache.get_seq_length())
-        prefix: dict[str, Any] = {_CACHE: cache}
+        prefix = passing_cache(cache)
     else:
         prefix = dict(batch.inputs)
     prefix |= {
@@ -139,7 +143,7 @@ def prefill(loaded: LoadedModel, batch: Batch, *, like: Batch | None = None) -> 
     inputs = {
         "input_ids": ids,
         "attention_mask": mask,
-        _CACHE: output.past_key_values,
+        **passing_cache(returned_cache(output)),
     }
     return replace(batch, inputs=inputs)
 
@@ -150,7 +154,7 @@ def read_states(loaded: LoadedModel, batch: Batch) -> Tensor:
     Of a batch that was read already, only the last token is run.
     """
     inputs = _fresh(batch)
-    if _CACHE in inputs:
+    if passed_cache((), inputs) is not None:
         inputs |= {
             "input_ids": inputs["input_ids"][:, -1:],
             "position_ids": inputs["attention_mask"].sum(dim=1, keepdim=True) - 1,
@@ -214,14 +218,14 @@ def _text(loaded: LoadedModel, tokens: Sequence[int]) -> str:
 def _fresh(batch: Batch) -> dict[str, Any]:
     # Decoding adds to a cache, and other arms need it as it was.
     return {
-        name: copy.deepcopy(value) if name == _CACHE else value
+        name: copy.deepcopy(value) if name == cache_name() else value
         for name, value in batch.inputs.items()
     }
 
 
 def _shared_columns(loaded: LoadedModel, read: Batch, batch: Batch) -> int:
     """Return how many columns, all clips among them, two batches begin with alike."""
-    cache, token = read.inputs.get(_CACHE), audio_token_id(loaded)
+    cache, token = passed_cache((), read.inputs), audio_token_id(loaded)
     if token is None or not is_croppable(cache):
         return 0
     names = ("input_ids", "attention_mask")

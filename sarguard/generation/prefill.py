@@ -15,21 +15,21 @@ from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
-from transformers import DynamicCache, GenerationConfig
-from transformers.cache_utils import (
-    DummyLayer,
-    DynamicLayer,
-    DynamicSlidingWindowLayer,
-)
+from transformers import GenerationConfig
 
 from sarguard.generation.output_layer import last_positions
 from sarguard.generation.row import Row
+from sarguard.models import transformers_api
 from sarguard.models.loading import LoadedModel
+from sarguard.models.transformers_api import (
+    is_croppable,
+    keep_cache,
+    kept_cache,
+    returned_cache,
+)
 from sarguard.models.untyped import KeyValueCache, PretrainedModel
 from sarguard.steering.states import capturing
 from sarguard.steering.steerer import Steerer
-
-_CACHE = "past_key_values"
 
 
 @dataclass(slots=True, kw_only=True)
@@ -69,13 +69,13 @@ def clean_states(
     if not compares and not any(row.dose.reads_states for row in rows):
         return None
     # An empty cache costs nothing to copy.
-    untouched = copy.deepcopy(prompt.kwargs.get(_CACHE))
+    untouched = copy.deepcopy(kept_cache(prompt.kwargs))
     with steerer.reading(), capturing(loaded.decoder) as found:
         outputs = _run(prompt, positions=1 if compares else 0)
     prompt.bare = outputs.logits[:, -1].float() if compares else None
-    cache = getattr(outputs, _CACHE, None)
+    cache = returned_cache(outputs)
     prompt.was_read = _loses_one_token(cache)
-    prompt.kwargs[_CACHE] = cache if prompt.was_read else untouched
+    keep_cache(prompt.kwargs, cache if prompt.was_read else untouched)
     return found.stacked().float()
 
 
@@ -92,30 +92,24 @@ def steered_prefill(prompt: Prompt) -> Any:  # noqa: ANN401
     """Run what is left of the prompt, inside the guard; return the model's output."""
     if not prompt.was_read:
         return _run(prompt, positions=1)
-    inputs = prompt.model.prepare_inputs_for_generation(
-        prompt.ids, next_sequence_length=1, **prompt.kwargs
-    )
-    return prompt.model(**inputs, return_dict=True)
+    return transformers_api.run_last_token(prompt.model, prompt.ids, prompt.kwargs)
 
 
 def spare_cache(prompt: Prompt) -> Any:  # noqa: ANN401
     """Return a copy of the prompt's cache, to run what is left of it once more."""
-    return copy.deepcopy(prompt.kwargs.get(_CACHE))
+    return copy.deepcopy(kept_cache(prompt.kwargs))
 
 
 def give_cache(prompt: Prompt, cache: object) -> None:
     """Put a cache in the place of the prompt's."""
-    prompt.kwargs[_CACHE] = cache
+    keep_cache(prompt.kwargs, cache)
 
 
 def _run(prompt: Prompt, *, positions: int) -> Any:  # noqa: ANN401
     with last_positions(prompt.model, positions):
-        return prompt.model._prefill(prompt.ids, prompt.config, prompt.kwargs)
-
-
-def is_croppable(cache: object) -> bool:
-    """Return whether tokens can be taken out of a cache's end without a trace."""
-    return isinstance(cache, DynamicCache) and all(map(_is_plain, cache.layers))
+        return transformers_api.prefill(
+            prompt.model, prompt.ids, prompt.config, prompt.kwargs
+        )
 
 
 def _loses_one_token(cache: KeyValueCache) -> bool:
@@ -124,10 +118,3 @@ def _loses_one_token(cache: KeyValueCache) -> bool:
         return False
     cache.crop(-1)
     return True
-
-
-def _is_plain(layer: object) -> bool:
-    # Layers that also keep a state of their own are made by subclassing these.
-    if type(layer) is DynamicSlidingWindowLayer:
-        return layer.get_seq_length() < layer.sliding_window
-    return type(layer) in (DynamicLayer, DummyLayer)

@@ -6,6 +6,7 @@ from transformers import GenerationConfig
 
 from sarguard.errors import ConfigurationError
 from sarguard.models.loading import LoadedModel
+from sarguard.models.transformers_api import greedy_settings
 
 # Each of these makes the library decode in a way in which positions are guessed,
 # repeated or dropped, so what is steered would no longer be what is answered.
@@ -44,19 +45,10 @@ def configure(loaded: LoadedModel, max_new_tokens: int) -> GenerationConfig:
             decoding, which cannot be guarded.
     """
     _refuse_unsafe(loaded.model.generation_config)
-    return GenerationConfig(  # type: ignore[no-untyped-call]
+    return greedy_settings(
         max_new_tokens=max_new_tokens,
-        do_sample=False,
-        use_cache=True,
-        num_beams=1,
-        num_return_sequences=1,
-        repetition_penalty=1.0,
-        no_repeat_ngram_size=0,
-        min_length=0,
-        return_dict_in_generate=False,
-        disable_compile=True,
-        eos_token_id=list(stop_tokens(loaded)) or None,
-        pad_token_id=padding_token(loaded),
+        stops=stop_tokens(loaded),
+        pad=padding_token(loaded),
     )
 
 

@@ -23,6 +23,7 @@ from sarguard.generation.prefill import (
 from sarguard.generation.row import Row
 from sarguard.generation.sampling import Chooser, choose_tokens
 from sarguard.generation.settings import configure, stop_tokens
+from sarguard.models import transformers_api
 from sarguard.models.loading import LoadedModel
 from sarguard.models.untyped import PretrainedModel
 from sarguard.steering.receipt import Receipt
@@ -55,7 +56,7 @@ def decode_rows(
     """
     config = configure(loaded, max(row.max_new_tokens for row in rows))
     loop = _Loop(loaded, steerer, rows, after_step)
-    loaded.model.generate(**inputs, generation_config=config, custom_generate=loop)
+    transformers_api.run_loop(loaded.model, inputs, config, loop)
 
 
 class _Loop:
@@ -152,9 +153,9 @@ class _Loop:
         outputs = steered_prefill(prompt)
         self._note_divergence(prompt, outputs.logits[:, -1])
         kwargs = prompt.kwargs
-        with model._optimize_model_for_decode():
+        with transformers_api.decoding(model):
             while True:
-                kwargs = model._update_model_kwargs_for_generation(outputs, kwargs)
+                kwargs = transformers_api.after_pass(model, outputs, kwargs)
                 logits = outputs.logits[:, -1].to(torch.float32, copy=True)
                 # The whole prompt's logits would stay alive until the next step.
                 del outputs
@@ -166,10 +167,7 @@ class _Loop:
                     return
                 fed = torch.tensor(tokens, device=ids.device, dtype=ids.dtype)
                 ids = torch.cat([ids, fed[:, None]], dim=-1)
-                inputs = model.prepare_inputs_for_generation(
-                    ids, next_sequence_length=1, **kwargs
-                )
-                outputs = model(**inputs, return_dict=True)
+                outputs = transformers_api.run_last_token(model, ids, kwargs)
 
     def _choosers(self, prompt: Prompt) -> list[Chooser]:
         device = self._loaded.device

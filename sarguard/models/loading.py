@@ -25,6 +25,11 @@ from sarguard.models.families import (
 )
 from sarguard.models.layers import DecoderLayers, find_decoder_layers
 from sarguard.models.quirks import settle
+from sarguard.models.transformers_api import (
+    commit_of,
+    installed_version,
+    warn_if_untested,
+)
 from sarguard.models.untyped import (
     Config,
     PretrainedModel,
@@ -121,7 +126,7 @@ def load_model(
     options["dtype"] = "auto" if dtype is None else dtype
     with _bars(shown=progress):
         model = _open(model_class, name, revision, **options)
-    commit = getattr(config, "_commit_hash", None) or revision
+    commit = commit_of(config) or revision
     return wrap_model(
         model, processor, name=name, revision=commit, decoder_layers=decoder_layers
     )
@@ -152,6 +157,7 @@ def wrap_model(
             f"{name}: {type(model).__name__} has no generate(): pass the class that "
             "ends in ForConditionalGeneration, not its inner model"
         )
+    warn_if_untested()
     family = family_of(model.config)
     decoder = find_decoder_layers(model, decoder_layers=decoder_layers)
     settle(unwrapped, decoder)
@@ -229,7 +235,7 @@ def _resolve_class(config: Config, name: str) -> type[nn.Module]:
     )
     if found is None:
         raise UnsupportedModelError(
-            f"{name}: transformers {transformers.__version__} has no {named}; models "
+            f"{name}: transformers {installed_version()} has no {named}; models "
             "with code of their own are loaded by you and given to "
             "SafeAudioLLM.from_model"
         )

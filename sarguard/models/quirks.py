@@ -7,6 +7,7 @@ from typing import Any
 from torch import nn
 
 from sarguard.models.layers import DecoderLayers
+from sarguard.models.transformers_api import has_adapter, passed_cache
 from sarguard.models.untyped import PretrainedModel
 
 _SETTLED = "_sarguard_settled"
@@ -44,11 +45,11 @@ class _AdapterSwitch:
         self._model = model
 
     def __call__(
-        self, _module: nn.Module, _args: tuple[Any, ...], kwargs: dict[str, Any]
+        self, _module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> None:
-        cache = kwargs.get("past_key_values")
+        cache = passed_cache(args, kwargs)
         goes_on = cache is not None and int(cache.get_seq_length()) > 0
-        if goes_on or not getattr(self._model, "_hf_peft_config_loaded", False):
+        if goes_on or not has_adapter(self._model):
             return
         if kwargs.get("input_features") is not None:
             self._model.enable_adapters()

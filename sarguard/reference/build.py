@@ -77,9 +77,10 @@ def _model(
     tokenizer: PreTrainedTokenizerFast,
 ) -> Qwen2AudioForConditionalGeneration:
     from transformers import GenerationConfig, Qwen2AudioForConditionalGeneration
-    from transformers.initialization import no_init_weights
 
-    with no_init_weights():
+    from sarguard.models.transformers_api import without_initialisation
+
+    with without_initialisation():
         model: Any = Qwen2AudioForConditionalGeneration(config)
     model.load_state_dict(state, strict=True, assign=True)
     generation_class: Any = GenerationConfig

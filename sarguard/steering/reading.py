@@ -20,6 +20,7 @@ from sarguard.models.batching import batch_key
 from sarguard.models.families import family_of
 from sarguard.models.inputs import audio_token_id, build_inputs
 from sarguard.models.loading import LoadedModel
+from sarguard.models.transformers_api import passing_cache
 from sarguard.models.untyped import KeyValueCache
 from sarguard.steering.states import last_states, run_and_read
 
@@ -111,7 +112,7 @@ def _continue(
         "input_ids": prompt["input_ids"][:, shared:],
         "attention_mask": prompt["attention_mask"],
         "position_ids": prompt["position_ids"][:, shared:],
-        "past_key_values": cache,
+        **passing_cache(cache),
     }
     states, _ = run_and_read(loaded.decoder, rest, use_cache=True)
     return states

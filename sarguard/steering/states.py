@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from sarguard.errors import CalibrationError
 from sarguard.models.layers import DecoderLayers
+from sarguard.models.transformers_api import returned_cache
 from sarguard.models.untyped import KeyValueCache, LayerOutput
 from sarguard.steering.stream import read_stream
 
@@ -36,10 +37,12 @@ def run_and_read(
 
     Raises:
         CalibrationError: A layer did not run exactly once.
+        SteeringNotAppliedError: A cache was asked for, and none came.
     """
     with capturing(decoder) as found, torch.no_grad():
         output = decoder.backbone(**inputs, use_cache=use_cache)
-    return found.stacked().float().cpu(), getattr(output, "past_key_values", None)
+    cache = returned_cache(output) if use_cache else None
+    return found.stacked().float().cpu(), cache
 
 
 class Captured:

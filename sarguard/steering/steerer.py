@@ -29,6 +29,12 @@ from sarguard.errors import (
     SteeringRemovedError,
 )
 from sarguard.models.layers import DecoderLayers
+from sarguard.models.transformers_api import (
+    advice,
+    covers_more,
+    passed_cache,
+    untested_advice,
+)
 from sarguard.models.untyped import LayerOutput
 from sarguard.steering.anatomy import Anatomy
 from sarguard.steering.compiled import refuse_compiled
@@ -280,7 +286,6 @@ class Steerer:
     ) -> None:
         """Note where this forward pass starts, before any layer adds to the cache."""
         self._require_permission()
-        cache = kwargs.get("past_key_values")
         tokens = kwargs.get("inputs_embeds")
         if tokens is None:
             tokens = kwargs.get("input_ids", args[0] if args else None)
@@ -289,8 +294,26 @@ class Steerer:
                 f"{type(module).__name__} was called with neither input_ids nor "
                 "inputs_embeds: the positions to steer are unknown"
             )
-        self._past = 0 if cache is None else int(cache.get_seq_length())
         self._width = int(tokens.shape[1])
+        if self._receipt is not None:
+            self._past = self._read_past(self._receipt, args, kwargs)
+
+    def _read_past(
+        self, receipt: Receipt, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> int:
+        cache = passed_cache(args, kwargs)
+        if cache is not None:
+            return int(cache.get_seq_length())
+        # An answer that goes on, or a mask over tokens of before, needs a cache: it
+        # was passed out of sight, and its tokens are no part of this pass.
+        goes_on = any(receipt.steered) and self._width < receipt.prompt_length
+        if goes_on or covers_more(kwargs, self._width):
+            raise SteeringNotAppliedError(
+                f"a forward pass of {self._width} token(s) goes on after others, and "
+                "came without a cache: the positions to steer are unknown; "
+                f"{advice()}"
+            )
+        return 0
 
     def _require_permission(self) -> None:
         mine = self._thread == threading.get_ident()
@@ -354,4 +377,5 @@ def _check_counts(receipt: Receipt, output_tokens: int, *, whole: bool) -> None:
         raise SteeringNotAppliedError(
             f"{output_tokens} output token(s) need {expected} steered position(s) "
             f"on each of {receipt.layers} layers, found {receipt.steered}"
+            f"{untested_advice()}"
         )

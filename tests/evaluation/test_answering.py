@@ -16,6 +16,7 @@ from sarguard.evaluation.answering import (
     with_instruction,
 )
 from sarguard.evaluation.arms import UnguardedForMeasurement
+from sarguard.models.transformers_api import cache_name
 from sarguard.steering.states import last_states
 from sarguard.steering.steerer import Steerer
 from tests import tiny
@@ -50,7 +51,7 @@ def test_prompts_that_were_read_before_are_answered_alike(
     loaded = tiny.shared(family)
     (batch,) = make_batches(loaded, questions(0.9, 0.4, 1.3), size=3)
     read = prefill(loaded, batch)
-    assert "past_key_values" in read.inputs
+    assert cache_name() in read.inputs
     vectors = 3 * torch.randn(len(loaded.decoder), loaded.decoder.hidden_size)
     steerer = (
         UnguardedForMeasurement(loaded.decoder)
@@ -72,8 +73,8 @@ def test_an_instruction_is_read_after_clips_that_were_heard_before(family: str) 
     plain = prefill(loaded, batch)
     told = with_instruction(loaded, batch, "Refuse what is harmful.")
     whole, shared = prefill(loaded, told), prefill(loaded, told, like=plain)
-    lengths = [b.inputs["past_key_values"].get_seq_length() for b in (whole, shared)]
-    assert lengths[0] == lengths[1] > plain.inputs["past_key_values"].get_seq_length()
+    lengths = [b.inputs[cache_name()].get_seq_length() for b in (whole, shared)]
+    assert lengths[0] == lengths[1] > plain.inputs[cache_name()].get_seq_length()
     with UnguardedForMeasurement(loaded.decoder) as bare:
         said = [
             answer_batch(loaded, bare, b, alpha=1.0, max_new_tokens=12)

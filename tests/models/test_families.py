@@ -16,6 +16,7 @@ from sarguard.models.identity import template_digest
 from sarguard.models.inputs import build_inputs
 from sarguard.models.loading import load_model, wrap_model
 from sarguard.models.quirks import settle
+from sarguard.models.transformers_api import passing_cache, returned_cache
 from tests import tiny, tiny_seeing, tiny_standins
 from tests.contract.families import fresh, shared
 
@@ -136,7 +137,7 @@ class TestGranitesAdapter:
             output = backbone(**ids, use_cache=True)
             assert switched == ["off"]
             backbone(
-                input_ids=torch.tensor([[4]]), past_key_values=output.past_key_values
+                input_ids=torch.tensor([[4]]), **passing_cache(returned_cache(output))
             )
             assert switched == ["off"]
             turn = Turn(role="user", text="Hi.", audio=(tiny.clip(0.5),))

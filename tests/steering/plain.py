@@ -13,6 +13,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from sarguard.models.transformers_api import passing_cache, returned_cache
+
 Model: TypeAlias = Any
 Processor: TypeAlias = Any
 
@@ -125,7 +127,7 @@ def greedy(
             step_inputs = {
                 "input_ids": torch.tensor([[tokens[-1]]]),
                 "attention_mask": mask,
-                "past_key_values": out.past_key_values,
+                **passing_cache(returned_cache(out)),
             }
     for handle in handles:
         handle.remove()

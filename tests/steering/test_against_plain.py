@@ -13,6 +13,7 @@ from sarguard.conversation import Turn
 from sarguard.generation import guarded_decode
 from sarguard.models.inputs import build_inputs
 from sarguard.models.loading import LoadedModel
+from sarguard.models.transformers_api import passing_cache, returned_cache
 from sarguard.steering.calibration import (
     calibration_states,
     refusal_vectors,
@@ -146,7 +147,7 @@ def steered_logits(
             step = {
                 "input_ids": torch.tensor([[token]]),
                 "attention_mask": mask,
-                "past_key_values": output.past_key_values,
+                **passing_cache(returned_cache(output)),
             }
     steerer.verify(receipt, output_tokens=len(tokens))
     return np.array(found)

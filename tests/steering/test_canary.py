@@ -41,3 +41,23 @@ def test_steering_that_overflows_is_noticed() -> None:
         pytest.raises(NonFiniteActivationError),
     ):
         check_steering_bites(loaded, steerer, alpha=1e3)
+
+
+def test_steering_that_stops_after_the_prompt_is_noticed() -> None:
+    loaded = tiny.build()
+    layer = loaded.decoder.layers[1]
+    with Steerer(loaded.decoder, torch.ones(3, 64)) as steerer:
+        hooks = dict(layer._forward_hooks)
+
+        def drop(_module: object, args: tuple[torch.Tensor, ...]) -> None:
+            layer._forward_hooks.clear()
+            if args[0].shape[1] > 1:
+                layer._forward_hooks.update(hooks)
+
+        def restore(*_: object) -> None:
+            layer._forward_hooks.update(hooks)
+
+        layer.register_forward_pre_hook(drop)
+        loaded.decoder.layers[2].register_forward_pre_hook(restore)
+        with pytest.raises(SteeringNotAppliedError, match=r"found \[2, 1, 2\]"):
+            check_steering_bites(loaded, steerer, alpha=0.1)

@@ -15,6 +15,7 @@ from torch._inductor.utils import fresh_cache
 from transformers import StaticCache
 
 from sarguard.models.loading import LoadedModel
+from sarguard.models.transformers_api import passing_cache
 from sarguard.steering.steerer import Steerer
 from tests import tiny
 
@@ -61,7 +62,7 @@ def logits_of(
             output = forward(
                 input_ids=fed,
                 position_ids=positions,
-                past_key_values=cache,
+                **passing_cache(cache),
                 use_cache=True,
             )
             found.append(output.logits[:, -1].clone())

@@ -27,6 +27,7 @@ from sarguard.generation import guarded_decode
 from sarguard.models.inputs import build_inputs
 from sarguard.models.layers import find_decoder_layers
 from sarguard.models.loading import LoadedModel
+from sarguard.models.transformers_api import passing_cache, returned_cache
 from sarguard.outcome import Outcome
 from sarguard.steering.bundle import SteeringBundle
 from sarguard.steering.steerer import Steerer
@@ -324,10 +325,10 @@ class TestOtherWaysToDecode:
                     loaded,
                     {"input_ids": ids[:, start:end]},
                     attention_mask=torch.ones(1, end, dtype=torch.long),
-                    past_key_values=cache,
+                    **passing_cache(cache),
                     use_cache=True,
                 )
-                cache = output.past_key_values
+                cache = returned_cache(output)
         steerer.verify(receipt, output_tokens=1)
         torch.testing.assert_close(output.logits[:, -1], whole, atol=1e-4, rtol=1e-4)
 
@@ -359,7 +360,7 @@ class TestOtherWaysToDecode:
             run(
                 loaded,
                 {"input_ids": torch.tensor([[5, 6, 7]])},
-                past_key_values=output.past_key_values,
+                **passing_cache(returned_cache(output)),
                 attention_mask=torch.ones(1, length + 3, dtype=torch.long),
             )
         with pytest.raises(SteeringNotAppliedError, match="found"):
@@ -375,7 +376,7 @@ class TestOtherWaysToDecode:
         with steerer.guard(prompt_length=length, alpha=ALPHA, rows=1) as receipt:
             tokens, step = [], dict(inputs)
             for index in range(len(expected)):
-                logits = run(loaded, step, past_key_values=cache).logits[:, -1:]
+                logits = run(loaded, step, **passing_cache(cache)).logits[:, -1:]
                 tokens.append(int(logits.argmax(-1)))
                 step = {
                     "input_ids": logits.argmax(-1),

@@ -18,6 +18,7 @@ from sarguard.errors import (
 from sarguard.generation import guarded_decode
 from sarguard.models.inputs import build_inputs
 from sarguard.models.loading import LoadedModel
+from sarguard.models.transformers_api import passing_cache, returned_cache
 from sarguard.steering.steerer import Steerer
 from tests import tiny
 
@@ -106,7 +107,7 @@ class TestPositions:
                     loaded,
                     {"input_ids": answer[:, i : i + 1]},
                     attention_mask=torch.ones(1, length + i + 1, dtype=torch.long),
-                    past_key_values=output.past_key_values,
+                    **passing_cache(returned_cache(output)),
                 )
                 logits.append(output.logits[:, -1])
         steerer.verify(at_once, output_tokens=5)
@@ -128,7 +129,7 @@ class TestPositions:
                 rest = run(
                     qwen,
                     {"input_ids": ids[:, 6:]},
-                    past_key_values=first.past_key_values,
+                    **passing_cache(returned_cache(first)),
                     attention_mask=torch.ones(1, 10, dtype=torch.long),
                 ).logits[:, -1]
             steerer.verify(receipt, output_tokens=1)
@@ -313,7 +314,7 @@ class TestSilentUnsteering:
                 kept = dict(layer._forward_hooks)
                 layer._forward_hooks.clear()
                 step = {"input_ids": torch.tensor([[5]])}
-                run(qwen, step, past_key_values=output.past_key_values)
+                run(qwen, step, **passing_cache(returned_cache(output)))
                 layer._forward_hooks.update(kept)
             with pytest.raises(SteeringNotAppliedError, match=r"found \[2, 1, 2\]"):
                 steerer.verify(receipt, output_tokens=2)
@@ -390,7 +391,7 @@ class TestSilentUnsteering:
             with steerer.guard(prompt_length=length, alpha=ALPHA, rows=1) as receipt:
                 output = run(qwen, inputs, use_cache=True)
                 step = {"input_ids": torch.tensor([[5]])}
-                run(qwen, step, past_key_values=output.past_key_values)
+                run(qwen, step, **passing_cache(returned_cache(output)))
             steerer.verify(receipt, output_tokens=2)
             with pytest.raises(SteeringNotAppliedError):
                 steerer.verify(receipt, output_tokens=tokens)

@@ -10,6 +10,7 @@ import torch
 import transformers
 
 from sarguard.models.loading import LoadedModel, wrap_model
+from sarguard.models.transformers_api import made_of
 from sarguard.models.untyped import Config, PretrainedModel, Tokenizer
 
 SEVEN_BILLION = {
@@ -55,8 +56,10 @@ def random_qwen2_audio(
         extractor, tokenizer
     )
     with torch.device(device):
-        model = transformers.Qwen2AudioForConditionalGeneration._from_config(  # type: ignore[no-untyped-call]
-            config, dtype=torch.bfloat16
+        model = made_of(
+            transformers.Qwen2AudioForConditionalGeneration,
+            config,
+            dtype=torch.bfloat16,
         )
     model.generation_config.eos_token_id = tokenizer.eos_token_id
     return wrap_model(model, processor, name=_name(model))

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import transformers
+
+from sarguard.models.transformers_api import installed_version
 
 
 def describe_machine() -> dict[str, Any]:
@@ -25,7 +26,7 @@ def describe_machine() -> dict[str, Any]:
         "python": platform.python_version(),
         "torch": torch.__version__,
         "torch_threads": torch.get_num_threads(),
-        "transformers": transformers.__version__,
+        "transformers": installed_version(),
     }
 
 

@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from sarguard.models.transformers_api import passing_cache, returned_cache
 from sarguard.reference.training.adapters import Adapters
 
 MATCHED_LAYERS = range(12, 30)
@@ -193,9 +194,9 @@ def answer(
             places = (mask.cumsum(-1) - 1).clamp(min=0)[:, -ids.shape[1] :]
             output = reader.text_model(
                 input_ids=ids, attention_mask=mask, position_ids=places,
-                past_key_values=cache, use_cache=True,
+                use_cache=True, **passing_cache(cache),
             )  # fmt: skip
-            cache = output.past_key_values
+            cache = returned_cache(output)
             logits = reader.head(output.last_hidden_state[:, -1]).float()
             if temperature:
                 ids = torch.multinomial(F.softmax(logits / temperature, -1), 1)
