@@ -24,7 +24,8 @@ def add_parser(commands: Commands) -> None:
         "doctor",
         help="say what is missing, and how to fix it",
         description="Look at Python, packages, devices, the cache, the reference "
-        "model and its bundle. Exits with 1 if something required cannot be used.",
+        "model and its bundle, and steer a tiny random model. Exits with 1 if "
+        "something required cannot be used, or steering does not work.",
     )
     parser.add_argument(
         "--online", action="store_true", help="also ask pip's package index"
@@ -47,12 +48,13 @@ def run(options: argparse.Namespace) -> int:
 
 def examine(*, online: bool) -> Iterator[Finding]:
     """Yield the findings, the cheap ones first."""
-    from sarguard.cli.checks import machine, packages, reference
+    from sarguard.cli.checks import machine, packages, reference, steering
 
     yield packages.check_python()
     yield machine.check_platform()
     yield from packages.check_packages()
     yield from machine.check_devices()
+    yield steering.check_steering()
     yield from reference.check_cache()
     yield reference.check_bundle()
     yield from machine.check_programs()

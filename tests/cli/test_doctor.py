@@ -8,15 +8,18 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import torch
 
 from sarguard import bundles
 from sarguard.cli import doctor
-from sarguard.cli.checks import machine, packages, reference
+from sarguard.cli.checks import machine, packages, reference, steering
 from sarguard.cli.checks.finding import Finding, State
 from sarguard.errors import ArtifactNotFoundError, ReferenceCorruptError
+from sarguard.models import transformers_api
 from sarguard.reference import assemble
 from sarguard.reference.assemble import ReferenceState
 from sarguard.steering.bundle import SteeringBundle
+from sarguard.steering.steerer import Steerer
 from tests.cli.conftest import Run
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -106,6 +109,14 @@ def test_a_package_that_does_not_load_is_a_problem(
         "OSError: libtorch.so: cannot open shared object file"
     )
     assert "--force-reinstall" in finding.fix
+
+
+def test_python_is_as_new_as_the_package_wants() -> None:
+    declared = (ROOT / "pyproject.toml").read_text("utf-8")
+    least = ".".join(map(str, packages.LEAST_PYTHON))
+    assert f'requires-python = ">={least}"' in declared
+    assert f'target-version = "py{least.replace(".", "")}"' in declared
+    assert f'python_version = "{least}"' in declared
 
 
 def test_a_checkout_requires_what_the_package_does() -> None:
@@ -257,6 +268,53 @@ def test_a_healthy_machine_exits_with_zero(run: Run, state: dict[str, object]) -
     assert "Ready. Try: sarguard demo" in out
 
 
+def test_steering_is_tried_on_a_tiny_model() -> None:
+    state = torch.random.get_rng_state()
+    finding = steering.check_steering()
+    assert finding.state is State.OK
+    assert "position(s) on each of 2 layers" in finding.found
+    assert torch.equal(state, torch.random.get_rng_state())
+
+
+def test_a_release_that_renamed_the_cache_is_a_problem(
+    run: Run, state: dict[str, object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    current = transformers_api.cache_name()
+    unknown = [name for name in transformers_api.CACHE_NAMES if name != current]
+    monkeypatch.setattr(transformers_api, "CACHE_NAMES", unknown)
+    monkeypatch.setattr(transformers_api, "installed_version", lambda: "5.99.0")
+    status, out, _ = run("doctor", "--json")
+    content = json.loads(out)
+    (found,) = (f for f in content["findings"] if f["name"] == "steering")
+    assert (status, content["usable"], found["state"]) == (1, False, "problem")
+    assert "SteeringNotAppliedError" in found["found"]
+    assert "transformers 5.99.0 is installed" in found["found"]
+    assert "pip install 'transformers>=5.23,<5.25'" in found["fix"]
+    status, out, _ = run("doctor")
+    assert status == 1
+    assert "1 problem(s): steering" in out
+    assert "Ready" not in out
+
+
+def test_steering_that_changes_nothing_is_a_problem(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(Steerer, "_add", lambda _self, _index, hidden, *_: hidden)
+    finding = steering.check_steering()
+    assert finding.state is State.PROBLEM
+    assert "as it was" in finding.found
+
+
+def test_a_working_release_that_was_not_tested_is_a_note(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(transformers_api, "installed_version", lambda: "5.99.0")
+    finding = steering.check_steering()
+    assert finding.state is State.NOTE
+    assert "which sarguard was not tested with" in finding.found
+    assert "tested with 5.23 and 5.24: pip install" in finding.fix
+
+
 def test_a_problem_exits_with_one_and_says_how_to_fix_it(
     run: Run, state: dict[str, object], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -275,7 +333,7 @@ def test_json_holds_every_finding(run: Run, state: dict[str, object]) -> None:
     content = json.loads(out)
     assert (status, content["usable"]) == (0, True)
     names = [finding["name"] for finding in content["findings"]]
-    assert {"python", "platform", "torch", "cache directory"} <= set(names)
+    assert {"python", "platform", "torch", "steering", "cache directory"} <= set(names)
 
 
 @pytest.mark.parametrize("missing", ["torch,transformers,soundfile", "rich,structlog"])
