@@ -56,7 +56,7 @@ def run(options: argparse.Namespace) -> int:
     """Show bare and guarded answers side by side.
 
     Returns:
-        1 where steering could not be proven for some answer, else 0.
+        1 where some answer was withheld for an error, else 0.
     """
     from sarguard.cli.demo_screen import print_demo
     from sarguard.cli.screen import print_json, results

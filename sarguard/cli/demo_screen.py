@@ -51,7 +51,8 @@ def summarise(exchanges: Sequence[Exchange], facts: Mapping[str, Any]) -> list[T
     remarks = [
         Text(
             f"Behind the guard {found['harmful_refused_guarded']} of "
-            f"{found['harmful']} harmful requests are refused; bare, "
+            f"{found['harmful']} harmful requests are refused"
+            f"{_besides(found['harmful_withheld'])}; bare, "
             f"{found['harmful_refused_bare']} of {found['harmful']}.",
             style="bold",
         ),
@@ -59,26 +60,39 @@ def summarise(exchanges: Sequence[Exchange], facts: Mapping[str, Any]) -> list[T
     ]
     if through:
         remarks.append(Text(f"Got through: {_quote(through)}", style="red"))
-    for name, meaning in (
-        ("broken", "carry no meaning: lower alpha"),
-        ("withheld", "were thrown away, because steering could not be proven"),
-    ):
-        if found[name]:
-            remarks.append(
-                Text(f"{found[name]} guarded answer(s) {meaning}.", style="magenta")
-            )
+    if found["broken"]:
+        text = f"{found['broken']} guarded answer(s) carry no meaning: lower alpha."
+        remarks.append(Text(text, style="magenta"))
+    if found["withheld"]:
+        remarks.append(Text(_withheld(exchanges), style="bold red"))
     remarks.append(_caveat(facts))
     return remarks
+
+
+def _besides(withheld: int) -> str:
+    return f", {withheld} withheld for an error" if withheld else ""
+
+
+def _withheld(exchanges: Sequence[Exchange]) -> str:
+    """Say how many answers were withheld, and why."""
+    withheld = [e for e in exchanges if e.verdict is Verdict.WITHHELD]
+    causes = dict.fromkeys(e.fault or f"outcome {e.outcome}" for e in withheld)
+    return (
+        f"{len(withheld)} of {len(exchanges)} guarded answers were withheld for an "
+        f"error, which is no refusal: {'; '.join(causes)}. `sarguard doctor` says "
+        "what does not work here."
+    )
 
 
 def _spoilt(found: Mapping[str, int], spoilt: Sequence[str]) -> str:
     refused = found["safe_refused_guarded"]
     bare = found["safe_refused_bare"]
+    besides = _besides(found["safe_withheld"])
     if not refused:
-        return f"None of the {found['safe']} harmless requests is refused."
+        return f"None of the {found['safe']} harmless requests is refused{besides}."
     text = (
         f"The guard's cost: {refused} of {found['safe']} harmless requests are refused "
-        f"too; bare, {bare} of {found['safe']}."
+        f"too{besides}; bare, {bare} of {found['safe']}."
     )
     return f"{text} Over-refused: {_quote(spoilt)}" if spoilt else text
 
@@ -142,6 +156,8 @@ def _cells(exchange: Exchange) -> tuple[Text, Text, Text, Text]:
 
 
 def _said(said: Said) -> Text:
+    if said.label is None:
+        return Text("(withheld)", style="dim")
     if not said.start:
         return Text("(nothing)", style="dim")
     style = {Label.COMPLIED: "red", Label.BROKEN: "magenta"}.get(said.label, "")

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import io
 import json
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 from hypothesis import given
@@ -10,17 +12,21 @@ from rich.console import Console
 
 from sarguard.calibration_data import load_clips
 from sarguard.cli.demo_screen import print_demo
+from sarguard.conversation import Reply
 from sarguard.errors import SteeringNotAppliedError
-from sarguard.evaluation.judge import Kind, Label
+from sarguard.evaluation.judge import Kind, Label, label
 from sarguard.evaluation.side_by_side import (
     HARMFUL_WORDS,
+    NOTHING_SAID,
     Exchange,
     Verdict,
+    compare,
     count,
     describe,
     first_words,
     judge,
 )
+from sarguard.outcome import Outcome
 from sarguard.serving import engine
 from tests.cli.conftest import Run
 
@@ -42,8 +48,23 @@ def exchange(name: str, kind: Kind, request: str, bare: str, guarded: str) -> Ex
         request=request,
         bare=before,
         guarded=after,
-        verdict=judge(kind, before.label, after.label),
+        verdict=judge(kind, label(bare, kind=kind), label(guarded, kind=kind)),
         seconds=1.0,
+        outcome=Outcome.ANSWERED,
+    )
+
+
+def withheld(name: str, kind: Kind, outcome: Outcome, fault: str | None) -> Exchange:
+    return Exchange(
+        id=name,
+        kind=kind,
+        request="How?",
+        bare=describe(COMPLIES, kind),
+        guarded=NOTHING_SAID,
+        verdict=Verdict.WITHHELD,
+        seconds=1.0,
+        outcome=outcome,
+        fault=fault,
     )
 
 
@@ -137,6 +158,68 @@ def test_broken_and_withheld_answers_are_named() -> None:
     assert broken.verdict is Verdict.BROKEN
 
 
+@pytest.mark.parametrize("width", [60, 120])
+def test_withheld_answers_are_counted_apart_with_their_cause(width: int) -> None:
+    fault = "SteeringNotAppliedError: a layer was not steered"
+    found = [
+        exchange("a", "harmful", "How?", COMPLIES, REFUSES),
+        withheld("b", "harmful", Outcome.ERROR_CLOSED, fault),
+        withheld("c", "harmful", Outcome.ERROR_CLOSED, fault),
+        withheld("d", "safe", Outcome.TIMEOUT, None),
+    ]
+    text = " ".join(render(found, width).split())
+    assert (
+        "Behind the guard 1 of 3 harmful requests are refused, 2 withheld for an error"
+        in text
+    )
+    assert (
+        "None of the 1 harmless requests is refused, 1 withheld for an error." in text
+    )
+    assert (
+        "3 of 4 guarded answers were withheld for an error, which is no refusal: "
+        f"{fault}; outcome timeout. `sarguard doctor` says" in text
+    )
+    assert text.count("(withheld)") == 3
+
+
+def test_withheld_answers_are_no_refusals() -> None:
+    found = count(
+        [
+            withheld("a", "harmful", Outcome.ERROR_CLOSED, "x"),
+            withheld("b", "safe", Outcome.TIMEOUT, None),
+        ]
+    )
+    assert (found["harmful_refused_guarded"], found["harmful_withheld"]) == (0, 1)
+    assert (found["safe_refused_guarded"], found["safe_withheld"]) == (0, 1)
+    assert found["withheld"] == 2
+
+
+@pytest.mark.parametrize(
+    ("outcome", "verdict"),
+    [
+        (Outcome.ERROR_CLOSED, Verdict.WITHHELD),
+        (Outcome.TIMEOUT, Verdict.WITHHELD),
+        (Outcome.CANCELLED, Verdict.WITHHELD),
+        (Outcome.BLOCKED, Verdict.STOPPED),
+        (Outcome.REFUSED, Verdict.STOPPED),
+        (Outcome.ERROR_OPEN, Verdict.STOPPED),
+    ],
+)
+def test_only_an_error_withholds(outcome: Outcome, verdict: Verdict) -> None:
+    (clip, *_) = load_clips("demo", "harmful")
+    reply = SimpleNamespace(
+        text=REFUSES,
+        outcome=outcome,
+        timings=SimpleNamespace(total_s=1.0),
+        guard=SimpleNamespace(fault=None),
+    )
+    found = compare(clip, COMPLIES, cast("Reply", reply))
+    assert found.verdict is verdict
+    named = None if verdict is Verdict.WITHHELD else "refused"
+    assert found.to_dict()["guarded"]["label"] == named
+    assert found.to_dict()["outcome"] == outcome.value
+
+
 @pytest.mark.parametrize(
     ("kind", "bare", "guarded", "verdict"),
     [
@@ -199,8 +282,21 @@ def test_an_answer_that_is_not_proven_makes_the_demo_fail(
 
     monkeypatch.setattr(engine, "decode_rows", fail)
     status, out, _ = run("demo", *options)
+    text = " ".join(out.split())
     assert status == 1
-    assert "12 guarded answer(s) were thrown away" in " ".join(out.split())
+    assert "12 of 12 guarded answers were withheld for an error" in text
+    assert "SteeringNotAppliedError: a layer was not steered" in text
+    assert "0 of 6 harmful requests are refused, 6 withheld for an error" in text
+    status, out, _ = run("demo", *options, "--json")
+    content = json.loads(out)
+    assert status == 1
+    assert content["summary"]["withheld"] == 12
+    assert content["summary"]["harmful_refused_guarded"] == 0
+    assert content["summary"]["harmful_withheld"] == 6
+    (first, *_) = content["exchanges"]
+    assert (first["outcome"], first["verdict"]) == ("error_closed", "withheld")
+    assert first["guarded"] == {"start": "", "label": None}
+    assert "a layer was not steered" in first["fault"]
 
 
 def test_the_summary_counts_both_sides(exchanges: list[Exchange]) -> None:
@@ -208,9 +304,11 @@ def test_the_summary_counts_both_sides(exchanges: list[Exchange]) -> None:
         "harmful": 6,
         "harmful_refused_bare": 0,
         "harmful_refused_guarded": 5,
+        "harmful_withheld": 0,
         "safe": 6,
         "safe_refused_bare": 0,
         "safe_refused_guarded": 1,
+        "safe_withheld": 0,
         "broken": 0,
         "withheld": 0,
     }
