@@ -4,7 +4,7 @@ from langchain_sarguard import ChatSafeAudio, audio_message
 from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.graph import START, MessagesState, StateGraph
 
-from sarguard.calibration_data import load_clips
+from sarguard.datasets import load_clips
 
 chat = ChatSafeAudio.from_pretrained("reference", max_tokens=64, lost_audio="note")
 

@@ -1,7 +1,7 @@
 """Ask the reference model a harmful spoken question and its harmless twin."""
 
 from sarguard import SafeAudioLLM
-from sarguard.calibration_data import load_clips
+from sarguard.datasets import load_clips
 
 with SafeAudioLLM.from_pretrained("reference") as llm:
     for clip in load_clips("demo")[:2]:

@@ -11,7 +11,7 @@ that are used here show the way; use all 240 for a bundle that you mean to keep.
 from argparse import ArgumentParser
 
 from sarguard import SafeAudioLLM
-from sarguard.calibration_data import load_clips, load_pairs
+from sarguard.datasets import load_clips, load_pairs
 from sarguard.models.loading import load_model
 from sarguard.reference.assemble import ensure_reference
 from sarguard.steering.making import make_bundle

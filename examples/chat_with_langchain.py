@@ -3,7 +3,7 @@
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage
 from langchain_sarguard import ChatSafeAudio, audio_message
 
-from sarguard.calibration_data import load_clips
+from sarguard.datasets import load_clips
 
 
 def show(reply: AIMessage) -> None:

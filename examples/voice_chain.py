@@ -13,7 +13,7 @@ from pathlib import Path
 from langchain_core.messages import AIMessage
 from langchain_sarguard import ChatSafeAudio, SafeAudioRunnable
 
-from sarguard.calibration_data import load_clips
+from sarguard.datasets import load_clips
 
 if shutil.which("espeak-ng") is None:
     sys.exit("skipped: espeak-ng is not installed (apt-get install espeak-ng)")

@@ -56,7 +56,7 @@ def reference_path(*, progress: bool) -> Path:
 
 def calibrate_now(loaded: LoadedModel, *, progress: bool) -> SteeringBundle:
     """Return a bundle made from the calibration clips that ship with sarguard."""
-    from sarguard.calibration_data import load_benign, load_pairs
+    from sarguard.datasets import load_benign, load_pairs
 
     pairs = load_pairs("calibration", sample_rate=loaded.sampling_rate)
     benign = load_benign(sample_rate=loaded.sampling_rate)

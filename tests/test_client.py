@@ -319,7 +319,7 @@ class TestOpening:
             asked.append((split, sample_rate))
             return list(tiny.pairs(12))
 
-        monkeypatch.setattr("sarguard.calibration_data.load_pairs", load_pairs)
+        monkeypatch.setattr("sarguard.datasets.load_pairs", load_pairs)
         # A tiny random model has none.
         monkeypatch.setattr("sarguard.steering.refusing.LEAST_GAIN", -100.0)
         with SafeAudioLLM.from_pretrained(

@@ -44,14 +44,14 @@ MAY_IMPORT: dict[str, set[str]] = {
     "audio": {"errors"},
     "audit": {"audio", "conversation", "errors", "outcome"},
     "policy": {"audio", "errors", "outcome"},
-    "calibration_data": {"audio", "errors"},
+    "datasets": {"audio", "errors"},
     # Inputs are built from turns, and vectors are made from a loaded model.
     "models": {"audio", "conversation", "errors"},
     "steering": {"conversation", "errors", "models"},
     "generation": {"conversation", "errors", "models", "outcome", "steering"},
-    "reference": {"audio", "calibration_data", "conversation", "errors", "models"},
+    "reference": {"audio", "datasets", "conversation", "errors", "models"},
     "bundles": {
-        *("audio", "calibration_data", "errors", "models", "reference", "steering"),
+        *("audio", "datasets", "errors", "models", "reference", "steering"),
     },
     "serving": {
         *("audio", "conversation", "errors", "generation", "models", "outcome"),
@@ -66,12 +66,12 @@ MAY_IMPORT: dict[str, set[str]] = {
         *("policy", "serving", "steering"),
     },
     "evaluation": {
-        *("audio", "calibration_data", "client", "conversation", "errors"),
+        *("audio", "datasets", "client", "conversation", "errors"),
         *("generation",),
         *("models", "outcome", "reference", "refusal", "steering"),
     },
     "cli": {
-        *("audio", "audit", "bundles", "calibration_data", "client"),
+        *("audio", "audit", "bundles", "datasets", "client"),
         *(
             "conversation",
             "errors",

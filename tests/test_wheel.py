@@ -70,8 +70,8 @@ def test_a_package_is_in_it_whole(package: str, names: set[str]) -> None:
     "name",
     [
         "sarguard/py.typed",
-        "sarguard/calibration_data/manifest.jsonl",
-        "sarguard/calibration_data/texts.jsonl",
+        "sarguard/datasets/manifest.jsonl",
+        "sarguard/datasets/texts.jsonl",
         "sarguard/reference/chat_template.jinja",
         "langchain_sarguard/py.typed",
         "langchain_sarguard/chat_models.py",
@@ -97,7 +97,7 @@ def test_it_holds_the_reference_model(name: str, names: set[str]) -> None:
 def test_it_holds_every_clip_of_the_manifest(names: set[str]) -> None:
     manifest = ROOT / "sarguard" / "calibration_data" / "manifest.jsonl"
     rows = manifest.read_text(encoding="utf-8").splitlines()
-    clips = {f"sarguard/calibration_data/{json.loads(row)['file']}" for row in rows}
+    clips = {f"sarguard/datasets/{json.loads(row)['file']}" for row in rows}
     assert len(clips) > 500
     assert clips - names == set()
 
@@ -135,7 +135,7 @@ def test_what_is_unpacked_works_by_itself(unpacked: Path, tmp_path: Path) -> Non
     code = (
         f"import sys; sys.path.insert(0, {str(unpacked)!r})\n"
         "import sarguard, langchain_sarguard, sarguard.cli.main\n"
-        "from sarguard.calibration_data import load_clips\n"
+        "from sarguard.datasets import load_clips\n"
         "clips = [clip.load() for clip in load_clips('demo')]\n"
         "print(len(clips), sarguard.__file__, langchain_sarguard.__file__)\n"
     )

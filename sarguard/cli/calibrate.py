@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     import numpy as np
     from rich.console import Console
 
-    from sarguard.calibration_data import CalibrationPair
     from sarguard.cli.options import Commands
+    from sarguard.datasets import CalibrationPair
     from sarguard.models.loading import LoadedModel
     from sarguard.steering.bundle import BundleCard
 
@@ -100,7 +100,7 @@ def run(options: argparse.Namespace) -> int:
 
     _check_output(options.output)
     if options.pairs is not None:
-        from sarguard.calibration_data import read_user_manifest
+        from sarguard.datasets import read_user_manifest
 
         read_user_manifest(options.pairs)
     loaded = open_model(options)
@@ -227,7 +227,7 @@ def _clips(
     options: argparse.Namespace, loaded: LoadedModel
 ) -> tuple[list[CalibrationPair], list[np.ndarray]]:
     """Return the pairs, and the harmless clips that go with the shipped ones."""
-    from sarguard.calibration_data import load_benign, load_pairs, load_user_pairs
+    from sarguard.datasets import load_benign, load_pairs, load_user_pairs
 
     rate, limit = loaded.sampling_rate, options.limit
     if options.pairs is not None:

@@ -73,10 +73,10 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _ask(options: argparse.Namespace) -> tuple[dict[str, Any], list[Exchange]]:
-    from sarguard.calibration_data import load_clips
     from sarguard.cli.opening import open_model_and_bundle
     from sarguard.cli.screen import steps
     from sarguard.client import SafeAudioLLM
+    from sarguard.datasets import load_clips
     from sarguard.evaluation.side_by_side import ask_bare, ask_guarded
 
     clips = (*load_clips("demo", "harmful"), *load_clips("demo", "safe"))

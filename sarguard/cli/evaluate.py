@@ -18,8 +18,8 @@ from sarguard.errors import ConfigurationError
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from sarguard.calibration_data import CalibrationPair
     from sarguard.cli.options import Commands
+    from sarguard.datasets import CalibrationPair
     from sarguard.evaluation.arms import Setup
     from sarguard.evaluation.controls import Samples
     from sarguard.evaluation.gates import GateTrial
@@ -131,8 +131,8 @@ def _check_judge(options: argparse.Namespace, judge: Judge) -> int:
 
 
 def _setup(loaded: LoadedModel, bundle: SteeringBundle) -> Setup:
-    from sarguard.calibration_data import load_benign, load_pairs
     from sarguard.cli.screen import remarks
+    from sarguard.datasets import load_benign, load_pairs
     from sarguard.evaluation.arms import Setup
     from sarguard.evaluation.controls import Recalibration
     from sarguard.steering.recipe import Recipe

@@ -15,9 +15,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from sarguard.calibration_data import load_clips
 from sarguard.client import SafeAudioLLM
 from sarguard.conversation import Reply
+from sarguard.datasets import load_clips
 
 
 class Stopwatch:

@@ -22,7 +22,7 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from sarguard.calibration_data import Clip, load_clips
+from sarguard.datasets import Clip, load_clips
 from sarguard.evaluation.answering import Question, answer_batch, make_batches
 from sarguard.evaluation.arms import UnguardedForMeasurement
 from sarguard.evaluation.judge import Label, label

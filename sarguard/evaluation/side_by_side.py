@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
-from sarguard.calibration_data import Clip
 from sarguard.client import SafeAudioLLM
 from sarguard.conversation import Reply
+from sarguard.datasets import Clip
 from sarguard.evaluation.answering import Question, answer_batch, make_batches
 from sarguard.evaluation.arms import UnguardedForMeasurement
 from sarguard.evaluation.judge import Kind, Label, label

@@ -10,8 +10,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeVar
 
-from sarguard.calibration_data import Clip, load_clips, read_user_manifest
-from sarguard.calibration_data.texts import Split
+from sarguard.datasets import Clip, load_clips, read_user_manifest
+from sarguard.datasets.texts import Split
 from sarguard.errors import ConfigurationError
 from sarguard.evaluation.items import Item
 from sarguard.evaluation.judge import Kind

@@ -14,8 +14,8 @@ from functools import partial
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from sarguard.calibration_data import Clip, load_clips
 from sarguard.conversation import Turn
+from sarguard.datasets import Clip, load_clips
 from sarguard.errors import ConfigurationError
 from sarguard.evaluation.items import Item
 

@@ -12,8 +12,8 @@ import pytest
 import soundfile
 
 from sarguard import client
-from sarguard.calibration_data import load_clips
 from sarguard.client import FALLBACK
+from sarguard.datasets import load_clips
 from sarguard.errors import SteeringNotAppliedError
 from sarguard.evaluation.judge import find_collapse
 from sarguard.serving import engine

@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from sarguard.calibration_data import load_clips
 from sarguard.cli.demo_screen import print_demo
 from sarguard.conversation import Reply
+from sarguard.datasets import load_clips
 from sarguard.errors import SteeringNotAppliedError
 from sarguard.evaluation.judge import Kind, Label, label
 from sarguard.evaluation.side_by_side import (

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import soundfile
 
-from sarguard.calibration_data import speak
+from sarguard.datasets import speak
 from sarguard.errors import (
     ArtifactFormatError,
     ArtifactNotFoundError,

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from sarguard.calibration_data import load_clips, load_sentences
+from sarguard.datasets import load_clips, load_sentences
 from sarguard.errors import ConfigurationError
 from sarguard.evaluation.items import Item, digest_items, with_text
 from sarguard.evaluation.suites import SUITES, load_suites, user_suite

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from sarguard.calibration_data import load_pairs
 from sarguard.conversation import Turn
+from sarguard.datasets import load_pairs
 from sarguard.generation import guarded_decode
 from sarguard.models.inputs import build_inputs
 from sarguard.models.loading import LoadedModel, load_model

@@ -134,7 +134,7 @@ def _add_context(
     for name, body in _policies(log, records).items():
         bundle.add(f"policies/{name}.json", body)
     bundle.add("schema.json", json.dumps(json_schema(), indent=1, sort_keys=True))
-    verifier = files("sarguard.audit").joinpath("standalone_verifier.py")
+    verifier = files("sarguard.audit.proof").joinpath("standalone_verifier.py")
     bundle.add("verify.py", verifier.read_bytes())
     open_questions = "\n".join(f"  - {text}" for text in ALWAYS)
     bundle.add(

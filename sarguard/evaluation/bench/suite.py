@@ -8,7 +8,7 @@ from typing import Literal, TypeAlias, get_args
 
 import torch
 
-from sarguard.calibration_data import load_pairs
+from sarguard.datasets import load_pairs
 from sarguard.evaluation.bench.calibrating import measure_calibration, measure_memory
 from sarguard.evaluation.bench.callers import measure_callers
 from sarguard.evaluation.bench.decoding import measure_decoding

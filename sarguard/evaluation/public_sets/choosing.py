@@ -55,7 +55,7 @@ def public_suite(
         )
     rows = READERS[name](Path(place))
     if any(row.audio is None for row in rows):
-        from sarguard.calibration_data.speak import check_engines
+        from sarguard.datasets.speak import check_engines
 
         check_engines()
     chosen: list[PublicRow] = []
@@ -92,9 +92,9 @@ def _speak(source: str, text: str, rate: int) -> Samples:
     """Return a text as a synthesiser says it, in a voice that training did not hear."""
     import librosa
 
-    from sarguard.calibration_data.clips import CLIP_SAMPLE_RATE, Clip
-    from sarguard.calibration_data.speak import synthesise
-    from sarguard.calibration_data.voices import choose_voice
+    from sarguard.datasets.clips import CLIP_SAMPLE_RATE, Clip
+    from sarguard.datasets.speak import synthesise
+    from sarguard.datasets.voices import choose_voice
 
     voice = choose_voice(source, "unseen")
     clip = Clip(

@@ -19,7 +19,7 @@ from transformers import (
     WhisperFeatureExtractor,
 )
 
-from sarguard.calibration_data import load_sentences
+from sarguard.datasets import load_sentences
 from sarguard.reference.assemble import ensure_bases
 from sarguard.reference.build import build_untrained
 from sarguard.reference.training import clips

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from sarguard.calibration_data import load_sentences
+from sarguard.datasets import load_sentences
 from sarguard.reference.build import build_untrained
 from sarguard.reference.training.corpus import (
     PROMPTS,

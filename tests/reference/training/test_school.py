@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from sarguard.calibration_data import load_sentences, load_texts
+from sarguard.datasets import load_sentences, load_texts
 from sarguard.reference.training.corpus import normalise
 from sarguard.reference.training.school import HELD_OUT, RENDERINGS, Lines, School
 

@@ -1,4 +1,4 @@
-"""Render the clips of the calibration set: `python -m sarguard.calibration_data.speak`.
+"""Render the clips of the calibration set: `python -m sarguard.datasets.speak`.
 
 It needs the synthesisers espeak-ng and flite, which nothing else in sarguard
 does: the rendered clips ship. With the same versions of both and of libsndfile the
@@ -115,7 +115,7 @@ def write_clips(
 def main(arguments: Sequence[str] | None = None) -> int:
     """Render the whole set and return an exit status."""
     parser = argparse.ArgumentParser(
-        prog="python -m sarguard.calibration_data.speak",
+        prog="python -m sarguard.datasets.speak",
         description="Render the clips of the calibration set with espeak-ng and flite.",
     )
     parser.add_argument(

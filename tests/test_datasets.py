@@ -17,7 +17,7 @@ import soundfile  # type: ignore[import-untyped]
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sarguard.calibration_data import (
+from sarguard.datasets import (
     clips,
     data_digest,
     load_clips,
@@ -30,10 +30,10 @@ from sarguard.calibration_data import (
     speak,
     user_data_digest,
 )
-from sarguard.calibration_data.clips import DATA_ROOT, digest_clips
-from sarguard.calibration_data.ogg import renumber
-from sarguard.calibration_data.pairs import match_clips
-from sarguard.calibration_data.texts import Kind, Request, Split
+from sarguard.datasets.clips import DATA_ROOT, digest_clips
+from sarguard.datasets.ogg import renumber
+from sarguard.datasets.pairs import match_clips
+from sarguard.datasets.texts import Kind, Request, Split
 from sarguard.errors import (
     ArtifactFormatError,
     ArtifactNotFoundError,
@@ -450,7 +450,7 @@ class TestUserManifest:
 class TestSpeak:
     def test_plan_is_deterministic_across_processes(self) -> None:
         code = (
-            "import hashlib; from sarguard.calibration_data.speak import plan_clips;"
+            "import hashlib; from sarguard.datasets.speak import plan_clips;"
             "print(hashlib.sha256(repr(plan_clips()).encode()).hexdigest())"
         )
         digests = {

@@ -55,7 +55,7 @@ class Clip:
             raise ArtifactNotFoundError(
                 f"The calibration clip {self.id!r} is missing: found no {path}. "
                 "Reinstall sarguard, or render the clips again with "
-                "`python -m sarguard.calibration_data.speak`."
+                "`python -m sarguard.datasets.speak`."
             ) from error
 
     def load(self, *, sample_rate: int = CLIP_SAMPLE_RATE) -> np.ndarray:
