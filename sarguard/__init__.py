@@ -9,7 +9,11 @@ if TYPE_CHECKING:
     from sarguard.audio import AudioLimits
     from sarguard.audit.log import AuditLog
     from sarguard.client import SafeAudioLLM
-    from sarguard.conversation import (
+    from sarguard.errors import SarguardError
+    from sarguard.outcome import Outcome
+    from sarguard.policy.model import Policy
+    from sarguard.steering.bundle import SteeringBundle
+    from sarguard.types import (
         Done,
         GuardReport,
         Refusal,
@@ -19,10 +23,6 @@ if TYPE_CHECKING:
         Turn,
         Usage,
     )
-    from sarguard.errors import SarguardError
-    from sarguard.outcome import Outcome
-    from sarguard.policy.model import Policy
-    from sarguard.steering.bundle import SteeringBundle
 
 __version__ = "0.1.0"
 
@@ -47,19 +47,19 @@ __all__ = [
 _HOMES = {
     "AudioLimits": "sarguard.audio",
     "AuditLog": "sarguard.audit.log",
-    "Done": "sarguard.conversation",
-    "GuardReport": "sarguard.conversation",
+    "Done": "sarguard.types",
+    "GuardReport": "sarguard.types",
     "Outcome": "sarguard.outcome",
     "Policy": "sarguard.policy.model",
-    "Refusal": "sarguard.conversation",
-    "Reply": "sarguard.conversation",
+    "Refusal": "sarguard.types",
+    "Reply": "sarguard.types",
     "SafeAudioLLM": "sarguard.client",
     "SarguardError": "sarguard.errors",
     "SteeringBundle": "sarguard.steering.bundle",
-    "TextDelta": "sarguard.conversation",
-    "Timings": "sarguard.conversation",
-    "Turn": "sarguard.conversation",
-    "Usage": "sarguard.conversation",
+    "TextDelta": "sarguard.types",
+    "Timings": "sarguard.types",
+    "Turn": "sarguard.types",
+    "Usage": "sarguard.types",
 }
 
 

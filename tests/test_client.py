@@ -13,7 +13,6 @@ import torch
 
 from sarguard import bundles
 from sarguard.client import FALLBACK, SafeAudioLLM
-from sarguard.conversation import Reply, Turn
 from sarguard.errors import (
     ArtifactMismatchError,
     ArtifactNotFoundError,
@@ -31,6 +30,7 @@ from sarguard.outcome import Outcome
 from sarguard.steering.bundle import SteeringBundle
 from sarguard.steering.making import make_bundle
 from sarguard.steering.recipe import Recipe
+from sarguard.types import Reply, Turn
 from tests import tiny
 
 CLIP = (tiny.clip(0.5), tiny.RATE)

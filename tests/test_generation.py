@@ -5,13 +5,13 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from sarguard.conversation import Turn
 from sarguard.errors import ConfigurationError, SteeringError
 from sarguard.generation import Sampling, guarded_decode, stop_tokens
 from sarguard.models.inputs import build_inputs
 from sarguard.models.loading import LoadedModel
 from sarguard.steering.bundle import SteeringBundle
 from sarguard.steering.steerer import Steerer
+from sarguard.types import Turn
 from tests import tiny
 
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from sarguard.cli.options import Commands
-    from sarguard.conversation import Event, Reply
+    from sarguard.types import Event, Reply
 
 _MAX_NEW_TOKENS = 128
 _WITHHELD = 1
@@ -102,8 +102,8 @@ def follow(events: Iterable[Event], *, say: Callable[[str], object]) -> Reply:
 
     A text that takes an answer's place begins a line of its own.
     """
-    from sarguard.conversation import Done, TextDelta
     from sarguard.outcome import Outcome
+    from sarguard.types import Done, TextDelta
 
     said = False
     for event in events:

@@ -12,7 +12,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from sarguard.conversation import Turn
 from sarguard.errors import ConfigurationError, NonFiniteActivationError
 from sarguard.evaluation.arms import OpenArm
 from sarguard.evaluation.judge import Kind
@@ -30,6 +29,7 @@ from sarguard.models.transformers_api import (
 )
 from sarguard.steering.states import run_and_read
 from sarguard.steering.steerer import Steerer
+from sarguard.types import Turn
 
 
 class Conversation(Protocol):

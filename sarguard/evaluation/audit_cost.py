@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from sarguard.client import SafeAudioLLM
-from sarguard.conversation import Reply
 from sarguard.datasets import load_clips
+from sarguard.types import Reply
 
 
 class Stopwatch:

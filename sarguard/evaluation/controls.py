@@ -12,7 +12,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from sarguard.conversation import Turn
 from sarguard.models.inputs import build_inputs
 from sarguard.models.loading import LoadedModel
 from sarguard.steering.calibration import (
@@ -25,6 +24,7 @@ from sarguard.steering.calibration import (
 from sarguard.steering.recipe import Recipe
 from sarguard.steering.states import last_states
 from sarguard.steering.vectors import RefusalVectors
+from sarguard.types import Turn
 
 Samples: TypeAlias = "NDArray[np.float32]"
 

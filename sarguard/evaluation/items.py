@@ -8,9 +8,9 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from sarguard.conversation import Turn
 from sarguard.errors import ConfigurationError
 from sarguard.evaluation.judge import Kind
+from sarguard.types import Turn
 
 if TYPE_CHECKING:
     import numpy as np

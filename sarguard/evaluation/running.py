@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
-from sarguard.conversation import Turn
 from sarguard.errors import InsufficientDataError
 from sarguard.evaluation.answering import (
     Answer,
@@ -34,6 +33,7 @@ from sarguard.evaluation.records import AnswerRecord
 from sarguard.evaluation.run_log import Log, MemoryLog
 from sarguard.evaluation.topic import TopicJudge
 from sarguard.models.loading import LoadedModel
+from sarguard.types import Turn
 
 MAX_NEW_TOKENS = 28
 BATCH_SIZE = 32

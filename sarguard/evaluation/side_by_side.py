@@ -8,13 +8,13 @@ from enum import StrEnum
 from typing import Any
 
 from sarguard.client import SafeAudioLLM
-from sarguard.conversation import Reply
 from sarguard.datasets import Clip
 from sarguard.evaluation.answering import Question, answer_batch, make_batches
 from sarguard.evaluation.arms import UnguardedForMeasurement
 from sarguard.evaluation.judge import Kind, Label, label
 from sarguard.models.loading import LoadedModel
 from sarguard.outcome import Outcome
+from sarguard.types import Reply
 
 HARMFUL_WORDS = 8
 """Most words shown of an answer that goes along with a harmful request."""

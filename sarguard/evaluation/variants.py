@@ -14,10 +14,10 @@ from functools import partial
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from sarguard.conversation import Turn
 from sarguard.datasets import Clip, load_clips
 from sarguard.errors import ConfigurationError
 from sarguard.evaluation.items import Item
+from sarguard.types import Turn
 
 if TYPE_CHECKING:
     import numpy as np

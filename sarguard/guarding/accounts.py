@@ -16,7 +16,6 @@ from sarguard.audit.facts import (
     TimingsFact,
     UsageFact,
 )
-from sarguard.conversation import Reply
 from sarguard.errors import AuditWriteError, SteeringError
 from sarguard.guarding.case import Case
 from sarguard.guarding.strength import TierDose
@@ -27,6 +26,7 @@ from sarguard.policy.model import Policy
 from sarguard.policy.tiers import Tier
 from sarguard.serving.asked import Asked
 from sarguard.steering.bundle import SteeringBundle
+from sarguard.types import Reply
 
 GATE_RULE = "steering.block_threshold"
 """The setting that blocks a request for its score."""

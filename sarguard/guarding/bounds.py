@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from sarguard.conversation import Turn
 from sarguard.policy.model import Policy
+from sarguard.types import Turn
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -14,7 +14,6 @@ import structlog
 from sarguard.audit.facts import PolicyRef
 from sarguard.audit.joining import joined
 from sarguard.audit.recording import Receipt
-from sarguard.conversation import Reply, Turn
 from sarguard.errors import (
     AudioError,
     ConfigurationError,
@@ -37,6 +36,7 @@ from sarguard.policy.strictness import compare
 from sarguard.serving.asked import Asked, Blocked
 from sarguard.serving.complaining import complain
 from sarguard.steering.bundle import SteeringBundle
+from sarguard.types import Reply, Turn
 
 TranscriptCheck: TypeAlias = Callable[[Sequence[Turn]], bool]
 """A second signal: takes the conversation, its clips decoded; True blocks it."""

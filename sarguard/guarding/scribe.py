@@ -11,7 +11,6 @@ from sarguard.audit.log import AuditLog
 from sarguard.audit.marks import Marks
 from sarguard.audit.privacy import Privacy
 from sarguard.audit.recording import Receipt
-from sarguard.conversation import Reply, Turn
 from sarguard.errors import ConfigurationError
 from sarguard.guarding import accounts
 from sarguard.guarding.case import Case
@@ -22,6 +21,7 @@ from sarguard.policy.model import Policy
 from sarguard.policy.strictness import Effect, effect_of
 from sarguard.serving.asked import Asked
 from sarguard.steering.bundle import SteeringBundle
+from sarguard.types import Reply, Turn
 
 _SPOKEN = (Outcome.ANSWERED, Outcome.REFUSED, Outcome.ERROR_OPEN)
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
 
-from sarguard.conversation import Turn
 from sarguard.models.families import family_of
 from sarguard.models.loading import LoadedModel
+from sarguard.types import Turn
 
 
 def batch_key(loaded: LoadedModel, turns: Sequence[Turn]) -> Hashable:

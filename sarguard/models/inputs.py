@@ -11,7 +11,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from sarguard.conversation import Turn
 from sarguard.errors import (
     AudioFormatError,
     AudioTooLongError,
@@ -21,6 +20,7 @@ from sarguard.errors import (
 from sarguard.models.batching import batch_key
 from sarguard.models.families import family_of
 from sarguard.models.loading import LoadedModel
+from sarguard.types import Turn
 
 
 def build_inputs(

@@ -10,7 +10,6 @@ from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any
 
 from sarguard.audio import AudioLimits, load_audio
-from sarguard.conversation import Reply, Role, Turn
 from sarguard.errors import ConfigurationError
 from sarguard.generation import JsonGrammar, Sampling
 from sarguard.generation.text import read_stop
@@ -32,6 +31,7 @@ from sarguard.serving.streams import (
 from sarguard.serving.ticket import Guarding, Ticket
 from sarguard.serving.worker import Worker
 from sarguard.steering.dose import Dose
+from sarguard.types import Reply, Role, Turn
 
 if TYPE_CHECKING:
     import numpy as np

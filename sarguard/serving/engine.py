@@ -9,7 +9,6 @@ import structlog
 import torch
 from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_attempt
 
-from sarguard.conversation import FinishReason, Usage
 from sarguard.errors import (
     AudioError,
     ConfigurationError,
@@ -25,6 +24,7 @@ from sarguard.outcome import Outcome
 from sarguard.refusal import is_refusal
 from sarguard.serving.ticket import Ticket
 from sarguard.steering.steerer import Steerer
+from sarguard.types import FinishReason, Usage
 
 _log = structlog.get_logger(__name__)
 

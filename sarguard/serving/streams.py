@@ -8,10 +8,10 @@ import queue
 from collections.abc import Awaitable, Callable
 from typing import TypeAlias
 
-from sarguard.conversation import Done, Event, Reply
 from sarguard.outcome import Outcome
 from sarguard.serving.line import Line
 from sarguard.serving.ticket import Ticket
+from sarguard.types import Done, Event, Reply
 
 _News: TypeAlias = Event | Exception
 Enter: TypeAlias = Callable[[], Awaitable[None]]

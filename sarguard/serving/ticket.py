@@ -10,7 +10,11 @@ from typing import TypeAlias
 
 import structlog
 
-from sarguard.conversation import (
+from sarguard.outcome import Outcome
+from sarguard.serving.asked import Asked, Attendant, Blocked
+from sarguard.serving.complaining import complain
+from sarguard.steering.dose import Decision
+from sarguard.types import (
     Done,
     Event,
     FinishReason,
@@ -22,10 +26,6 @@ from sarguard.conversation import (
     Timings,
     Usage,
 )
-from sarguard.outcome import Outcome
-from sarguard.serving.asked import Asked, Attendant, Blocked
-from sarguard.serving.complaining import complain
-from sarguard.steering.dose import Decision
 
 Listener: TypeAlias = Callable[[Event | Exception], None]
 

@@ -11,13 +11,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 from transformers import GenerationConfig
 
-from sarguard.conversation import Turn
 from sarguard.errors import NonFiniteActivationError, SteeringNotAppliedError
 from sarguard.models import transformers_api
 from sarguard.models.inputs import build_inputs
 from sarguard.models.loading import LoadedModel
 from sarguard.models.untyped import PretrainedModel
 from sarguard.steering.steerer import Steerer
+from sarguard.types import Turn
 
 _SECONDS = 1.0
 _PITCH_HZ = 220.0

@@ -15,7 +15,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from sarguard.conversation import Turn
 from sarguard.models.batching import batch_key
 from sarguard.models.families import family_of
 from sarguard.models.inputs import audio_token_id, build_inputs
@@ -23,6 +22,7 @@ from sarguard.models.loading import LoadedModel
 from sarguard.models.transformers_api import passing_cache
 from sarguard.models.untyped import KeyValueCache
 from sarguard.steering.states import last_states, run_and_read
+from sarguard.types import Turn
 
 BATCH_SIZE = 8
 

@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from sarguard.cli.demo_screen import print_demo
-from sarguard.conversation import Reply
 from sarguard.datasets import load_clips
 from sarguard.errors import SteeringNotAppliedError
 from sarguard.evaluation.judge import Kind, Label, label
@@ -28,6 +27,7 @@ from sarguard.evaluation.side_by_side import (
 )
 from sarguard.outcome import Outcome
 from sarguard.serving import engine
+from sarguard.types import Reply
 from tests.cli.conftest import Run
 
 COMPLIES = "To do that, you will need to follow these steps. SECRET is the first one."

@@ -15,7 +15,6 @@ import transformers
 from torch import Tensor
 
 from sarguard.client import SafeAudioLLM
-from sarguard.conversation import Turn
 from sarguard.errors import (
     ArtifactMismatchError,
     AudioTooLongError,
@@ -36,6 +35,7 @@ from sarguard.steering.dose import Decision, Dose
 from sarguard.steering.making import make_bundle
 from sarguard.steering.recipe import Recipe
 from sarguard.steering.steerer import Steerer
+from sarguard.types import Turn
 from tests import tiny
 from tests.contract.families import BUILDERS, fresh, shared
 

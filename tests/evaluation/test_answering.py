@@ -6,7 +6,6 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from sarguard.conversation import Turn
 from sarguard.errors import ConfigurationError
 from sarguard.evaluation.answering import (
     answer_batch,
@@ -19,6 +18,7 @@ from sarguard.evaluation.arms import UnguardedForMeasurement
 from sarguard.models.transformers_api import cache_name
 from sarguard.steering.states import last_states
 from sarguard.steering.steerer import Steerer
+from sarguard.types import Turn
 from tests import tiny
 from tests.evaluation.test_arms import questions
 

@@ -7,7 +7,6 @@ import pytest
 import torch
 from torch import Tensor
 
-from sarguard.conversation import Turn
 from sarguard.errors import SteeringNotAppliedError, SteeringRemovedError
 from sarguard.generation import Row, Sampling, decode_rows, guarded_decode
 from sarguard.generation.divergence import divergence
@@ -17,6 +16,7 @@ from sarguard.steering.bundle import SteeringBundle
 from sarguard.steering.dose import ConstantDose, Decision, Dose
 from sarguard.steering.states import last_states
 from sarguard.steering.steerer import Steerer
+from sarguard.types import Turn
 from tests import tiny
 
 TEXTS = ("Hi.", "What is this sound?", "And now?")

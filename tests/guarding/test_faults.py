@@ -13,13 +13,13 @@ import torch
 from sarguard.audit.log import AuditLog
 from sarguard.audit.privacy import Privacy
 from sarguard.client import FALLBACK, SafeAudioLLM
-from sarguard.conversation import Done, Reply, TextDelta
 from sarguard.errors import AudioEmptyError, AuditWriteError, QueueFullError
 from sarguard.guarding import guard
 from sarguard.outcome import Outcome
 from sarguard.policy.messages import DEFAULT_MESSAGES, Reason
 from sarguard.serving import engine, ticket
 from sarguard.steering.gate import Gate
+from sarguard.types import Done, Reply, TextDelta
 from tests.guarding.conftest import CLIP, Open, records
 
 Patch = pytest.MonkeyPatch

@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 
 from sarguard.client import SafeAudioLLM
-from sarguard.conversation import Reply, Turn
 from sarguard.errors import (
     AudioTooLongError,
     ConfigurationError,
@@ -23,6 +22,7 @@ from sarguard.outcome import Outcome
 from sarguard.policy.model import Policy
 from sarguard.policy.overrides import Override
 from sarguard.steering.bundle import SteeringBundle
+from sarguard.types import Reply, Turn
 from tests.guarding.conftest import ALWAYS, CLIP, FLOORS, Open, policy, records
 
 ASKED: dict[str, Any] = {"audio": CLIP, "text": "Hi.", "max_new_tokens": 4}

@@ -31,7 +31,7 @@ from sarguard import (
     Usage,
 )
 from sarguard.audio import load_audio
-from sarguard.conversation import Event
+from sarguard.types import Event
 
 RATE = 16_000
 DIGEST = "d" * 64

@@ -8,7 +8,6 @@ import pytest
 import torch
 import transformers
 
-from sarguard.conversation import Turn
 from sarguard.errors import UnsupportedModelError
 from sarguard.models.batching import batch_key
 from sarguard.models.families import FAMILIES, REFUSED, THINKERS
@@ -17,6 +16,7 @@ from sarguard.models.inputs import build_inputs
 from sarguard.models.loading import load_model, wrap_model
 from sarguard.models.quirks import settle
 from sarguard.models.transformers_api import passing_cache, returned_cache
+from sarguard.types import Turn
 from tests import tiny, tiny_seeing, tiny_standins
 from tests.contract.families import fresh, shared
 

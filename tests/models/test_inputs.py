@@ -5,7 +5,6 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from sarguard.conversation import Turn
 from sarguard.errors import (
     AudioFormatError,
     AudioTooLongError,
@@ -14,6 +13,7 @@ from sarguard.errors import (
 )
 from sarguard.models.inputs import audio_token_counts, build_inputs
 from sarguard.models.loading import LoadedModel
+from sarguard.types import Turn
 from tests import tiny
 
 

@@ -11,7 +11,6 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from sarguard.client import FALLBACK, SafeAudioLLM
-from sarguard.conversation import Done, Event, Refusal, Reply, TextDelta
 from sarguard.errors import (
     AudioEmptyError,
     ConfigurationError,
@@ -23,6 +22,7 @@ from sarguard.outcome import Outcome
 from sarguard.serving import engine as engines
 from sarguard.serving.asked import Asked, Blocked, Question
 from sarguard.steering.bundle import SteeringBundle
+from sarguard.types import Done, Event, Refusal, Reply, TextDelta
 from tests import tiny
 from tests.serving.conftest import Steps
 

@@ -9,7 +9,6 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from sarguard.conversation import Turn
 from sarguard.generation import guarded_decode
 from sarguard.models.inputs import build_inputs
 from sarguard.models.loading import LoadedModel
@@ -22,6 +21,7 @@ from sarguard.steering.recipe import REFERENCE_RECIPE, Recipe
 from sarguard.steering.steerer import Steerer
 from sarguard.steering.subspace import safe_basis
 from sarguard.steering.vectors import RefusalVectors
+from sarguard.types import Turn
 from tests import tiny
 from tests.steering import plain
 

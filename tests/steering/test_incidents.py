@@ -16,7 +16,6 @@ from torch import Tensor, nn
 from transformers import StaticCache
 
 from sarguard.client import FALLBACK, SafeAudioLLM
-from sarguard.conversation import Turn
 from sarguard.errors import (
     ConfigurationError,
     SteeringError,
@@ -32,6 +31,7 @@ from sarguard.outcome import Outcome
 from sarguard.steering.bundle import SteeringBundle
 from sarguard.steering.steerer import Steerer
 from sarguard.steering.stream import read_stream, write_stream
+from sarguard.types import Turn
 from tests import tiny
 
 ALPHA = 0.3

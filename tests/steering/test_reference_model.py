@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import torch
 
-from sarguard.conversation import Turn
 from sarguard.datasets import load_pairs
 from sarguard.generation import guarded_decode
 from sarguard.models.inputs import build_inputs
@@ -18,6 +17,7 @@ from sarguard.steering.bundle import SteeringBundle
 from sarguard.steering.calibration import calibrate
 from sarguard.steering.recipe import Recipe
 from sarguard.steering.steerer import Steerer
+from sarguard.types import Turn
 from tests.steering import plain
 
 pytestmark = pytest.mark.reference

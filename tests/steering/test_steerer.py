@@ -7,7 +7,6 @@ import pytest
 import torch
 from torch import Tensor
 
-from sarguard.conversation import Turn
 from sarguard.errors import (
     ConfigurationError,
     NonFiniteActivationError,
@@ -20,6 +19,7 @@ from sarguard.models.inputs import build_inputs
 from sarguard.models.loading import LoadedModel
 from sarguard.models.transformers_api import passing_cache, returned_cache
 from sarguard.steering.steerer import Steerer
+from sarguard.types import Turn
 from tests import tiny
 
 ALPHA = 0.3

@@ -55,12 +55,12 @@ def try_steering() -> str:
     """
     import torch
 
-    from sarguard.conversation import Turn
     from sarguard.generation import guarded_decode
     from sarguard.models.inputs import build_inputs
     from sarguard.models.transformers_api import installed_version
     from sarguard.steering.canary import check_steering_bites
     from sarguard.steering.steerer import Steerer
+    from sarguard.types import Turn
 
     # The caller's random state is left alone.
     with torch.random.fork_rng(devices=[]):

@@ -8,7 +8,6 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from sarguard.conversation import Turn
 from sarguard.evaluation.bench.authors import (
     ARMS,
     AuthorsStates,
@@ -27,6 +26,7 @@ from sarguard.steering.calibration import (
 )
 from sarguard.steering.reading import BATCH_SIZE
 from sarguard.steering.recipe import Recipe
+from sarguard.types import Turn
 
 _PARTS = 4
 """Stretches of pairs in which the two procedures take turns."""

@@ -7,7 +7,6 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 from sarguard.client import SafeAudioLLM
-from sarguard.conversation import Reply
 from sarguard.errors import SteeringError
 from sarguard.evaluation.bench.decoding import SECONDS, never_stopping, noise
 from sarguard.evaluation.bench.rows import Bar, Measured, in_turn, medians
@@ -16,6 +15,7 @@ from sarguard.outcome import Outcome
 from sarguard.steering.calibration import AudioPair
 from sarguard.steering.making import make_bundle
 from sarguard.steering.recipe import Recipe
+from sarguard.types import Reply
 
 CALLERS = 16
 _ANSWERS = (Outcome.ANSWERED, Outcome.REFUSED)

@@ -20,7 +20,6 @@ import torch
 from torch import Tensor
 from transformers import StoppingCriteria, StoppingCriteriaList
 
-from sarguard.conversation import Turn
 from sarguard.evaluation.bench.rows import Bar, Measured, in_turn, medians
 from sarguard.generation import Row, decode_rows
 from sarguard.models.inputs import build_inputs
@@ -28,6 +27,7 @@ from sarguard.models.loading import LoadedModel
 from sarguard.steering.dose import ConditionedDose, ConstantDose, Dose, DoseRule
 from sarguard.steering.gate import Gate
 from sarguard.steering.steerer import Steerer
+from sarguard.types import Turn
 
 BATCH = 8
 SECONDS = 3.0

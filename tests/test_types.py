@@ -4,9 +4,9 @@ import dataclasses
 
 import pytest
 
-from sarguard.conversation import GuardReport, Reply, Timings, Turn, Usage
 from sarguard.errors import ConfigurationError
 from sarguard.outcome import Outcome
+from sarguard.types import GuardReport, Reply, Timings, Turn, Usage
 from tests import tiny
 
 
