@@ -48,13 +48,13 @@ MAY_IMPORT: dict[str, set[str]] = {
     # Inputs are built from turns, and vectors are made from a loaded model.
     "models": {"audio", "types", "errors"},
     "steering": {"types", "errors", "models"},
-    "generation": {"types", "errors", "models", "outcome", "steering"},
+    "decoding": {"types", "errors", "models", "outcome", "steering"},
     "reference": {"audio", "datasets", "types", "errors", "models"},
     "bundles": {
         *("audio", "datasets", "errors", "models", "reference", "steering"),
     },
     "serving": {
-        *("audio", "types", "errors", "generation", "models", "outcome"),
+        *("audio", "types", "errors", "decoding", "models", "outcome"),
         *("refusal", "steering"),
     },
     "guarding": {
@@ -67,7 +67,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     },
     "evaluation": {
         *("audio", "datasets", "client", "types", "errors"),
-        *("generation",),
+        *("decoding",),
         *("models", "outcome", "reference", "refusal", "steering"),
     },
     "cli": {
@@ -76,7 +76,7 @@ MAY_IMPORT: dict[str, set[str]] = {
             "types",
             "errors",
             "evaluation",
-            "generation",
+            "decoding",
             "models",
             "outcome",
             "policy",

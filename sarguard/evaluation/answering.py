@@ -12,10 +12,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from sarguard.decoding import Row, decode_rows, guarded_decode
 from sarguard.errors import ConfigurationError, NonFiniteActivationError
 from sarguard.evaluation.arms import OpenArm
 from sarguard.evaluation.judge import Kind
-from sarguard.generation import Row, decode_rows, guarded_decode
 from sarguard.models.batching import batch_key
 from sarguard.models.families import family_of
 from sarguard.models.inputs import audio_token_id, build_inputs

@@ -12,10 +12,10 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from sarguard.decoding import Row, decode_rows
 from sarguard.evaluation.answering import Batch, make_batches, with_instruction
 from sarguard.evaluation.arms import Arm, OpenArm, Setup, open_arm
 from sarguard.evaluation.items import Item
-from sarguard.generation import Row, decode_rows
 
 _TOKENS = 16
 

@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol, TypedDict
 
+from sarguard.decoding import JsonGrammar, Sampling
 from sarguard.errors import ConfigurationError
-from sarguard.generation import JsonGrammar, Sampling
 from sarguard.steering.dose import Dose
 from sarguard.types import Reply, Turn
 

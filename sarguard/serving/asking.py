@@ -10,9 +10,9 @@ from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any
 
 from sarguard.audio import AudioLimits, load_audio
+from sarguard.decoding import JsonGrammar, Sampling
+from sarguard.decoding.detokenizer import read_stop
 from sarguard.errors import ConfigurationError
-from sarguard.generation import JsonGrammar, Sampling
-from sarguard.generation.text import read_stop
 from sarguard.models.loading import LoadedModel
 from sarguard.outcome import Outcome
 from sarguard.serving.asked import (

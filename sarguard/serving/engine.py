@@ -9,14 +9,14 @@ import structlog
 import torch
 from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_attempt
 
+from sarguard.decoding import Row, decode_rows
+from sarguard.decoding.detokenizer import AnswerText
+from sarguard.decoding.json_grammar import declines
 from sarguard.errors import (
     AudioError,
     ConfigurationError,
     NonFiniteActivationError,
 )
-from sarguard.generation import Row, decode_rows
-from sarguard.generation.json_answers import declines
-from sarguard.generation.text import AnswerText
 from sarguard.models.batching import batch_key
 from sarguard.models.inputs import audio_token_counts, build_inputs
 from sarguard.models.loading import LoadedModel

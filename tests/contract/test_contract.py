@@ -15,6 +15,7 @@ import transformers
 from torch import Tensor
 
 from sarguard.client import SafeAudioLLM
+from sarguard.decoding import Row, decode_rows, guarded_decode
 from sarguard.errors import (
     ArtifactMismatchError,
     AudioTooLongError,
@@ -23,7 +24,6 @@ from sarguard.errors import (
     SteeringNotAppliedError,
     SteeringRemovedError,
 )
-from sarguard.generation import Row, decode_rows, guarded_decode
 from sarguard.models.families import FAMILIES, Evidence, family_of
 from sarguard.models.identity import weights_digest
 from sarguard.models.inputs import audio_token_counts, build_inputs

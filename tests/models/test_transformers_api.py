@@ -13,8 +13,8 @@ from torch import nn
 from transformers import DynamicCache, PreTrainedConfig, StaticCache
 
 from sarguard import SafeAudioLLM
+from sarguard.decoding import guarded_decode
 from sarguard.errors import SteeringNotAppliedError
-from sarguard.generation import guarded_decode
 from sarguard.models import transformers_api as api
 from sarguard.steering.bundle import SteeringBundle
 from sarguard.steering.canary import check_steering_bites

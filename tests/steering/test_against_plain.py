@@ -9,7 +9,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from sarguard.generation import guarded_decode
+from sarguard.decoding import guarded_decode
 from sarguard.models.inputs import build_inputs
 from sarguard.models.loading import LoadedModel
 from sarguard.models.transformers_api import passing_cache, returned_cache

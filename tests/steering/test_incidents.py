@@ -16,13 +16,13 @@ from torch import Tensor, nn
 from transformers import StaticCache
 
 from sarguard.client import FALLBACK, SafeAudioLLM
+from sarguard.decoding import guarded_decode
 from sarguard.errors import (
     ConfigurationError,
     SteeringError,
     SteeringNotAppliedError,
     UnsupportedModelError,
 )
-from sarguard.generation import guarded_decode
 from sarguard.models.inputs import build_inputs
 from sarguard.models.layers import find_decoder_layers
 from sarguard.models.loading import LoadedModel

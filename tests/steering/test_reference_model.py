@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from sarguard.datasets import load_pairs
-from sarguard.generation import guarded_decode
+from sarguard.decoding import guarded_decode
 from sarguard.models.inputs import build_inputs
 from sarguard.models.loading import LoadedModel, load_model
 from sarguard.reference.assemble import ensure_reference

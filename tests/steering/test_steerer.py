@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from sarguard.decoding import guarded_decode
 from sarguard.errors import (
     ConfigurationError,
     NonFiniteActivationError,
@@ -14,7 +15,6 @@ from sarguard.errors import (
     SteeringNotAppliedError,
     SteeringRemovedError,
 )
-from sarguard.generation import guarded_decode
 from sarguard.models.inputs import build_inputs
 from sarguard.models.loading import LoadedModel
 from sarguard.models.transformers_api import passing_cache, returned_cache

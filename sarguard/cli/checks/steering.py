@@ -55,7 +55,7 @@ def try_steering() -> str:
     """
     import torch
 
-    from sarguard.generation import guarded_decode
+    from sarguard.decoding import guarded_decode
     from sarguard.models.inputs import build_inputs
     from sarguard.models.transformers_api import installed_version
     from sarguard.steering.canary import check_steering_bites

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Literal, TypeAlias
 
+from sarguard.decoding.json_grammar import JsonAnswer
+from sarguard.decoding.sampling import Sampling
 from sarguard.errors import ConfigurationError, SteeringNotAppliedError
-from sarguard.generation.json_answers import JsonAnswer
-from sarguard.generation.sampling import Sampling
 from sarguard.steering.dose import Decision, Dose
 
 Ending: TypeAlias = Literal["stop", "length", "blocked", "unhealthy", "dropped"]

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from sarguard import Done, Outcome, SafeAudioLLM, TextDelta
+from sarguard.decoding import json_grammar
 from sarguard.errors import ConfigurationError, MissingDependencyError
-from sarguard.generation import json_answers
 from sarguard.refusal import is_refusal
 from tests import tiny
 from tests.tiny import leaning
@@ -57,7 +57,7 @@ class TestUnderASchema:
     ) -> None:
         with leaning(tiny.shared(), first, "{"):
             reply = tiny_client.generate(text="Which city?", json_schema=SCHEMA)
-        assert json_answers.declines(reply.text)
+        assert json_grammar.declines(reply.text)
         assert reply.outcome is Outcome.REFUSED
 
     def test_a_refusal_is_one_short_line(self, tiny_client: SafeAudioLLM) -> None:
@@ -87,7 +87,7 @@ class TestUnderASchema:
                 json.loads(reply.text)
             else:
                 assert reply.outcome is Outcome.REFUSED
-                assert json_answers.declines(reply.text)
+                assert json_grammar.declines(reply.text)
 
     def test_rows_of_a_batch_keep_to_their_own(self, tiny_client: SafeAudioLLM) -> None:
         free: Any = {"text": "Hello.", "max_new_tokens": 8}
@@ -126,10 +126,10 @@ class TestUnderASchema:
     def test_a_schema_that_breaks_down_is_no_answer(
         self, tiny_client: SafeAudioLLM, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        def lose(self: json_answers.JsonAnswer, token: int) -> None:
+        def lose(self: json_grammar.JsonAnswer, token: int) -> None:
             self._matcher.consume_token(0)
 
-        monkeypatch.setattr(json_answers.JsonAnswer, "take", lose)
+        monkeypatch.setattr(json_grammar.JsonAnswer, "take", lose)
         with leaning(tiny.shared(), "{"):
             reply = tiny_client.generate(text="Which city?", json_schema=SCHEMA)
         assert reply.outcome is Outcome.ERROR_CLOSED
@@ -171,4 +171,4 @@ class TestWhatCannotBeFollowed:
             lambda *_, **__: (_ for _ in ()).throw(ValueError("only fast ones")),
         )
         with pytest.raises(ConfigurationError, match="only fast ones"):
-            json_answers.JsonGrammar.compile(loaded, SCHEMA)
+            json_grammar.JsonGrammar.compile(loaded, SCHEMA)

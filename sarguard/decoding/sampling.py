@@ -16,8 +16,8 @@ from transformers import (
     TopPLogitsWarper,
 )
 
+from sarguard.decoding.json_grammar import JsonAnswer
 from sarguard.errors import ConfigurationError
-from sarguard.generation.json_answers import JsonAnswer
 
 _MOST_SEED = 2**63
 

@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from sarguard.decoding.detokenizer import AnswerText, read_stop
 from sarguard.errors import ConfigurationError
-from sarguard.generation.text import AnswerText, read_stop
 from tests import tiny
 
 WORDS = tiny.tokenizer()

@@ -10,10 +10,10 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from sarguard.decoding.loop import decode_rows
+from sarguard.decoding.row import Row
+from sarguard.decoding.sampling import Sampling
 from sarguard.errors import ConfigurationError, NonFiniteActivationError
-from sarguard.generation.row import Row
-from sarguard.generation.sampling import Sampling
-from sarguard.generation.steps import decode_rows
 from sarguard.models.loading import LoadedModel
 from sarguard.steering.dose import Decision, Dose
 from sarguard.steering.steerer import Steerer

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 from transformers import GenerationConfig, LogitsProcessorList
 
-from sarguard.generation.divergence import divergence
-from sarguard.generation.prefill import (
+from sarguard.decoding.divergence import divergence
+from sarguard.decoding.generation_config import configure, stop_tokens
+from sarguard.decoding.prefill import (
     Prompt,
     clean_states,
     decide_doses,
@@ -20,9 +21,8 @@ from sarguard.generation.prefill import (
     spare_cache,
     steered_prefill,
 )
-from sarguard.generation.row import Row
-from sarguard.generation.sampling import Chooser, choose_tokens
-from sarguard.generation.settings import configure, stop_tokens
+from sarguard.decoding.row import Row
+from sarguard.decoding.sampling import Chooser, choose_tokens
 from sarguard.models import transformers_api
 from sarguard.models.loading import LoadedModel
 from sarguard.models.untyped import PretrainedModel

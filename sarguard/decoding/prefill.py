@@ -17,8 +17,8 @@ from typing import Any
 from torch import Tensor
 from transformers import GenerationConfig
 
-from sarguard.generation.output_layer import last_positions
-from sarguard.generation.row import Row
+from sarguard.decoding.output_layer import last_positions
+from sarguard.decoding.row import Row
 from sarguard.models import transformers_api
 from sarguard.models.loading import LoadedModel
 from sarguard.models.transformers_api import (

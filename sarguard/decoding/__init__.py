@@ -7,12 +7,12 @@ logits processors are the library's.
 
 from __future__ import annotations
 
-from sarguard.generation.batch import Decoded, guarded_decode
-from sarguard.generation.json_answers import JsonGrammar
-from sarguard.generation.row import Row
-from sarguard.generation.sampling import Sampling
-from sarguard.generation.settings import stop_tokens
-from sarguard.generation.steps import decode_rows
+from sarguard.decoding.batch import Decoded, guarded_decode
+from sarguard.decoding.generation_config import stop_tokens
+from sarguard.decoding.json_grammar import JsonGrammar
+from sarguard.decoding.loop import decode_rows
+from sarguard.decoding.row import Row
+from sarguard.decoding.sampling import Sampling
 
 __all__ = [
     "Decoded",

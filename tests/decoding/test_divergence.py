@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from sarguard.generation.divergence import divergence
+from sarguard.decoding.divergence import divergence
 
 
 def test_it_is_nothing_for_equals_and_one_bit_for_strangers() -> None:

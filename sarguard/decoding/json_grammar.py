@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from sarguard.decoding.generation_config import stop_tokens
 from sarguard.errors import ConfigurationError, MissingDependencyError
-from sarguard.generation.settings import stop_tokens
 from sarguard.models.loading import LoadedModel
 
 if TYPE_CHECKING:

@@ -5,8 +5,8 @@ from collections.abc import Iterator
 import pytest
 import torch
 
+from sarguard.decoding import Sampling, guarded_decode, stop_tokens
 from sarguard.errors import ConfigurationError, SteeringError
-from sarguard.generation import Sampling, guarded_decode, stop_tokens
 from sarguard.models.inputs import build_inputs
 from sarguard.models.loading import LoadedModel
 from sarguard.steering.bundle import SteeringBundle

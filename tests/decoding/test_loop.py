@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from sarguard.decoding import Row, Sampling, decode_rows, guarded_decode
+from sarguard.decoding.divergence import divergence
 from sarguard.errors import SteeringNotAppliedError, SteeringRemovedError
-from sarguard.generation import Row, Sampling, decode_rows, guarded_decode
-from sarguard.generation.divergence import divergence
 from sarguard.models.inputs import build_inputs
 from sarguard.models.loading import LoadedModel
 from sarguard.steering.bundle import SteeringBundle
