@@ -11,10 +11,10 @@ that are used here show the way; use all 240 for a bundle that you mean to keep.
 from argparse import ArgumentParser
 
 from sarguard import SafeAudioLLM
+from sarguard.calibration.build import make_bundle
 from sarguard.datasets import load_clips, load_pairs
 from sarguard.models.loading import load_model
 from sarguard.reference.assemble import ensure_reference
-from sarguard.steering.making import make_bundle
 
 parser = ArgumentParser(description="Make a model's steering bundle.")
 parser.add_argument("model", nargs="?", default="reference")

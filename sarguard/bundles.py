@@ -7,11 +7,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from sarguard.calibration.build import make_bundle
+from sarguard.calibration.vectors import Progress
 from sarguard.errors import ArtifactNotFoundError
 from sarguard.models.loading import LoadedModel
 from sarguard.steering.bundle import SteeringBundle
-from sarguard.steering.calibration import Progress
-from sarguard.steering.making import make_bundle
 
 REFERENCE = "reference"
 

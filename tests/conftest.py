@@ -9,9 +9,9 @@ import structlog
 from transformers.utils import logging
 
 from sarguard import SafeAudioLLM
+from sarguard.calibration.build import make_bundle
+from sarguard.calibration.recipe import Recipe
 from sarguard.steering.bundle import SteeringBundle
-from sarguard.steering.making import make_bundle
-from sarguard.steering.recipe import Recipe
 from tests.tiny import pairs, shared
 
 

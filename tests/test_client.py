@@ -12,6 +12,8 @@ import soundfile
 import torch
 
 from sarguard import bundles
+from sarguard.calibration.build import make_bundle
+from sarguard.calibration.recipe import Recipe
 from sarguard.client import FALLBACK, SafeAudioLLM
 from sarguard.errors import (
     ArtifactMismatchError,
@@ -28,8 +30,6 @@ from sarguard.errors import (
 from sarguard.models.loading import LoadedModel
 from sarguard.outcome import Outcome
 from sarguard.steering.bundle import SteeringBundle
-from sarguard.steering.making import make_bundle
-from sarguard.steering.recipe import Recipe
 from sarguard.types import Reply, Turn
 from tests import tiny
 
@@ -321,7 +321,7 @@ class TestOpening:
 
         monkeypatch.setattr("sarguard.datasets.load_pairs", load_pairs)
         # A tiny random model has none.
-        monkeypatch.setattr("sarguard.steering.refusing.LEAST_GAIN", -100.0)
+        monkeypatch.setattr("sarguard.calibration.refusal_check.LEAST_GAIN", -100.0)
         with SafeAudioLLM.from_pretrained(
             checkpoint, calibrate=True, progress=False
         ) as client:

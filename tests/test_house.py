@@ -49,9 +49,18 @@ MAY_IMPORT: dict[str, set[str]] = {
     "models": {"audio", "types", "errors"},
     "steering": {"types", "errors", "models"},
     "decoding": {"types", "errors", "models", "outcome", "steering"},
+    "calibration": {"types", "errors", "models", "steering"},
     "reference": {"audio", "datasets", "types", "errors", "models"},
     "bundles": {
-        *("audio", "datasets", "errors", "models", "reference", "steering"),
+        *(
+            "calibration",
+            "audio",
+            "datasets",
+            "errors",
+            "models",
+            "reference",
+            "steering",
+        ),
     },
     "serving": {
         *("audio", "types", "errors", "decoding", "models", "outcome"),
@@ -66,12 +75,12 @@ MAY_IMPORT: dict[str, set[str]] = {
         *("policy", "serving", "steering"),
     },
     "evaluation": {
-        *("audio", "datasets", "client", "types", "errors"),
+        *("calibration", "audio", "datasets", "client", "types", "errors"),
         *("decoding",),
         *("models", "outcome", "reference", "refusal", "steering"),
     },
     "cli": {
-        *("audio", "audit", "bundles", "datasets", "client"),
+        *("calibration", "audio", "audit", "bundles", "datasets", "client"),
         *(
             "types",
             "errors",

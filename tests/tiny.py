@@ -13,8 +13,8 @@ import transformers
 from numpy.typing import NDArray
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
+from sarguard.calibration.vectors import AudioPair
 from sarguard.models.loading import LoadedModel, wrap_model
-from sarguard.steering.calibration import AudioPair
 
 Model: TypeAlias = Any
 Processor: TypeAlias = Any

@@ -104,8 +104,8 @@ def run(options: argparse.Namespace) -> int:
 
         read_user_manifest(options.pairs)
     loaded = open_model(options)
-    from sarguard.steering.making import make_bundle
-    from sarguard.steering.recipe import Recipe
+    from sarguard.calibration.build import make_bundle
+    from sarguard.calibration.recipe import Recipe
 
     pairs, benign = _clips(options, loaded)
     texts = {
@@ -144,7 +144,7 @@ def print_summary(console: Console, card: BundleCard, saved: Path) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    from sarguard.steering.tiers import TRUSTED_AUC
+    from sarguard.calibration.tiers import TRUSTED_AUC
 
     table = Table(
         title=Text(f"{card.model_name}: {card.pairs} pairs, rank {card.rank}"),

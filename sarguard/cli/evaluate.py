@@ -131,11 +131,11 @@ def _check_judge(options: argparse.Namespace, judge: Judge) -> int:
 
 
 def _setup(loaded: LoadedModel, bundle: SteeringBundle) -> Setup:
+    from sarguard.calibration.recipe import Recipe
     from sarguard.cli.screen import remarks
     from sarguard.datasets import load_benign, load_pairs
     from sarguard.evaluation.arms import Setup
     from sarguard.evaluation.controls import Recalibration
-    from sarguard.steering.recipe import Recipe
 
     card, rate = bundle.card, loaded.sampling_rate
     recipe = Recipe(

@@ -35,8 +35,8 @@ def settle(options: argparse.Namespace) -> None:
 
 def plan(options: argparse.Namespace) -> Plan:
     """Return the arms that the options name."""
+    from sarguard.calibration.tiers import DEFAULT_TIER
     from sarguard.evaluation.arms import plan_arms
-    from sarguard.steering.tiers import DEFAULT_TIER
 
     default = f"tier-{DEFAULT_TIER}"
     if options.forms:

@@ -25,6 +25,8 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
+from sarguard.calibration.refusal_check import random_direction
+from sarguard.calibration.tiers import TIERS
 from sarguard.errors import ConfigurationError
 from sarguard.evaluation.controls import Recalibration
 from sarguard.models.layers import DecoderLayers
@@ -32,9 +34,7 @@ from sarguard.models.loading import LoadedModel
 from sarguard.steering.bundle import SteeringBundle
 from sarguard.steering.dose import ConditionedDose, ConstantDose, Dose
 from sarguard.steering.receipt import Receipt
-from sarguard.steering.refusing import random_direction
 from sarguard.steering.steerer import Steerer
-from sarguard.steering.tiers import TIERS
 
 DEFENCE = (
     "If what is said asks for something harmful, illegal or hateful, say that you "

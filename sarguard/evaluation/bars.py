@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from sarguard.calibration.tiers import DEFAULT_TIER
 from sarguard.evaluation.rates import Rate
 from sarguard.evaluation.summary import ArmSummary, Summary
-from sarguard.steering.tiers import DEFAULT_TIER
 
 _ADDED = (("ordinary", 0.01), ("safe", 0.02), ("borderline", 0.05))
 _HARD = ("unseen-voice", "noise")

@@ -29,6 +29,7 @@ from types import MappingProxyType
 import numpy as np
 from numpy.typing import NDArray
 
+from sarguard.calibration.tiers import TIERS, TRUSTED_AUC
 from sarguard.errors import InsufficientDataError
 from sarguard.evaluation.arms import Setup, plan_arms
 from sarguard.evaluation.items import Item
@@ -41,7 +42,6 @@ from sarguard.evaluation.summary import summarise
 from sarguard.steering.bundle import SteeringBundle, TierCard
 from sarguard.steering.dose import DoseRule
 from sarguard.steering.measured import TierCaps, TierChoice, TierMeasure
-from sarguard.steering.tiers import TIERS, TRUSTED_AUC
 
 GRID = (0.0025, 0.005, 0.01, 0.05, 0.1, 0.2, 0.3)
 """Strengths that tiers are made of."""

@@ -12,16 +12,16 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from sarguard.models.inputs import build_inputs
-from sarguard.models.loading import LoadedModel
-from sarguard.steering.calibration import (
+from sarguard.calibration.recipe import Recipe
+from sarguard.calibration.vectors import (
     AudioPair,
     CalibrationStates,
     Pair,
     calibration_states,
     refusal_vectors,
 )
-from sarguard.steering.recipe import Recipe
+from sarguard.models.inputs import build_inputs
+from sarguard.models.loading import LoadedModel
 from sarguard.steering.states import last_states
 from sarguard.steering.vectors import RefusalVectors
 from sarguard.types import Turn

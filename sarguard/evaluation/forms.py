@@ -27,13 +27,13 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
+from sarguard.calibration.subspace import ablate
+from sarguard.calibration.vectors import CalibrationStates
 from sarguard.evaluation.arms import OpenArm, Setup, register_arm
 from sarguard.models.layers import DecoderLayers
-from sarguard.steering.calibration import CalibrationStates
 from sarguard.steering.dose import ConditionedDose, ConstantDose, DoseRule
 from sarguard.steering.gate import Gate, cross_validate, fit_gate
 from sarguard.steering.steerer import Steerer
-from sarguard.steering.subspace import ablate
 
 Shape: TypeAlias = Callable[[Tensor, Tensor, int, int], Tensor]
 """Return steered states (rows, positions, D) of states, push, layer and step."""

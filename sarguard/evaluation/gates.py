@@ -10,11 +10,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from sarguard.calibration.vectors import CalibrationStates
 from sarguard.evaluation.arms import Setup
 from sarguard.evaluation.forms import best_layer, gate_of
 from sarguard.evaluation.items import CLEAN, Item
 from sarguard.evaluation.separation import Steps, area, read_requests
-from sarguard.steering.calibration import CalibrationStates
 from sarguard.steering.gate import Gate, Matched, fit_gate
 
 _HARMLESS = ("safe", "borderline", "ordinary")

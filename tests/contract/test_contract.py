@@ -14,6 +14,8 @@ import torch
 import transformers
 from torch import Tensor
 
+from sarguard.calibration.build import make_bundle
+from sarguard.calibration.recipe import Recipe
 from sarguard.client import SafeAudioLLM
 from sarguard.decoding import Row, decode_rows, guarded_decode
 from sarguard.errors import (
@@ -32,8 +34,6 @@ from sarguard.outcome import Outcome
 from sarguard.steering.bundle import SteeringBundle
 from sarguard.steering.canary import check_steering_bites
 from sarguard.steering.dose import Decision, Dose
-from sarguard.steering.making import make_bundle
-from sarguard.steering.recipe import Recipe
 from sarguard.steering.steerer import Steerer
 from sarguard.types import Turn
 from tests import tiny

@@ -6,6 +6,8 @@ from dataclasses import replace
 import pytest
 import torch
 
+from sarguard.calibration.recipe import Recipe
+from sarguard.calibration.refusal_check import random_direction
 from sarguard.errors import ConfigurationError, SteeringError
 from sarguard.evaluation import arms
 from sarguard.evaluation.answering import (
@@ -28,8 +30,6 @@ from sarguard.evaluation.arms import (
 from sarguard.evaluation.controls import Recalibration, swap_halves
 from sarguard.models.inputs import build_inputs
 from sarguard.steering.bundle import SteeringBundle, TierCard
-from sarguard.steering.recipe import Recipe
-from sarguard.steering.refusing import random_direction
 from sarguard.steering.steerer import Steerer
 from tests import tiny
 

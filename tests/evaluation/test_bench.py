@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from sarguard.calibration.recipe import Recipe
 from sarguard.errors import ConfigurationError
 from sarguard.evaluation.bench import calibrating, importing, suite
 from sarguard.evaluation.bench.authors import authors_states
@@ -15,7 +16,6 @@ from sarguard.evaluation.bench.memory import peak_bytes
 from sarguard.evaluation.bench.rows import Bar, Measured, Skipped, in_turn
 from sarguard.evaluation.bench.suite import PARTS, Effort, run_bench
 from sarguard.models.loading import LoadedModel
-from sarguard.steering.recipe import Recipe
 from tests import tiny
 
 SMALL = Effort(tokens=3, repeats=2, pairs=12)

@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 import torch
 
+from sarguard.calibration.recipe import Recipe
+from sarguard.calibration.vectors import CalibrationStates
 from sarguard.evaluation import arms
 from sarguard.evaluation.answering import answer_arm, make_batches, prefill
 from sarguard.evaluation.arms import Arm, Setup, open_arm
@@ -20,9 +22,7 @@ from sarguard.evaluation.forms import (
 )
 from sarguard.evaluation.gates import _judge, try_gates
 from sarguard.steering.bundle import SteeringBundle
-from sarguard.steering.calibration import CalibrationStates
 from sarguard.steering.gate import Gate, Matched, fit_gate
-from sarguard.steering.recipe import Recipe
 from tests import tiny
 from tests.evaluation.test_arms import questions
 from tests.evaluation.test_running import ITEMS

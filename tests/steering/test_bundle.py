@@ -10,6 +10,8 @@ import pytest
 import safetensors.torch
 import torch
 
+from sarguard.calibration.build import clips_digest, make_bundle
+from sarguard.calibration.recipe import Recipe
 from sarguard.errors import (
     ArtifactFormatError,
     ArtifactIntegrityError,
@@ -18,8 +20,6 @@ from sarguard.errors import (
     ConfigurationError,
 )
 from sarguard.steering.bundle import CARD_FILE, VECTORS_FILE, SteeringBundle
-from sarguard.steering.making import clips_digest, make_bundle
-from sarguard.steering.recipe import Recipe
 from sarguard.steering.vectors import RefusalVectors, vectors_digest
 from tests import tiny
 

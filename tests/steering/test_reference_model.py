@@ -8,17 +8,17 @@ import numpy as np
 import pytest
 import torch
 
+from sarguard.calibration.recipe import Recipe
+from sarguard.calibration.vectors import calibrate
 from sarguard.datasets import load_pairs
 from sarguard.decoding import guarded_decode
 from sarguard.models.inputs import build_inputs
 from sarguard.models.loading import LoadedModel, load_model
 from sarguard.reference.assemble import ensure_reference
 from sarguard.steering.bundle import SteeringBundle
-from sarguard.steering.calibration import calibrate
-from sarguard.steering.recipe import Recipe
 from sarguard.steering.steerer import Steerer
 from sarguard.types import Turn
-from tests.steering import plain
+from tests.calibration import plain
 
 pytestmark = pytest.mark.reference
 

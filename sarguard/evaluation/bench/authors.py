@@ -13,11 +13,11 @@ from typing import TypeAlias
 import torch
 from torch import Tensor, nn
 
+from sarguard.calibration.recipe import Recipe
+from sarguard.calibration.vectors import Pair
 from sarguard.models.inputs import build_inputs
 from sarguard.models.loading import LoadedModel
 from sarguard.models.untyped import LayerOutput
-from sarguard.steering.calibration import Pair
-from sarguard.steering.recipe import Recipe
 from sarguard.steering.stream import read_stream
 from sarguard.types import Turn
 

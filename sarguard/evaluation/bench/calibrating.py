@@ -8,6 +8,14 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from sarguard.calibration.recipe import Recipe
+from sarguard.calibration.states import BATCH_SIZE
+from sarguard.calibration.vectors import (
+    CalibrationStates,
+    Pair,
+    calibration_states,
+    refusal_vectors,
+)
 from sarguard.evaluation.bench.authors import (
     ARMS,
     AuthorsStates,
@@ -18,14 +26,6 @@ from sarguard.evaluation.bench.memory import peak_bytes
 from sarguard.evaluation.bench.rows import Bar, Measured, in_turn
 from sarguard.models.inputs import build_inputs
 from sarguard.models.loading import LoadedModel
-from sarguard.steering.calibration import (
-    CalibrationStates,
-    Pair,
-    calibration_states,
-    refusal_vectors,
-)
-from sarguard.steering.reading import BATCH_SIZE
-from sarguard.steering.recipe import Recipe
 from sarguard.types import Turn
 
 _PARTS = 4

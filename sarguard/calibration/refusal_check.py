@@ -20,10 +20,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from sarguard.calibration.recipe import Recipe
 from sarguard.errors import NoRefusalError
 from sarguard.models.inputs import build_inputs
 from sarguard.models.loading import LoadedModel
-from sarguard.steering.recipe import Recipe
 from sarguard.steering.steerer import Steerer
 from sarguard.types import Turn
 

@@ -3,11 +3,15 @@ from __future__ import annotations
 import pytest
 import torch
 
+from sarguard.calibration.build import make_bundle
+from sarguard.calibration.recipe import Recipe
+from sarguard.calibration.refusal_check import (
+    RefusalGain,
+    measure_refusal,
+    random_direction,
+)
 from sarguard.errors import NoRefusalError
 from sarguard.steering.bundle import SteeringBundle
-from sarguard.steering.making import make_bundle
-from sarguard.steering.recipe import Recipe
-from sarguard.steering.refusing import RefusalGain, measure_refusal, random_direction
 from tests import tiny
 
 RECIPE = Recipe(rank=2)

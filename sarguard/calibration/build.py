@@ -11,6 +11,16 @@ from importlib.metadata import PackageNotFoundError, version
 import numpy as np
 from numpy.typing import NDArray
 
+from sarguard.calibration.recipe import REFERENCE_RECIPE, Recipe
+from sarguard.calibration.refusal_check import (
+    CLIPS,
+    TIMES_ALPHA,
+    RefusalGain,
+    measure_refusal,
+)
+from sarguard.calibration.states import BATCH_SIZE
+from sarguard.calibration.tiers import tier_rules
+from sarguard.calibration.vectors import Calibrated, Pair, Progress, calibrate
 from sarguard.models.loading import LoadedModel
 from sarguard.steering.bundle import (
     BundleCard,
@@ -19,12 +29,7 @@ from sarguard.steering.bundle import (
     TierCard,
     describe_model,
 )
-from sarguard.steering.calibration import Calibrated, Pair, Progress, calibrate
 from sarguard.steering.measured import RefusalCard
-from sarguard.steering.reading import BATCH_SIZE
-from sarguard.steering.recipe import REFERENCE_RECIPE, Recipe
-from sarguard.steering.refusing import CLIPS, TIMES_ALPHA, RefusalGain, measure_refusal
-from sarguard.steering.tiers import tier_rules
 from sarguard.steering.vectors import vectors_digest
 
 ALPHA = 0.1

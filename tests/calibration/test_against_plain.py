@@ -9,21 +9,21 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
+from sarguard.calibration.recipe import REFERENCE_RECIPE, Recipe
+from sarguard.calibration.subspace import safe_basis
+from sarguard.calibration.vectors import (
+    calibration_states,
+    refusal_vectors,
+)
 from sarguard.decoding import guarded_decode
 from sarguard.models.inputs import build_inputs
 from sarguard.models.loading import LoadedModel
 from sarguard.models.transformers_api import passing_cache, returned_cache
-from sarguard.steering.calibration import (
-    calibration_states,
-    refusal_vectors,
-)
-from sarguard.steering.recipe import REFERENCE_RECIPE, Recipe
 from sarguard.steering.steerer import Steerer
-from sarguard.steering.subspace import safe_basis
 from sarguard.steering.vectors import RefusalVectors
 from sarguard.types import Turn
 from tests import tiny
-from tests.steering import plain
+from tests.calibration import plain
 
 RANK = 3
 PAIRS = 6

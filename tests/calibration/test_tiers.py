@@ -5,8 +5,8 @@ import itertools
 import pytest
 import torch
 
+from sarguard.calibration.tiers import TIERS, tier_rules
 from sarguard.steering.gate import GateQuality
-from sarguard.steering.tiers import TIERS, tier_rules
 
 
 def quality(safe: float = -1.0, spread: float = 0.5) -> GateQuality:

@@ -18,15 +18,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from sarguard.calibration.recipe import REFERENCE_RECIPE, Recipe
+from sarguard.calibration.states import BATCH_SIZE, read_states
+from sarguard.calibration.subspace import ablate, safe_basis
 from sarguard.errors import (
     DegenerateDirectionError,
     InsufficientDataError,
 )
 from sarguard.models.loading import LoadedModel
 from sarguard.steering.gate import Gate, GateQuality, Matched, cross_validate, fit_gate
-from sarguard.steering.reading import BATCH_SIZE, read_states
-from sarguard.steering.recipe import REFERENCE_RECIPE, Recipe
-from sarguard.steering.subspace import ablate, safe_basis
 from sarguard.steering.vectors import RefusalVectors
 
 _ALONE = ""

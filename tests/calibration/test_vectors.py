@@ -3,6 +3,14 @@ from __future__ import annotations
 import pytest
 import torch
 
+from sarguard.calibration.recipe import REFERENCE_RECIPE, Recipe
+from sarguard.calibration.vectors import (
+    AudioPair,
+    CalibrationStates,
+    calibrate,
+    calibration_states,
+    refusal_vectors,
+)
 from sarguard.errors import (
     ConfigurationError,
     DegenerateDirectionError,
@@ -10,14 +18,6 @@ from sarguard.errors import (
     SteeringNotAppliedError,
 )
 from sarguard.models import families
-from sarguard.steering.calibration import (
-    AudioPair,
-    CalibrationStates,
-    calibrate,
-    calibration_states,
-    refusal_vectors,
-)
-from sarguard.steering.recipe import REFERENCE_RECIPE, Recipe
 from sarguard.steering.states import last_states
 from sarguard.steering.steerer import Steerer
 from tests import tiny

@@ -5,12 +5,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from sarguard.calibration.subspace import ablate, safe_basis
 from sarguard.errors import (
     ConfigurationError,
     DegenerateDirectionError,
     InsufficientDataError,
 )
-from sarguard.steering.subspace import ablate, safe_basis
 
 cases = st.fixed_dictionaries(
     {

@@ -1,0 +1,1 @@
+"""Making a steering bundle: states, vectors, gate and tiers, offline."""
