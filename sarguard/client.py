@@ -41,8 +41,8 @@ from sarguard.serving.engine import Engine
 from sarguard.serving.ticket import Guarding
 from sarguard.serving.worker import Worker
 from sarguard.steering.bundle import SteeringBundle
-from sarguard.steering.canary import check_steering_bites
 from sarguard.steering.dose import ConstantDose, Dose
+from sarguard.steering.self_test import check_steering_bites
 from sarguard.steering.steerer import Steerer
 
 if TYPE_CHECKING:

@@ -29,7 +29,7 @@ from sarguard.steering.bundle import (
     TierCard,
     describe_model,
 )
-from sarguard.steering.measured import RefusalCard
+from sarguard.steering.card_parts import RefusalCard
 from sarguard.steering.vectors import vectors_digest
 
 ALPHA = 0.1

@@ -9,7 +9,7 @@ if TYPE_CHECKING:
 
     from sarguard.models.loading import LoadedModel
     from sarguard.steering.bundle import BundleCard, SteeringBundle
-    from sarguard.steering.measured import TierMeasure
+    from sarguard.steering.card_parts import TierMeasure
 
 
 def choose_and_prove(

@@ -40,8 +40,8 @@ from sarguard.evaluation.running import Advance, Conduct, run_arms
 from sarguard.evaluation.separation import area
 from sarguard.evaluation.summary import summarise
 from sarguard.steering.bundle import SteeringBundle, TierCard
+from sarguard.steering.card_parts import TierCaps, TierChoice, TierMeasure
 from sarguard.steering.dose import DoseRule
-from sarguard.steering.measured import TierCaps, TierChoice, TierMeasure
 
 GRID = (0.0025, 0.005, 0.01, 0.05, 0.1, 0.2, 0.3)
 """Strengths that tiers are made of."""

@@ -37,9 +37,9 @@ from sarguard.errors import (
 )
 from sarguard.models.identity import template_digest, weights_digest
 from sarguard.models.loading import LoadedModel
+from sarguard.steering.card_parts import Finite, RefusalCard, TierChoice
 from sarguard.steering.dose import DoseRule
 from sarguard.steering.gate import Gate
-from sarguard.steering.measured import Finite, RefusalCard, TierChoice
 from sarguard.steering.vectors import RefusalVectors, vectors_digest
 
 FORMAT_VERSION = 4

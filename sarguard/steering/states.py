@@ -13,7 +13,7 @@ from sarguard.errors import CalibrationError
 from sarguard.models.layers import DecoderLayers
 from sarguard.models.transformers_api import returned_cache
 from sarguard.models.untyped import KeyValueCache, LayerOutput
-from sarguard.steering.stream import read_stream
+from sarguard.steering.residual import read_stream
 
 
 def last_states(decoder: DecoderLayers, inputs: Mapping[str, Any]) -> Tensor:

@@ -36,12 +36,12 @@ from sarguard.models.transformers_api import (
     untested_advice,
 )
 from sarguard.models.untyped import LayerOutput
-from sarguard.steering.anatomy import Anatomy
 from sarguard.steering.compiled import refuse_compiled
+from sarguard.steering.device_vectors import Pristine, place, read_strengths
 from sarguard.steering.hooks import BeginHook, LayerHook
+from sarguard.steering.integrity import Anatomy
 from sarguard.steering.receipt import Receipt
-from sarguard.steering.resident import Pristine, place, read_strengths
-from sarguard.steering.stream import read_stream, write_stream
+from sarguard.steering.residual import read_stream, write_stream
 from sarguard.steering.vectors import vectors_digest
 
 _MARK = "_sarguard_steerer"

@@ -20,8 +20,8 @@ from sarguard.evaluation.choosing import (
 from sarguard.evaluation.judge import Label
 from sarguard.evaluation.running import Conduct
 from sarguard.steering.bundle import SteeringBundle
+from sarguard.steering.card_parts import TierCaps
 from sarguard.steering.dose import DoseRule
-from sarguard.steering.measured import TierCaps
 from tests.evaluation.made_up import record
 from tests.evaluation.test_arms import make_setup
 from tests.evaluation.test_running import ITEMS

@@ -25,7 +25,7 @@ from sarguard.evaluation.report.charts import trade_off
 from sarguard.evaluation.separation import Separation
 from sarguard.evaluation.summary import summarise
 from sarguard.steering.bundle import TierCard
-from sarguard.steering.measured import TierCaps, TierChoice, TierMeasure
+from sarguard.steering.card_parts import TierCaps, TierChoice, TierMeasure
 from tests.evaluation.made_up import arm_records, whole_run
 
 CHOICE = TierChoice(

@@ -17,7 +17,7 @@ from sarguard.decoding import guarded_decode
 from sarguard.errors import SteeringNotAppliedError
 from sarguard.models import transformers_api as api
 from sarguard.steering.bundle import SteeringBundle
-from sarguard.steering.canary import check_steering_bites
+from sarguard.steering.self_test import check_steering_bites
 from sarguard.steering.states import run_and_read
 from sarguard.steering.steerer import Steerer
 from tests import tiny

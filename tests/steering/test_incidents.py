@@ -29,8 +29,8 @@ from sarguard.models.loading import LoadedModel
 from sarguard.models.transformers_api import passing_cache, returned_cache
 from sarguard.outcome import Outcome
 from sarguard.steering.bundle import SteeringBundle
+from sarguard.steering.residual import read_stream, write_stream
 from sarguard.steering.steerer import Steerer
-from sarguard.steering.stream import read_stream, write_stream
 from sarguard.types import Turn
 from tests import tiny
 

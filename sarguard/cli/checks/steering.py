@@ -58,7 +58,7 @@ def try_steering() -> str:
     from sarguard.decoding import guarded_decode
     from sarguard.models.inputs import build_inputs
     from sarguard.models.transformers_api import installed_version
-    from sarguard.steering.canary import check_steering_bites
+    from sarguard.steering.self_test import check_steering_bites
     from sarguard.steering.steerer import Steerer
     from sarguard.types import Turn
 

@@ -18,7 +18,7 @@ from sarguard.calibration.vectors import Pair
 from sarguard.models.inputs import build_inputs
 from sarguard.models.loading import LoadedModel
 from sarguard.models.untyped import LayerOutput
-from sarguard.steering.stream import read_stream
+from sarguard.steering.residual import read_stream
 from sarguard.types import Turn
 
 AuthorsStates: TypeAlias = dict[str, list[Tensor]]

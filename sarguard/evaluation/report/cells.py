@@ -11,7 +11,7 @@ from sarguard.evaluation.rates import Rate
 from sarguard.evaluation.report.content import Report
 from sarguard.evaluation.summary import ArmSummary, Summary
 from sarguard.steering.bundle import TierCard
-from sarguard.steering.measured import TierCaps, TierMeasure
+from sarguard.steering.card_parts import TierCaps, TierMeasure
 
 _COLUMNS = (
     ("harmful_refused", "harmful refused"),

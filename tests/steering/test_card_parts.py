@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from sarguard.steering.measured import TierCaps, TierChoice, TierMeasure
+from sarguard.steering.card_parts import TierCaps, TierChoice, TierMeasure
 
 CAPS = TierCaps(safe=0.02, borderline=0.05, ordinary=0.01)
 

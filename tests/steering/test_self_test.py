@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from sarguard.errors import NonFiniteActivationError, SteeringNotAppliedError
-from sarguard.steering.canary import check_steering_bites
+from sarguard.steering.self_test import check_steering_bites
 from sarguard.steering.steerer import Steerer
 from tests import tiny
 
