@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from sarguard.audit.log import AuditLog
-from sarguard.audit.pen import Pace
-from sarguard.audit.reading import Entry, Query
-from sarguard.audit.recording import OnFailure, Receipt
+from sarguard.audit.storage.appender import Pace
+from sarguard.audit.storage.query import Entry, Query
+from sarguard.audit.storage.recorder import OnFailure, Receipt
 
 __all__ = ["AuditLog", "Entry", "OnFailure", "Pace", "Query", "Receipt"]

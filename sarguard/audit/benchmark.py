@@ -25,7 +25,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemaini
 from rich.progress import Progress as Bars
 from rich.table import Table
 
-from sarguard.audit.facts import (
+from sarguard.audit.killing import kill_writers
+from sarguard.audit.log import AuditLog
+from sarguard.audit.proof.verify import Progress, verify
+from sarguard.audit.records.fields import (
     AudioFact,
     Dose,
     InputFact,
@@ -37,13 +40,10 @@ from sarguard.audit.facts import (
     TimingsFact,
     UsageFact,
 )
-from sarguard.audit.header import Header
-from sarguard.audit.identity import new_name, now_us, time_text
-from sarguard.audit.killing import kill_writers
-from sarguard.audit.log import AuditLog
-from sarguard.audit.pen import Pen, draft
-from sarguard.audit.reading import Query
-from sarguard.audit.verification import Progress, verify
+from sarguard.audit.records.header import Header
+from sarguard.audit.records.ids import new_name, now_us, time_text
+from sarguard.audit.storage.appender import Pen, draft
+from sarguard.audit.storage.query import Query
 
 MARK = "ab" * 32
 POLICY = PolicyRef(id="clinic", version="3", digest=f"sha256:{MARK}", tier="strict")

@@ -20,9 +20,9 @@ from pathlib import Path
 from typing import IO
 
 from sarguard.audit.log import AuditLog
-from sarguard.audit.pen import Pace
-from sarguard.audit.report import Report
-from sarguard.audit.verification import verify
+from sarguard.audit.proof.report import Report
+from sarguard.audit.proof.verify import verify
+from sarguard.audit.storage.appender import Pace
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

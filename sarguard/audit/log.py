@@ -11,9 +11,11 @@ from typing import Any
 
 import structlog
 
-from sarguard.audit import upkeep
-from sarguard.audit.database import open_reader
-from sarguard.audit.facts import (
+from sarguard.audit.operations import maintenance
+from sarguard.audit.proof.mirror import Mirror, Publisher
+from sarguard.audit.proof.signed_notes import Checkpoint, VerifierKey
+from sarguard.audit.proof.signing_keys import Signer
+from sarguard.audit.records.fields import (
     Content,
     Dose,
     FallbackFact,
@@ -28,14 +30,17 @@ from sarguard.audit.facts import (
     TimingsFact,
     UsageFact,
 )
-from sarguard.audit.identity import new_name
-from sarguard.audit.keys import Signer
-from sarguard.audit.mirror import Mirror, Publisher
-from sarguard.audit.notes import Checkpoint, VerifierKey
-from sarguard.audit.opening import key_at, prepare
-from sarguard.audit.pen import Pace, draft
-from sarguard.audit.reading import Entry, Query, Reader
-from sarguard.audit.recording import OnFailure, Receipt, Recorder, check_on_failure
+from sarguard.audit.records.ids import new_name
+from sarguard.audit.storage.appender import Pace, draft
+from sarguard.audit.storage.database import open_reader
+from sarguard.audit.storage.open_ledger import key_at, prepare
+from sarguard.audit.storage.query import Entry, Query, Reader
+from sarguard.audit.storage.recorder import (
+    OnFailure,
+    Receipt,
+    Recorder,
+    check_on_failure,
+)
 from sarguard.errors import AuditError, AuditRecordError, AuditWriteError
 from sarguard.outcome import Outcome
 
@@ -246,7 +251,7 @@ class AuditLog:
         return done
 
     def event(self, kind: str, **fields: object) -> Receipt:
-        """Record an event; `sarguard.audit.schema.EVENTS` lists kinds and fields.
+        """Record an event; `audit.records.schema.EVENTS` lists kinds and fields.
 
         Raises:
             AuditWriteError: if it could not be kept.
@@ -289,10 +294,10 @@ class AuditLog:
         """Close the open segment; return the number of the sealing record."""
         return self._writing().writer.act(lambda pen: pen.seal())
 
-    def segments(self) -> list[upkeep.Segment]:
+    def segments(self) -> list[maintenance.Segment]:
         """Return the sealed segments, and those that retention buried."""
         with closing(open_reader(self.path)) as connection:
-            return upkeep.segments(connection)
+            return maintenance.segments(connection)
 
     def bury(
         self,
@@ -312,7 +317,7 @@ class AuditLog:
             AuditIntegrityError: if it is not what was sealed.
         """
         return self._writing().writer.act(
-            lambda pen: upkeep.bury(
+            lambda pen: maintenance.bury(
                 pen, segment, retention_days=retention_days, reason=reason, actor=actor
             )
         )
@@ -330,8 +335,8 @@ class AuditLog:
         """
         writer = self._writing().writer
         place = self.path.with_name(f"{self.path.name}.key")
-        store = keep or (lambda: upkeep.replace_key_file(place, new))
-        writer.act(lambda pen: upkeep.rotate_key(pen, new, store))
+        store = keep or (lambda: maintenance.replace_key_file(place, new))
+        writer.act(lambda pen: maintenance.rotate_key(pen, new, store))
         writer.signer = new
 
     @property

@@ -13,12 +13,12 @@ from sarguard.errors import AuditRecordError, ConfigurationError
 
 if TYPE_CHECKING:
     from sarguard.audit import AuditLog
-    from sarguard.audit.retention import Decision, RetentionRule
+    from sarguard.audit.operations.retention import Decision, RetentionRule
 
 
 def run_review(options: argparse.Namespace) -> int:
     """Record a reviewer's judgement of a request."""
-    from sarguard.audit.reviewing import LABELS, review
+    from sarguard.audit.operations.reviews import LABELS, review
 
     with open_to_write(options) as log:
         receipt = review(
@@ -47,7 +47,7 @@ def _request(log: AuditLog, name: str) -> str:
 
 def run_erase(options: argparse.Namespace) -> int:
     """Destroy the keys of a session's content, or all keys of a tenant."""
-    from sarguard.audit.erasure import erase
+    from sarguard.audit.operations.erasure import erase
 
     if not options.yes:
         raise ConfigurationError(
@@ -80,7 +80,7 @@ def run_erase(options: argparse.Namespace) -> int:
 
 def run_retention(options: argparse.Namespace) -> int:
     """Say what retention would delete; delete it if asked to."""
-    from sarguard.audit.retention import apply, plan
+    from sarguard.audit.operations.retention import apply, plan
 
     rule = _rule(options)
     decisions = plan(open_to_read(options), rule)
@@ -103,7 +103,7 @@ def run_retention(options: argparse.Namespace) -> int:
 
 def run_hold(options: argparse.Namespace) -> int:
     """Place, lift or list legal holds."""
-    from sarguard.audit.holds import holds, lift_hold, place_hold
+    from sarguard.audit.operations.legal_holds import holds, lift_hold, place_hold
 
     if options.action == "list":
         found = holds(open_to_read(options))
@@ -154,7 +154,7 @@ def _session_mark(options: argparse.Namespace, session: str) -> str:
 
 
 def _rule(options: argparse.Namespace) -> RetentionRule:
-    from sarguard.audit.retention import RetentionRule
+    from sarguard.audit.operations.retention import RetentionRule
 
     if options.policy is None:
         return RetentionRule(days=options.days, floor_days=options.floor_days)
@@ -169,7 +169,7 @@ def _rule(options: argparse.Namespace) -> RetentionRule:
 def _write_plan(decisions: list[Decision]) -> None:
     from rich.table import Table
 
-    from sarguard.cli.audit_words import plain
+    from sarguard.audit.wording import plain
 
     table = Table(box=None, pad_edge=False, header_style="bold")
     for name in ("segment", "records", "until (UTC)", "fate", "why"):

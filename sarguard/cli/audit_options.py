@@ -13,7 +13,7 @@ from sarguard.cli.options import Command, positive_int
 
 if TYPE_CHECKING:
     from sarguard.audit import AuditLog, Query
-    from sarguard.audit.privacy import Privacy
+    from sarguard.audit.privacy.content import Privacy
     from sarguard.cli.options import Commands
 
 INTERVENTIONS = ("refused", "blocked", "error_closed", "error_open", "timeout")
@@ -121,7 +121,7 @@ def queries(options: argparse.Namespace) -> list[Query]:
         AuditRecordError: if an outcome or a kind does not exist.
     """
     from sarguard.audit import Query
-    from sarguard.audit.schema import KINDS
+    from sarguard.audit.records.schema import KINDS
     from sarguard.errors import AuditRecordError
     from sarguard.outcome import Outcome
 
@@ -179,7 +179,7 @@ def can_write(options: argparse.Namespace) -> bool:
 
 def open_privacy(options: argparse.Namespace) -> Privacy:
     """Return the keys and the sealed content that belong to the ledger."""
-    from sarguard.audit.privacy import Privacy
+    from sarguard.audit.privacy.content import Privacy
 
     return Privacy.open(options.ledger, keyring=options.keys, sealed=options.sealed)
 

@@ -14,13 +14,13 @@ from sarguard.cli.screen import print_json, steps
 from sarguard.errors import AuditError, AuditFormatError, ConfigurationError
 
 if TYPE_CHECKING:
-    from sarguard.audit.notes import Checkpoint
-    from sarguard.audit.report import Report
+    from sarguard.audit.proof.report import Report
+    from sarguard.audit.proof.signed_notes import Checkpoint
 
 
 def run_verify(options: argparse.Namespace) -> int:
     """Verify the whole ledger; 1 if something does not fit."""
-    from sarguard.audit.verification import verify
+    from sarguard.audit.proof.verify import verify
 
     expected = [found for path in options.expect for found in _checkpoints(path)]
     with steps("Verifying") as advance:
@@ -41,7 +41,7 @@ def run_verify(options: argparse.Namespace) -> int:
 
 def run_prove(options: argparse.Namespace) -> int:
     """Write a proof that a record is in the signed ledger."""
-    from sarguard.audit.proofs import prove
+    from sarguard.audit.proof.inclusion import prove
 
     log = open_to_read(options)
     proof = prove(options.ledger, options.record)
@@ -163,7 +163,7 @@ def _key(given: str | None) -> str | None:
 
 
 def _checkpoints(path: str) -> list[Checkpoint]:
-    from sarguard.audit.notes import parse_many
+    from sarguard.audit.proof.signed_notes import parse_many
 
     text = Path(path).read_text(encoding="utf-8", errors="replace")
     found = parse_many(text)

@@ -130,7 +130,7 @@ def count(log: AuditLog, query: Query) -> dict[str, Any]:
     """Count a period's requests by how they ended, and what else is of note."""
     from dataclasses import replace
 
-    from sarguard.audit.reviewing import labels
+    from sarguard.audit.operations.reviews import labels
 
     ended = replace(query, kind="request_finished")
     started = log.reader.count(replace(query, kind="request_started"))
@@ -161,7 +161,7 @@ def _write(options: argparse.Namespace, entries: Iterator[Entry]) -> int:
 
 
 def _named(log: AuditLog, name: str) -> list[Entry]:
-    from sarguard.audit.reviewing import reviews
+    from sarguard.audit.operations.reviews import reviews
     from sarguard.errors import AuditNotFoundError
 
     if name.isdecimal():

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from rich.table import Table
 from rich.text import Text
 
-from sarguard.cli.audit_words import OUTCOMES, STYLES, detail, plain, what
+from sarguard.audit.wording import OUTCOMES, STYLES, detail, plain, what
 from sarguard.cli.screen import results
 
 if TYPE_CHECKING:

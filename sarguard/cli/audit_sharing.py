@@ -21,7 +21,7 @@ from sarguard.cli.screen import print_json
 from sarguard.errors import AuditRecordError
 
 if TYPE_CHECKING:
-    from sarguard.audit.lookup import MakeMark
+    from sarguard.audit.operations.subject_lookup import MakeMark
 
 
 def run_export(options: argparse.Namespace) -> int:
@@ -53,7 +53,7 @@ def run_export(options: argparse.Namespace) -> int:
 
 def run_lookup(options: argparse.Namespace) -> int:
     """Find a caller's records, and record that they were looked for; 1 if none."""
-    from sarguard.audit.lookup import lookup, record_access
+    from sarguard.audit.operations.subject_lookup import lookup, record_access
 
     make, query = _subject(options)
     keys = open_privacy(options).keyring
@@ -82,7 +82,7 @@ def run_lookup(options: argparse.Namespace) -> int:
 
 def _subject(options: argparse.Namespace) -> tuple[MakeMark, str]:
     """Return what makes the mark, and a word for the record on what it is of."""
-    from sarguard.audit.lookup import mark_of_audio
+    from sarguard.audit.operations.subject_lookup import mark_of_audio
 
     if options.audio is not None:
         return mark_of_audio(options.audio, sample_rate=options.rate), "--audio"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from sarguard.audit.facts import (
+from sarguard.audit.records.fields import (
     Dose,
     FallbackFact,
     FaultFact,

@@ -11,9 +11,9 @@ from typing import TypeAlias
 
 import structlog
 
-from sarguard.audit.facts import PolicyRef
-from sarguard.audit.joining import joined
-from sarguard.audit.recording import Receipt
+from sarguard.audit.log_context import joined
+from sarguard.audit.records.fields import PolicyRef
+from sarguard.audit.storage.recorder import Receipt
 from sarguard.errors import (
     AudioError,
     ConfigurationError,

@@ -9,8 +9,8 @@ from dataclasses import dataclass, replace
 from typing import TypeAlias
 
 from sarguard.audit.log import AuditLog
-from sarguard.audit.pen import Pace
-from sarguard.audit.privacy import Privacy
+from sarguard.audit.privacy.content import Privacy
+from sarguard.audit.storage.appender import Pace
 from sarguard.errors import ArtifactError, ConfigurationError, SteeringError
 from sarguard.guarding import accounts
 from sarguard.guarding.guard import Guard, TranscriptCheck

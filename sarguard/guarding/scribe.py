@@ -6,11 +6,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from sarguard.audit.facts import Content, ModelRef, SteeringRef
 from sarguard.audit.log import AuditLog
-from sarguard.audit.marks import Marks
-from sarguard.audit.privacy import Privacy
-from sarguard.audit.recording import Receipt
+from sarguard.audit.privacy.content import Privacy
+from sarguard.audit.privacy.pseudonyms import Marks
+from sarguard.audit.records.fields import Content, ModelRef, SteeringRef
+from sarguard.audit.storage.recorder import Receipt
 from sarguard.errors import ConfigurationError
 from sarguard.guarding import accounts
 from sarguard.guarding.case import Case

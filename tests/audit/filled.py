@@ -8,7 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sarguard.audit import AuditLog
-from sarguard.audit.facts import (
+from sarguard.audit.privacy.content import ContentMode, Privacy
+from sarguard.audit.records.fields import (
     Dose,
     ModelRef,
     PolicyRef,
@@ -16,7 +17,6 @@ from sarguard.audit.facts import (
     TimingsFact,
     UsageFact,
 )
-from sarguard.audit.privacy import ContentMode, Privacy
 
 RATE = 16_000
 POLICY = PolicyRef(

@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from sarguard.audit import AuditLog, Pace
-from sarguard.audit.database import TRIGGERS
-from sarguard.audit.facts import ModelRef, PolicyRef, UsageFact
-from sarguard.audit.mirror import FileMirror
-from sarguard.audit.report import Report
-from sarguard.audit.verification import verify
+from sarguard.audit.proof.mirror import FileMirror
+from sarguard.audit.proof.report import Report
+from sarguard.audit.proof.verify import verify
+from sarguard.audit.records.fields import ModelRef, PolicyRef, UsageFact
+from sarguard.audit.storage.database import TRIGGERS
 
 POLICY = PolicyRef(id="clinic", version="3", digest="sha256:" + "a" * 64, tier="strict")
 MODEL = ModelRef(id="reference", revision="r1")
@@ -86,7 +86,7 @@ def rewrite(path: Path, seq: int, change: Callable[[dict[str, Any]], None]) -> N
 
 def store(connection: sqlite3.Connection, seq: int, record: dict[str, Any]) -> bytes:
     """Put a record's bytes and columns in place of those there."""
-    from sarguard.audit.identity import time_us
+    from sarguard.audit.records.ids import time_us
 
     data = json.dumps(record, sort_keys=True, separators=(",", ":")).encode()
     connection.execute(

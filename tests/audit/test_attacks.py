@@ -14,12 +14,13 @@ from typing import Any
 
 import pytest
 
-from sarguard.audit import AuditLog, Query, standalone_verifier
-from sarguard.audit.keys import SigningKey, sign_checkpoint
-from sarguard.audit.merkle import leaf_hash, root_of
-from sarguard.audit.notes import Checkpoint
-from sarguard.audit.upkeep import rotation_statement
-from sarguard.audit.verification import verify
+from sarguard.audit import AuditLog, Query
+from sarguard.audit.operations.maintenance import rotation_statement
+from sarguard.audit.proof import standalone_verifier
+from sarguard.audit.proof.merkle import leaf_hash, root_of
+from sarguard.audit.proof.signed_notes import Checkpoint
+from sarguard.audit.proof.signing_keys import SigningKey, sign_checkpoint
+from sarguard.audit.proof.verify import verify
 from sarguard.errors import AuditIntegrityError, AuditKeyError
 from tests.audit.ledgers import ask, check, codes, copy_of, fill, opened, rewrite, store
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from sarguard.audit.encryption import SealedStore, Sealer
-from sarguard.audit.keyring import Keyring
+from sarguard.audit.privacy.encryption import SealedStore, Sealer
+from sarguard.audit.privacy.keyring import Keyring
 from sarguard.errors import AuditFormatError, AuditIntegrityError, AuditNotFoundError
 
 WORDS = b"the quick brown flimbergast"

@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from sarguard.audit.erasure import erase
-from sarguard.audit.holds import place_hold
-from sarguard.audit.lookup import lookup
-from sarguard.audit.verification import verify
+from sarguard.audit.operations.erasure import erase
+from sarguard.audit.operations.legal_holds import place_hold
+from sarguard.audit.operations.subject_lookup import lookup
+from sarguard.audit.proof.verify import verify
 from sarguard.errors import AuditNotFoundError, AuditRecordError, AuditWriteError
 from tests.audit.filled import RATE, ask, clip, ledger
 

@@ -21,7 +21,7 @@ from sarguard.audit.exports import FORMATS, export
 from sarguard.audit.exports import parquet as parquet_export
 from sarguard.audit.exports.rows import COLUMNS
 from sarguard.audit.exports.spreadsheet import safe_cell
-from sarguard.audit.identity import time_us
+from sarguard.audit.records.ids import time_us
 from sarguard.errors import (
     AuditNotFoundError,
     AuditRecordError,

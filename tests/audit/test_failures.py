@@ -17,13 +17,14 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
-from sarguard.audit import AuditLog, Pace, Query, pen
-from sarguard.audit.database import APPLICATION_ID
-from sarguard.audit.facts import Score
-from sarguard.audit.faults import cause_of
-from sarguard.audit.keys import SigningKey
-from sarguard.audit.mirror import FileMirror
-from sarguard.audit.verification import verify
+from sarguard.audit import AuditLog, Pace, Query
+from sarguard.audit.proof.mirror import FileMirror
+from sarguard.audit.proof.signing_keys import SigningKey
+from sarguard.audit.proof.verify import verify
+from sarguard.audit.records.fields import Score
+from sarguard.audit.storage import appender
+from sarguard.audit.storage.database import APPLICATION_ID
+from sarguard.audit.storage.write_errors import cause_of
 from sarguard.errors import (
     AuditFormatError,
     AuditNotFoundError,
@@ -139,12 +140,12 @@ class TestBlock:
         with AuditLog.open(tmp_path / "a.db") as log:
             name = log.started(entry="generate").audit_id
             assert name is not None
-            real = pen.Pen.write
-            monkeypatch.setattr(pen.Pen, "write", fail_with("disk I/O error"))
+            real = appender.Pen.write
+            monkeypatch.setattr(appender.Pen, "write", fail_with("disk I/O error"))
             with pytest.raises(AuditWriteError) as caught:
                 log.finished(name, outcome="answered")
             assert caught.value.cause == "io_error"
-            monkeypatch.setattr(pen.Pen, "write", real)
+            monkeypatch.setattr(appender.Pen, "write", real)
             assert next(iter(log.unfinished())).record.kind == "request_started"
             log.finished(name, outcome="error_closed", reason="audit")
             assert list(log.unfinished()) == []
@@ -223,7 +224,7 @@ class TestSpool:
     def test_a_crash_between_writing_and_emptying(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        from sarguard.audit.spool import Spool
+        from sarguard.audit.storage.spool import Spool
 
         path = tmp_path / "a.db"
         log = AuditLog.open(path, on_failure="spool", lock_timeout=0.02)
@@ -327,8 +328,8 @@ class TestClock:
         path = tmp_path / "a.db"
         with AuditLog.open(path) as log:
             ask(log)
-            now = pen.now_us()
-            monkeypatch.setattr(pen, "now_us", lambda: now - 3_600_000_000)
+            now = appender.now_us()
+            monkeypatch.setattr(appender, "now_us", lambda: now - 3_600_000_000)
             ask(log)
             monkeypatch.undo()
             ask(log)

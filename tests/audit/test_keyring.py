@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from sarguard.audit.keyring import Keyring
+from sarguard.audit.privacy.keyring import Keyring
 from sarguard.errors import AuditFormatError, AuditNotFoundError, AuditWriteError
 
 

@@ -11,8 +11,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sarguard.audit import AuditLog, Pace, Query, standalone_verifier
-from sarguard.audit.facts import (
+from sarguard.audit import AuditLog, Pace, Query
+from sarguard.audit.proof import standalone_verifier
+from sarguard.audit.proof.inclusion import Proof, prove, prove_growth
+from sarguard.audit.proof.merkle import verify_consistency
+from sarguard.audit.proof.signed_notes import VerifierKey
+from sarguard.audit.proof.signing_keys import SigningKey
+from sarguard.audit.proof.verify import verify
+from sarguard.audit.records.fields import (
     AudioFact,
     Content,
     Dose,
@@ -25,13 +31,8 @@ from sarguard.audit.facts import (
     SteeringRef,
     TimingsFact,
 )
-from sarguard.audit.identity import NAME, new_name, time_text, time_us
-from sarguard.audit.keys import SigningKey
-from sarguard.audit.merkle import verify_consistency
-from sarguard.audit.notes import VerifierKey
-from sarguard.audit.proofs import Proof, prove, prove_growth
-from sarguard.audit.schema import EVENTS, KINDS, json_schema, parse
-from sarguard.audit.verification import verify
+from sarguard.audit.records.ids import NAME, new_name, time_text, time_us
+from sarguard.audit.records.schema import EVENTS, KINDS, json_schema, parse
 from sarguard.errors import (
     AuditFormatError,
     AuditKeyError,

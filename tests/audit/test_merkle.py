@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sarguard.audit import merkle
+from sarguard.audit.proof import merkle
 
 # The test vectors of Certificate Transparency (RFC 6962).
 LEAVES = [

@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from sarguard.audit import AuditLog, Query, standalone_verifier
-from sarguard.audit.verification import verify
+from sarguard.audit import AuditLog, Query
+from sarguard.audit.proof import standalone_verifier
+from sarguard.audit.proof.verify import verify
 from sarguard.cli.main import main
 from sarguard.errors import AuditIntegrityError
 from tests.audit.ledgers import ask, check, codes, copy_of, fill, opened, store

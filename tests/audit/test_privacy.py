@@ -10,8 +10,8 @@ import soundfile
 import structlog
 
 from sarguard.audit import AuditLog
-from sarguard.audit.facts import Content
-from sarguard.audit.redaction import Redacted
+from sarguard.audit.privacy.redaction import Redacted
+from sarguard.audit.records.fields import Content
 from sarguard.errors import ConfigurationError
 from tests.audit.filled import (
     RATE,

@@ -133,7 +133,7 @@ def test_a_writer_that_holds_the_lock_when_killed(tmp_path: Path) -> None:
 
 
 def stop_while_writing(path: str) -> None:
-    from sarguard.audit.pen import Pen, draft
+    from sarguard.audit.storage.appender import Pen, draft
 
     log = AuditLog.open(path)
 

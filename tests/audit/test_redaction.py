@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sarguard.audit.redaction import PatternRedactor, passes_luhn, passes_mod_97
+from sarguard.audit.privacy.redaction import PatternRedactor, passes_luhn, passes_mod_97
 
 REDACT = PatternRedactor().redact
 

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from sarguard.audit.holds import holds, lift_hold, place_hold
-from sarguard.audit.identity import now_us
-from sarguard.audit.reading import Query
-from sarguard.audit.retention import RetentionRule, apply, plan
-from sarguard.audit.verification import verify
+from sarguard.audit.operations.legal_holds import holds, lift_hold, place_hold
+from sarguard.audit.operations.retention import RetentionRule, apply, plan
+from sarguard.audit.proof.verify import verify
+from sarguard.audit.records.ids import now_us
+from sarguard.audit.storage.query import Query
 from sarguard.errors import AuditRecordError, ConfigurationError
 from tests.audit.filled import ask, ledger
 
@@ -21,7 +21,9 @@ DAY = 86_400_000_000
 def days_ago(days: int) -> Iterator[None]:
     """Let the ledger's clock show an earlier day."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("sarguard.audit.pen.now_us", lambda: now_us() - days * DAY)
+        patch.setattr(
+            "sarguard.audit.storage.appender.now_us", lambda: now_us() - days * DAY
+        )
         yield
 
 

@@ -14,9 +14,9 @@ import pytest
 import soundfile
 
 from sarguard.audio import load_audio
-from sarguard.audit.database import TRIGGERS
-from sarguard.cli.audit_words import KINDS as WORDS
-from sarguard.cli.audit_words import OUTCOMES, plain
+from sarguard.audit.storage.database import TRIGGERS
+from sarguard.audit.wording import KINDS as WORDS
+from sarguard.audit.wording import OUTCOMES, plain
 from tests.audit.filled import POLICY, RATE, SECRET_WORDS, ask, clip, ledger
 
 Run = Callable[..., tuple[int, str, str]]
@@ -65,7 +65,7 @@ def test_every_command_of_the_page_works(request_id: str, run: Run) -> None:
 
 
 def test_every_kind_and_outcome_has_words() -> None:
-    from sarguard.audit.schema import KINDS
+    from sarguard.audit.records.schema import KINDS
     from sarguard.outcome import Outcome
 
     assert set(WORDS) == set(KINDS)
@@ -126,7 +126,7 @@ def test_a_changed_ledger_fails_verification(run: Run) -> None:
 
 @pytest.mark.usefixtures("request_id")
 def test_a_foreign_key_fails_verification(run: Run) -> None:
-    from sarguard.audit.keys import SigningKey
+    from sarguard.audit.proof.signing_keys import SigningKey
 
     other = str(SigningKey.generate("other").verifier)
     assert run("audit", "verify", "--key", other)[0] == 1

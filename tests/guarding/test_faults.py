@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from sarguard.audit.log import AuditLog
-from sarguard.audit.privacy import Privacy
+from sarguard.audit.privacy.content import Privacy
 from sarguard.client import FALLBACK, SafeAudioLLM
 from sarguard.errors import AudioEmptyError, AuditWriteError, QueueFullError
 from sarguard.guarding import guard

@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 import soundfile
 
-from sarguard.audit.erasure import erase
 from sarguard.audit.log import AuditLog
-from sarguard.audit.privacy import Privacy
-from sarguard.audit.verification import verify
+from sarguard.audit.operations.erasure import erase
+from sarguard.audit.privacy.content import Privacy
+from sarguard.audit.proof.verify import verify
 from sarguard.errors import AuditNotFoundError, ConfigurationError
 from sarguard.outcome import Outcome
 from tests import tiny

@@ -252,7 +252,7 @@ def test_audio_limits_never_exceed_what_the_model_hears() -> None:
 
 
 def test_a_record_can_be_made_of_its_facts() -> None:
-    from sarguard.audit.facts import PolicyRef
+    from sarguard.audit.records.fields import PolicyRef
 
     policy = Policy.build(FULL)
     reference = PolicyRef(**policy.facts(Tier.MAXIMUM))

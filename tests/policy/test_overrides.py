@@ -74,7 +74,7 @@ def test_it_is_never_silent() -> None:
 
 
 def test_the_ledger_can_record_each_change() -> None:
-    from sarguard.audit.events import PolicyOverridden
+    from sarguard.audit.records.events import PolicyOverridden
 
     found = override(approved_by="dr.kim").facts(POLICY)
     assert [fact["field"] for fact in found] == ["steering.floor", "steering.tier"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from sarguard.audit.reading import Entry
+from sarguard.audit.storage.query import Entry
 
 SPEC_VERSION = "1.0"
 

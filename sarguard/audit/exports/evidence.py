@@ -15,13 +15,13 @@ from hashlib import sha256
 from importlib.resources import files
 from pathlib import Path
 
-from sarguard.audit.chain import subtree
 from sarguard.audit.log import AuditLog
-from sarguard.audit.merkle import inclusion_proof
-from sarguard.audit.notes import Checkpoint
-from sarguard.audit.proofs import Proof
-from sarguard.audit.reading import Entry, Query
-from sarguard.audit.report import ALWAYS
+from sarguard.audit.proof.inclusion import Proof
+from sarguard.audit.proof.merkle import inclusion_proof
+from sarguard.audit.proof.report import ALWAYS
+from sarguard.audit.proof.signed_notes import Checkpoint
+from sarguard.audit.storage.chain_head import subtree
+from sarguard.audit.storage.query import Entry, Query
 from sarguard.errors import AuditNotFoundError
 
 _FIXED = (1980, 1, 1, 0, 0, 0)
@@ -127,7 +127,7 @@ def _add_records(
 def _add_context(
     bundle: _Bundle, log: AuditLog, records: list[Entry], checkpoint: Checkpoint
 ) -> None:
-    from sarguard.audit.schema import json_schema
+    from sarguard.audit.records.schema import json_schema
 
     bundle.add("checkpoint.txt", str(checkpoint))
     bundle.add("PUBLIC_KEY.txt", f"{_key_of(log, checkpoint)}\n")

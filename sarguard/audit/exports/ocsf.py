@@ -11,8 +11,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from sarguard.audit.identity import time_us
-from sarguard.audit.reading import Entry
+from sarguard.audit.records.ids import time_us
+from sarguard.audit.storage.query import Entry
 
 VERSION = "1.9.0-dev"
 

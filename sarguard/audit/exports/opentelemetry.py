@@ -11,8 +11,8 @@ from collections.abc import Iterable, Iterator
 from hashlib import sha256
 from typing import Any
 
-from sarguard.audit.identity import time_us
-from sarguard.audit.reading import Entry
+from sarguard.audit.records.ids import time_us
+from sarguard.audit.storage.query import Entry
 
 _FINISH = {"stop": "stop", "length": "length", "error": "error"}
 _FINISH_BY_OUTCOME = {"blocked": "content_filter", "error_closed": "error"}

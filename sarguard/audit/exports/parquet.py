@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from sarguard.audit.exports.rows import COLUMNS, row
-from sarguard.audit.reading import Entry
+from sarguard.audit.storage.query import Entry
 from sarguard.errors import MissingDependencyError
 
 _AT_ONCE = 10_000

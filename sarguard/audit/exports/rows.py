@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, TypeAlias
 
-from sarguard.audit.reading import Entry
+from sarguard.audit.storage.query import Entry
 
 Cell: TypeAlias = "str | int | float | bool | None"
 

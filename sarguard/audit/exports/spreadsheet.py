@@ -11,7 +11,7 @@ import io
 from collections.abc import Iterable, Iterator
 
 from sarguard.audit.exports.rows import COLUMNS, Cell, row
-from sarguard.audit.reading import Entry
+from sarguard.audit.storage.query import Entry
 
 _STARTS = tuple("=+-@\t\r\n＝＋－＠|%")  # noqa: RUF001 - full width, as Excel reads it
 _INVISIBLE = "\ufeff\u200b\u200c\u200d\u2060\u00ad\x00"

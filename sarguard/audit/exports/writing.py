@@ -21,7 +21,7 @@ from sarguard.audit.exports.opentelemetry import spans
 from sarguard.audit.exports.parquet import write_parquet
 from sarguard.audit.exports.spreadsheet import write_csv
 from sarguard.audit.log import AuditLog
-from sarguard.audit.reading import Entry, Query
+from sarguard.audit.storage.query import Entry, Query
 from sarguard.errors import AuditRecordError
 
 _log = structlog.get_logger(__name__)

@@ -1,0 +1,118 @@
+"""Place and lift legal holds: what they cover is neither deleted nor erased."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from sarguard.audit.log import AuditLog
+from sarguard.audit.operations.maintenance import Segment
+from sarguard.audit.records.ids import new_name
+from sarguard.audit.storage.query import Query
+from sarguard.errors import AuditRecordError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Hold:
+    """Hold one legal hold; without a tenant or a range it covers everything."""
+
+    hold_id: str
+    reason: str
+    actor: str
+    tenant: str | None = None
+    first_seq: int | None = None
+    last_seq: int | None = None
+    placed_seq: int
+    """The record that placed it."""
+
+    def covers(self, log: AuditLog, segment: Segment) -> bool:
+        """Tell whether a segment holds something that this hold covers."""
+        first = max(segment.first_seq, self.first_seq or 1)
+        last = min(segment.last_seq, self.last_seq or segment.last_seq)
+        if first > last:
+            return False
+        if self.tenant is None:
+            return True
+        wanted = Query(tenant=self.tenant, first_seq=first, last_seq=last)
+        kinds = log.reader.tally("kind", wanted)
+        # The records of holds name their tenant too, and are carried over.
+        return any(kind != "hold_changed" for kind in kinds)
+
+    def covers_tenant(self, tenant: str | None) -> bool:
+        """Tell whether records of a tenant may be covered."""
+        return self.tenant is None or self.tenant == tenant
+
+
+def place_hold(
+    log: AuditLog,
+    *,
+    reason: str,
+    actor: str,
+    tenant: str | None = None,
+    first_seq: int | None = None,
+    last_seq: int | None = None,
+) -> str:
+    """Record a hold; return its name, which lifts it again."""
+    name = new_name("hold")
+    log.event(
+        "hold_changed",
+        action="placed",
+        hold_id=name,
+        reason=reason,
+        actor=actor,
+        tenant=tenant,
+        first_seq=first_seq,
+        last_seq=last_seq,
+    )
+    return name
+
+
+def lift_hold(log: AuditLog, hold_id: str, *, reason: str, actor: str) -> None:
+    """Record that a hold no longer holds.
+
+    Raises:
+        AuditRecordError: if no such hold is in force.
+    """
+    if all(hold.hold_id != hold_id for hold in holds(log)):
+        raise AuditRecordError(
+            f"no hold {hold_id} is in force: `sarguard audit hold list` names them"
+        )
+    log.event(
+        "hold_changed", action="lifted", hold_id=hold_id, reason=reason, actor=actor
+    )
+
+
+def holds(log: AuditLog) -> list[Hold]:
+    """Return the holds in force, oldest first."""
+    found: dict[str, Hold] = {}
+    changes = log.search(Query(kind="hold_changed"), limit=None)
+    for entry in sorted(changes, key=lambda change: change.seq):
+        record: Any = entry.record
+        if record.action == "lifted":
+            found.pop(record.hold_id, None)
+        else:
+            found[record.hold_id] = _hold(record)
+    return list(found.values())
+
+
+def carry_over(log: AuditLog, segment: Segment) -> None:
+    """Write again the holds in force that a segment's records placed."""
+    for hold in holds(log):
+        if segment.first_seq <= hold.placed_seq <= segment.last_seq:
+            log.event(
+                "hold_changed",
+                action="placed",
+                hold_id=hold.hold_id,
+                reason=hold.reason,
+                actor=hold.actor,
+                tenant=hold.tenant,
+                first_seq=hold.first_seq,
+                last_seq=hold.last_seq,
+            )
+
+
+def _hold(record: Any) -> Hold:  # noqa: ANN401
+    names = ("hold_id", "reason", "actor", "tenant", "first_seq", "last_seq")
+    return Hold(
+        **{name: getattr(record, name) for name in names}, placed_seq=record.seq
+    )

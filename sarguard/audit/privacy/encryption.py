@@ -1,0 +1,227 @@
+"""Seal content outside the chain, so that destroying its key erases it.
+
+A record holds a commitment to the sealed bytes and the name of their key. Whoever
+destroys the key makes the content unreadable for ever; the chain stays as it was.
+"""
+
+from __future__ import annotations
+
+import hmac
+import os
+import sqlite3
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+
+from sarguard.audit.privacy.keyring import Keyring
+from sarguard.audit.records.fields import Content
+from sarguard.audit.records.ids import new_name, now_us
+from sarguard.audit.storage.write_errors import write_error
+from sarguard.errors import AuditFormatError, AuditIntegrityError, AuditNotFoundError
+
+ENGINE = "AES-256-GCM/1"
+APPLICATION_ID = 0x53415243
+"""`SARC`, in the header of the file."""
+
+_DOMAIN = b"sarguard content v1\x00"
+_TABLES = f"""
+PRAGMA application_id = {APPLICATION_ID};
+CREATE TABLE IF NOT EXISTS contents (
+  content_id TEXT PRIMARY KEY, key_id TEXT NOT NULL, made INTEGER NOT NULL,
+  salt BLOB NOT NULL, nonce BLOB NOT NULL, sealed BLOB NOT NULL);
+CREATE INDEX IF NOT EXISTS by_key ON contents (key_id);
+CREATE INDEX IF NOT EXISTS by_made ON contents (made);
+"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sealed:
+    """Hold sealed bytes and what is needed, beside their key, to open them."""
+
+    content_id: str
+    key_id: str
+    salt: bytes
+    nonce: bytes
+    data: bytes
+
+    def commitment(self) -> str:
+        """Return the salted hash that the record holds."""
+        return sha256(_DOMAIN + self.salt + self.nonce + self.data).hexdigest()
+
+
+class SealedStore:
+    """Hold one file of sealed content; it is of no use without the keys."""
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+
+    def put(self, sealed: Sealed) -> None:
+        """Keep sealed content, durably.
+
+        Raises:
+            AuditWriteError: if it cannot be kept.
+        """
+        row = (
+            *(sealed.content_id, sealed.key_id, now_us()),
+            *(sealed.salt, sealed.nonce, sealed.data),
+        )
+        with self._writing() as connection:
+            connection.execute("INSERT INTO contents VALUES (?, ?, ?, ?, ?, ?)", row)
+
+    def get(self, content_id: str) -> Sealed:
+        """Return sealed content.
+
+        Raises:
+            AuditNotFoundError: if it is not there, erased or never kept.
+        """
+        row = None
+        if self.path.exists():
+            with closing(self._connect()) as connection:
+                row = connection.execute(
+                    "SELECT content_id, key_id, salt, nonce, sealed FROM contents "
+                    "WHERE content_id = ?",
+                    (content_id,),
+                ).fetchone()
+        if row is None:
+            raise AuditNotFoundError(
+                f"the content {content_id} is not in {self.path}: it was erased, "
+                "or stands elsewhere"
+            )
+        names = ("content_id", "key_id", "salt", "nonce", "data")
+        return Sealed(**dict(zip(names, row, strict=True)))
+
+    def delete_of(self, key_ids: Sequence[str]) -> int:
+        """Delete what some keys sealed; return how many pieces went."""
+        return self._delete("key_id = ?", [(key_id,) for key_id in key_ids])
+
+    def delete(self, content_ids: Sequence[str]) -> int:
+        """Delete pieces by their names; return how many went."""
+        return self._delete("content_id = ?", [(name,) for name in content_ids])
+
+    def delete_before(self, micros: int) -> int:
+        """Delete what was made before a time; return how many pieces went."""
+        return self._delete("made < ?", [(micros,)])
+
+    def keys_in_use(self) -> set[str]:
+        """Return the names of the keys that sealed what is still here."""
+        if not self.path.exists():
+            return set()
+        with closing(self._connect()) as connection:
+            rows = connection.execute("SELECT DISTINCT key_id FROM contents")
+            return {key_id for (key_id,) in rows}
+
+    def _delete(self, where: str, values: Sequence[tuple[object, ...]]) -> int:
+        if not self.path.exists() or not values:
+            return 0
+        with self._writing() as connection:
+            return sum(
+                connection.execute(f"DELETE FROM contents WHERE {where}", row).rowcount
+                for row in values
+            )
+
+    @contextmanager
+    def _writing(self) -> Iterator[sqlite3.Connection]:
+        try:
+            if not self.path.exists():
+                os.close(os.open(self.path, os.O_RDWR | os.O_CREAT, 0o600))
+            with closing(self._connect()) as connection:
+                connection.execute("BEGIN IMMEDIATE")
+                yield connection
+                connection.execute("COMMIT")
+        except (sqlite3.Error, OSError) as error:
+            raise write_error(error, f"sealed content in {self.path}") from error
+
+    def _connect(self) -> sqlite3.Connection:
+        connection = sqlite3.connect(self.path, timeout=10, isolation_level=None)
+        try:
+            (mark,) = connection.execute("PRAGMA application_id").fetchone()
+            (used,) = connection.execute(
+                "SELECT count(*) FROM sqlite_master"
+            ).fetchone()
+        except sqlite3.DatabaseError:
+            mark, used = 0, 1
+        if used and mark != APPLICATION_ID:
+            connection.close()
+            raise AuditFormatError(
+                f"{self.path} does not hold a ledger's sealed content: "
+                "name the right file"
+            )
+        connection.execute("PRAGMA synchronous = FULL")
+        connection.execute("PRAGMA secure_delete = ON")
+        if not used:
+            connection.executescript(_TABLES)
+        return connection
+
+
+class Sealer:
+    """Seal content under its session's key, and open it again."""
+
+    def __init__(self, keyring: Keyring, store: SealedStore) -> None:
+        self.keyring = keyring
+        self.store = store
+
+    def seal(
+        self, part: str, data: bytes, *, tenant: str | None, session: str | None
+    ) -> Content:
+        """Keep content sealed; return what the record says of it.
+
+        Args:
+            part: what it is, such as `input_text`.
+            data: the content.
+            tenant: whose it is.
+            session: mark of the session; without one, the piece has its own key.
+
+        Raises:
+            AuditWriteError: if it cannot be kept.
+        """
+        from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+        name, salt, nonce = new_name("content"), os.urandom(32), os.urandom(12)
+        secret = self.keyring.content_secret(tenant, session or name)
+        data = AESGCM(secret.value).encrypt(nonce, data, _bound(name, part))
+        sealed = Sealed(
+            content_id=name, key_id=secret.key_id, salt=salt, nonce=nonce, data=data
+        )
+        self.store.put(sealed)
+        return Content(
+            part=part,
+            mode="encrypted",
+            engine=ENGINE,
+            commitment=sealed.commitment(),
+            content_id=name,
+            key_id=secret.key_id,
+        )
+
+    def unseal(self, content: Content) -> bytes:
+        """Return content that a record speaks of.
+
+        Raises:
+            AuditNotFoundError: if it was erased, or stands elsewhere.
+            AuditIntegrityError: if it is not what the record is committed to.
+        """
+        from cryptography.exceptions import InvalidTag
+        from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+        name, key_id = content.content_id or "", content.key_id or ""
+        sealed = self.store.get(name)
+        if not hmac.compare_digest(sealed.commitment(), content.commitment or ""):
+            raise AuditIntegrityError(
+                f"the content {name} is not what its record is committed to: "
+                "it was changed"
+            )
+        secret = self.keyring.get(key_id)
+        try:
+            return AESGCM(secret.value).decrypt(
+                sealed.nonce, sealed.data, _bound(name, content.part)
+            )
+        except InvalidTag as error:
+            raise AuditIntegrityError(
+                f"the content {name} cannot be opened with the key {key_id}"
+            ) from error
+
+
+def _bound(content_id: str, part: str) -> bytes:
+    """Return what ties sealed bytes to the record that names them."""
+    return f"{content_id}\0{part}".encode()

@@ -1,0 +1,1 @@
+"""The ledger on disk: appending, reading and surviving failures."""

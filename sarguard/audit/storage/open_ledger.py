@@ -1,0 +1,120 @@
+"""Begin to write: find the key, hold the ledger to its mirror, say who writes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from contextlib import closing
+from importlib.metadata import version
+from pathlib import Path
+
+from sarguard.audit.proof.mirror import FileMirror, Publisher
+from sarguard.audit.proof.signed_notes import Checkpoint
+from sarguard.audit.proof.signing_keys import Signer, SigningKey
+from sarguard.audit.storage.appender import Pace, Pen, draft
+from sarguard.audit.storage.chain_head import subtree
+from sarguard.audit.storage.database import open_reader
+from sarguard.audit.storage.group_commit import Writer
+from sarguard.audit.storage.recorder import OnFailure, Recorder, check_on_failure
+from sarguard.audit.storage.spool import Spool
+from sarguard.errors import AuditIntegrityError
+
+
+def library_version() -> str:
+    """Return the version of the library that is installed."""
+    return version("sarguard")
+
+
+def key_at(path: Path, key: Signer | str | Path | None) -> Callable[[], Signer]:
+    """Return what finds the ledger's key, and makes it if the ledger is new."""
+    if key is not None and not isinstance(key, (str, Path)):
+        return lambda: key
+    place = Path(key) if key else path.with_name(f"{path.name}.key")
+
+    def find() -> Signer:
+        new = not path.exists() or path.stat().st_size == 0
+        if new and not place.exists():
+            try:
+                SigningKey.generate().save(place)
+            except FileExistsError:
+                # Another process opened the new ledger at the same moment.
+                return SigningKey.load(place)
+        if not new and not place.exists():
+            # Say first if the file is not a ledger at all.
+            open_reader(path).close()
+        return SigningKey.load(place)
+
+    return find
+
+
+def prepare(
+    path: Path,
+    signer: Callable[[], Signer],
+    publisher: Publisher,
+    *,
+    on_failure: OnFailure,
+    spool: Path | None,
+    spool_limit: int,
+    lock_timeout: float,
+    pace: Pace,
+) -> Recorder:
+    """Open a ledger to write, after holding it to its mirrors."""
+    check_on_failure(on_failure)
+    check_mirrors(path, publisher.files)
+    writer = Writer(
+        path, signer, pace=pace, timeout=lock_timeout, published=publisher.publish
+    )
+    place = spool or path.with_name(f"{path.name}.spool")
+    waiting = Spool(place, limit=spool_limit, timeout=lock_timeout)
+    publisher.failed = writer.note
+    start(writer)
+    recorder = Recorder(writer, waiting, on_failure)
+    recorder.settle()
+    return recorder
+
+
+def start(writer: Writer) -> None:
+    """Write the first record of a ledger, or that one more process writes to it."""
+    library = library_version()
+
+    def begin(pen: Pen) -> None:
+        if pen.end.size == 0:
+            pen.begin_ledger(library)
+            pen.sign()
+        else:
+            pen.write(draft("writer_opened", {"library": library}))
+
+    writer.act(begin)
+
+
+def check_mirrors(path: Path, mirrors: Iterable[FileMirror]) -> None:
+    """Hold an existing ledger to the newest checkpoint that was copied elsewhere.
+
+    Raises:
+        AuditIntegrityError: if the ledger is shorter or different.
+    """
+    for mirror in mirrors:
+        copies = mirror.checkpoints()
+        if copies:
+            _check(path, max(copies, key=lambda copy: copy.size), mirror.path)
+
+
+def _check(path: Path, copy: Checkpoint, where: Path) -> None:
+    if not path.exists():
+        raise AuditIntegrityError(
+            f"{where} holds a checkpoint of {copy.size} records, but there is no "
+            f"ledger at {path}: restore it, or name another mirror"
+        )
+    with closing(open_reader(path)) as connection:
+        (size,) = connection.execute(
+            "SELECT coalesce(max(seq), 0) FROM records"
+        ).fetchone()
+        if size < copy.size:
+            raise AuditIntegrityError(
+                f"records {size + 1} to {copy.size} are missing from the end of "
+                f"{path}: {where} holds a checkpoint of {copy.size}"
+            )
+        if subtree(connection, 0, copy.size) != copy.root:
+            raise AuditIntegrityError(
+                f"{path} is not the ledger that {where} holds a checkpoint of: "
+                f"the first {copy.size} records differ"
+            )

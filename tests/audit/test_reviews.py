@@ -1,0 +1,56 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import structlog
+
+from sarguard.audit.log_context import joined
+from sarguard.audit.operations.reviews import labels, review, reviews
+from sarguard.errors import AuditNotFoundError, AuditRecordError
+from tests.audit.filled import ask, ledger
+
+
+def test_a_later_judgement_names_the_one_before(tmp_path: Path) -> None:
+    log, privacy = ledger(tmp_path)
+    with log:
+        name = ask(log, privacy)
+        first = review(log, name, "missed", reviewer="ann")
+        review(log, name, "correct", reviewer="bob")
+        review(log, name, "over_refusal", reviewer="ann", note="looked again")
+        said = [entry.record for entry in reviews(log, name)]
+        assert [s.label for s in said] == ["missed", "correct", "over_refusal"]  # type: ignore[attr-defined]
+        assert [s.replaces for s in said] == [None, None, first.seq]  # type: ignore[attr-defined]
+        assert labels(log) == {name: "over_refusal"}
+
+
+def test_what_is_not_there_cannot_be_judged(tmp_path: Path) -> None:
+    log, privacy = ledger(tmp_path)
+    with log:
+        name = ask(log, privacy)
+        with pytest.raises(AuditNotFoundError):
+            review(log, "req_" + "0" * 26, "correct", reviewer="ann")
+        with pytest.raises(AuditRecordError, match="over_refusal"):
+            review(log, name, "fine", reviewer="ann")
+
+
+def test_operational_lines_name_the_record(tmp_path: Path) -> None:
+    log, _ = ledger(tmp_path)
+    lines: list[dict[str, object]] = []
+
+    def keep(logger: object, method: str, line: dict[str, object]) -> str:
+        lines.append(dict(line))
+        raise structlog.DropEvent
+
+    logger = structlog.wrap_logger(
+        None, processors=[structlog.contextvars.merge_contextvars, keep]
+    )
+    with log:
+        receipt = log.started(entry="generate")
+        with joined(receipt):
+            logger.info("decoding")
+        logger.info("idle")
+    assert lines == [
+        {"event": "decoding", "audit_seq": receipt.seq, "audit_id": receipt.audit_id},
+        {"event": "idle"},
+    ]
