@@ -79,8 +79,12 @@ MAY_IMPORT: dict[str, set[str]] = {
         *("decoding",),
         *("models", "outcome", "reference", "refusal", "steering"),
     },
+    "bench": {
+        *("audit", "calibration", "client", "types", "errors", "decoding"),
+        *("models", "outcome", "steering", "datasets", "audio", "evaluation"),
+    },
     "cli": {
-        *("calibration", "audio", "audit", "bundles", "datasets", "client"),
+        *("bench", "calibration", "audio", "audit", "bundles", "datasets", "client"),
         *(
             "types",
             "errors",

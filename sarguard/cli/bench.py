@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 from sarguard.cli.options import add_model_options, positive_int
 
 if TYPE_CHECKING:
+    from sarguard.bench.rows import Row
     from sarguard.cli.options import Commands
-    from sarguard.evaluation.bench.rows import Row
 
 _PARTS = ("decoding", "callers", "calibration", "memory", "import", "gpu")
 _LEAST_TOKENS = 3
@@ -61,8 +61,8 @@ def run(options: argparse.Namespace) -> int:
     from sarguard.cli.screen import print_json, steps
 
     loaded = open_model(options)
-    from sarguard.evaluation.bench.machine import describe_machine
-    from sarguard.evaluation.bench.suite import QUICK, Effort, run_bench
+    from sarguard.bench.machine import describe_machine
+    from sarguard.bench.suite import QUICK, Effort, run_bench
 
     given = {
         name: value
@@ -99,7 +99,7 @@ def _print(rows: Sequence[Row], machine: dict[str, Any]) -> None:
 
 
 def _cells(row: Row) -> tuple[str, ...]:
-    from sarguard.evaluation.bench.rows import Skipped
+    from sarguard.bench.rows import Skipped
 
     if isinstance(row, Skipped):
         return row.what, row.on, "skipped", "", str(row.bar), "", row.reason

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from sarguard.audit import AuditLog, Pace, Query
-from sarguard.audit.killing import Result, kill_writers
+from sarguard.bench.crash_test import Result, kill_writers
 from tests.audit.ledgers import ask, check
 
 SPAWN = multiprocessing.get_context("spawn")

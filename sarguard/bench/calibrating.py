@@ -8,6 +8,14 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from sarguard.bench.authors import (
+    ARMS,
+    AuthorsStates,
+    authors_states,
+    authors_vectors,
+)
+from sarguard.bench.memory import peak_bytes
+from sarguard.bench.rows import Bar, Measured, in_turn
 from sarguard.calibration.recipe import Recipe
 from sarguard.calibration.states import BATCH_SIZE
 from sarguard.calibration.vectors import (
@@ -16,14 +24,6 @@ from sarguard.calibration.vectors import (
     calibration_states,
     refusal_vectors,
 )
-from sarguard.evaluation.bench.authors import (
-    ARMS,
-    AuthorsStates,
-    authors_states,
-    authors_vectors,
-)
-from sarguard.evaluation.bench.memory import peak_bytes
-from sarguard.evaluation.bench.rows import Bar, Measured, in_turn
 from sarguard.models.inputs import build_inputs
 from sarguard.models.loading import LoadedModel
 from sarguard.types import Turn

@@ -1,4 +1,4 @@
-"""What the ledger costs: `python -m sarguard.evaluation.audit_cost --help`.
+"""What the ledger costs: `python -m sarguard.bench.ledger_share --help`.
 
 A guarded answer's time is compared with the part of it that its two records take.
 """

@@ -91,7 +91,7 @@ def _one_round(path: Path, writers: int, seconds: float) -> list[str]:
 
 
 def _run_and_kill(path: Path, outputs: Sequence[IO[bytes]], seconds: float) -> None:
-    program = [sys.executable, "-m", "sarguard.audit.killing", str(path)]
+    program = [sys.executable, "-m", "sarguard.bench.crash_test", str(path)]
     running = [subprocess.Popen(program, stdout=output) for output in outputs]
     try:
         deadline = time.monotonic() + 120

@@ -1,4 +1,4 @@
-"""Measure the ledger: `python -m sarguard.audit.benchmark --help`.
+"""Measure the ledger: `python -m sarguard.bench.ledger --help`.
 
 Each figure is given with its bar. A plain SQLite table with the same settings and the
 same bytes is written beside the ledger, so that a slow disk is told from slow code.
@@ -25,7 +25,6 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemaini
 from rich.progress import Progress as Bars
 from rich.table import Table
 
-from sarguard.audit.killing import kill_writers
 from sarguard.audit.log import AuditLog
 from sarguard.audit.proof.verify import Progress, verify
 from sarguard.audit.records.fields import (
@@ -44,6 +43,7 @@ from sarguard.audit.records.header import Header
 from sarguard.audit.records.ids import new_name, now_us, time_text
 from sarguard.audit.storage.appender import Pen, draft
 from sarguard.audit.storage.query import Query
+from sarguard.bench.crash_test import kill_writers
 
 MARK = "ab" * 32
 POLICY = PolicyRef(id="clinic", version="3", digest=f"sha256:{MARK}", tier="strict")

@@ -4,17 +4,17 @@ import numpy as np
 import pytest
 import torch
 
+from sarguard.bench import calibrating, importing, suite
+from sarguard.bench.authors import authors_states
+from sarguard.bench.calibrating import measure_calibration, measure_memory
+from sarguard.bench.callers import measure_callers
+from sarguard.bench.decoding import measure_decoding, never_stopping
+from sarguard.bench.geometry import random_qwen2_audio
+from sarguard.bench.memory import peak_bytes
+from sarguard.bench.rows import Bar, Measured, Skipped, in_turn
+from sarguard.bench.suite import PARTS, Effort, run_bench
 from sarguard.calibration.recipe import Recipe
 from sarguard.errors import ConfigurationError
-from sarguard.evaluation.bench import calibrating, importing, suite
-from sarguard.evaluation.bench.authors import authors_states
-from sarguard.evaluation.bench.calibrating import measure_calibration, measure_memory
-from sarguard.evaluation.bench.callers import measure_callers
-from sarguard.evaluation.bench.decoding import measure_decoding, never_stopping
-from sarguard.evaluation.bench.geometry import random_qwen2_audio
-from sarguard.evaluation.bench.memory import peak_bytes
-from sarguard.evaluation.bench.rows import Bar, Measured, Skipped, in_turn
-from sarguard.evaluation.bench.suite import PARTS, Effort, run_bench
 from sarguard.models.loading import LoadedModel
 from tests import tiny
 

@@ -6,8 +6,8 @@ import json
 import subprocess
 import sys
 
+from sarguard.bench.rows import Bar, Measured
 from sarguard.errors import ConfigurationError
-from sarguard.evaluation.bench.rows import Bar, Measured
 
 _CODE = (
     "import json, sys, time; begin = time.perf_counter(); import sarguard; "

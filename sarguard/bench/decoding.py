@@ -20,8 +20,8 @@ import torch
 from torch import Tensor
 from transformers import StoppingCriteria, StoppingCriteriaList
 
+from sarguard.bench.rows import Bar, Measured, in_turn, medians
 from sarguard.decoding import Row, decode_rows
-from sarguard.evaluation.bench.rows import Bar, Measured, in_turn, medians
 from sarguard.models.inputs import build_inputs
 from sarguard.models.loading import LoadedModel
 from sarguard.steering.dose import ConditionedDose, ConstantDose, Dose, DoseRule

@@ -8,13 +8,13 @@ from typing import Literal, TypeAlias, get_args
 
 import torch
 
+from sarguard.bench.calibrating import measure_calibration, measure_memory
+from sarguard.bench.callers import measure_callers
+from sarguard.bench.decoding import measure_decoding
+from sarguard.bench.geometry import SEVEN_BILLION, random_qwen2_audio
+from sarguard.bench.importing import measure_import
+from sarguard.bench.rows import Bar, Row, Skipped
 from sarguard.datasets import load_pairs
-from sarguard.evaluation.bench.calibrating import measure_calibration, measure_memory
-from sarguard.evaluation.bench.callers import measure_callers
-from sarguard.evaluation.bench.decoding import measure_decoding
-from sarguard.evaluation.bench.geometry import SEVEN_BILLION, random_qwen2_audio
-from sarguard.evaluation.bench.importing import measure_import
-from sarguard.evaluation.bench.rows import Bar, Row, Skipped
 from sarguard.models.loading import LoadedModel
 
 Part = Literal["decoding", "callers", "calibration", "memory", "import", "gpu"]

@@ -6,13 +6,13 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
+from sarguard.bench.decoding import SECONDS, never_stopping, noise
+from sarguard.bench.rows import Bar, Measured, in_turn, medians
 from sarguard.calibration.build import make_bundle
 from sarguard.calibration.recipe import Recipe
 from sarguard.calibration.vectors import AudioPair
 from sarguard.client import SafeAudioLLM
 from sarguard.errors import SteeringError
-from sarguard.evaluation.bench.decoding import SECONDS, never_stopping, noise
-from sarguard.evaluation.bench.rows import Bar, Measured, in_turn, medians
 from sarguard.models.loading import LoadedModel
 from sarguard.outcome import Outcome
 from sarguard.types import Reply
