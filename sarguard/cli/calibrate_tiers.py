@@ -19,9 +19,9 @@ def choose_and_prove(
     from dataclasses import replace
 
     from sarguard.cli.screen import steps
-    from sarguard.evaluation.arms import Setup
-    from sarguard.evaluation.choosing import choose_tiers, prove_tiers
-    from sarguard.evaluation.suites import load_suites
+    from sarguard.evaluation.arms.registry import Setup
+    from sarguard.evaluation.data.suites import load_suites
+    from sarguard.evaluation.tier_search import choose_tiers, prove_tiers
 
     setup = Setup(loaded=loaded, bundle=bundle)
     items = load_suites(split="validation", limit=limit)

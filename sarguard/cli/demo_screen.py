@@ -11,7 +11,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from sarguard.evaluation.judge import Label
+from sarguard.evaluation.judges.rules import Label
 from sarguard.evaluation.side_by_side import Exchange, Said, Verdict, count
 
 _WIDE = 96

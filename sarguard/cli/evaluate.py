@@ -20,16 +20,16 @@ if TYPE_CHECKING:
 
     from sarguard.cli.options import Commands
     from sarguard.datasets import CalibrationPair
-    from sarguard.evaluation.arms import Setup
-    from sarguard.evaluation.controls import Samples
-    from sarguard.evaluation.gates import GateTrial
-    from sarguard.evaluation.items import Item
-    from sarguard.evaluation.judging import Judge
-    from sarguard.evaluation.latency import Latency
+    from sarguard.evaluation.arms.controls import Samples
+    from sarguard.evaluation.arms.gate_trials import GateTrial
+    from sarguard.evaluation.arms.registry import Setup
+    from sarguard.evaluation.data.items import Item
+    from sarguard.evaluation.judges.base import Judge
     from sarguard.evaluation.report import Report
-    from sarguard.evaluation.run_log import Log
-    from sarguard.evaluation.running import Conduct
-    from sarguard.evaluation.separation import Separation
+    from sarguard.evaluation.run.latency import Latency
+    from sarguard.evaluation.run.run_log import Log
+    from sarguard.evaluation.run.runner import Conduct
+    from sarguard.evaluation.run.separation import Separation
     from sarguard.models.loading import LoadedModel
     from sarguard.steering.bundle import SteeringBundle
 
@@ -74,7 +74,7 @@ def run(options: argparse.Namespace) -> int:
 def _evaluate(options: argparse.Namespace, judge: Judge) -> int:
     from sarguard.cli.opening import open_model_and_bundle
     from sarguard.cli.screen import steps
-    from sarguard.evaluation.running import run_arms
+    from sarguard.evaluation.run.runner import run_arms
 
     facts = {"command": command_line(options)}
     settle(options)
@@ -107,10 +107,10 @@ def _judge(options: argparse.Namespace) -> AbstractContextManager[Judge]:
             "a judge behind an endpoint needs both --judge-url and --judge-model"
         )
     if options.judge_url is None:
-        from sarguard.evaluation.judging import RuleJudge
+        from sarguard.evaluation.judges.base import RuleJudge
 
         return nullcontext(RuleJudge())
-    from sarguard.evaluation.llm_judge import LlmJudge
+    from sarguard.evaluation.judges.llm import LlmJudge
 
     return LlmJudge(
         url=options.judge_url, model=options.judge_model, key=os.environ.get(_KEY)
@@ -120,7 +120,7 @@ def _judge(options: argparse.Namespace) -> AbstractContextManager[Judge]:
 def _check_judge(options: argparse.Namespace, judge: Judge) -> int:
     from sarguard.cli.evaluate_screen import print_agreement
     from sarguard.cli.screen import print_json, results
-    from sarguard.evaluation.agreement import measure_agreement
+    from sarguard.evaluation.judges.agreement import measure_agreement
 
     found = measure_agreement(judge)
     if options.json == "-":
@@ -134,8 +134,8 @@ def _setup(loaded: LoadedModel, bundle: SteeringBundle) -> Setup:
     from sarguard.calibration.recipe import Recipe
     from sarguard.cli.screen import remarks
     from sarguard.datasets import load_benign, load_pairs
-    from sarguard.evaluation.arms import Setup
-    from sarguard.evaluation.controls import Recalibration
+    from sarguard.evaluation.arms.controls import Recalibration
+    from sarguard.evaluation.arms.registry import Setup
 
     card, rate = bundle.card, loaded.sampling_rate
     recipe = Recipe(
@@ -183,8 +183,8 @@ def _log(
     items: list[Item],
     arms: Plan,
 ) -> Log:
-    from sarguard.evaluation.items import digest_items
-    from sarguard.evaluation.run_log import MemoryLog, RunLog
+    from sarguard.evaluation.data.items import digest_items
+    from sarguard.evaluation.run.run_log import MemoryLog, RunLog
 
     if options.out is None:
         return MemoryLog()
@@ -203,8 +203,8 @@ def _conduct(
     options: argparse.Namespace, setup: Setup, items: list[Item], judge: Judge
 ) -> Conduct:
     from sarguard.cli.screen import working
-    from sarguard.evaluation.running import Conduct, answer_in_writing
-    from sarguard.evaluation.topic import TopicJudge
+    from sarguard.evaluation.judges.topic import TopicJudge
+    from sarguard.evaluation.run.runner import Conduct, answer_in_writing
 
     topic = None
     if not options.no_topic and any(item.request for item in items):
@@ -227,11 +227,11 @@ def _conduct(
 def _report(
     options: argparse.Namespace, run: Run, facts: dict[str, Any], judge: Judge
 ) -> Report:
-    from sarguard.evaluation.agreement import measure_agreement
-    from sarguard.evaluation.findings import find_remarks
-    from sarguard.evaluation.judging import RuleJudge
+    from sarguard.evaluation.judges.agreement import measure_agreement
+    from sarguard.evaluation.judges.base import RuleJudge
     from sarguard.evaluation.report import Report, spread_doses
-    from sarguard.evaluation.summary import summarise
+    from sarguard.evaluation.stats.findings import find_remarks
+    from sarguard.evaluation.stats.summary import summarise
 
     records = run.log.records
     summary = summarise(records)
@@ -251,7 +251,7 @@ def _report(
 
 def _separation(options: argparse.Namespace, run: Run) -> Separation | None:
     from sarguard.cli.screen import steps
-    from sarguard.evaluation.separation import measure_separation
+    from sarguard.evaluation.run.separation import measure_separation
 
     if options.out is None:
         return None
@@ -268,7 +268,7 @@ def _separation(options: argparse.Namespace, run: Run) -> Separation | None:
 
 def _gates(options: argparse.Namespace, run: Run) -> tuple[GateTrial, ...]:
     from sarguard.cli.screen import steps
-    from sarguard.evaluation.gates import try_gates
+    from sarguard.evaluation.arms.gate_trials import try_gates
 
     if not options.forms:
         return ()
@@ -284,7 +284,7 @@ def _gates(options: argparse.Namespace, run: Run) -> tuple[GateTrial, ...]:
 
 def _latency(options: argparse.Namespace, run: Run) -> tuple[Latency, ...]:
     from sarguard.cli.screen import steps
-    from sarguard.evaluation.latency import measure_latency
+    from sarguard.evaluation.run.latency import measure_latency
 
     if options.latency is None:
         return ()

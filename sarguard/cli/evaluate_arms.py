@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from sarguard.cli.evaluate_options import TIER_ARMS
 
 if TYPE_CHECKING:
-    from sarguard.evaluation.arms import Arm
+    from sarguard.evaluation.arms.registry import Arm
 
 FULL_VARIANTS = ("unseen-voice", "noise")
 FULL_TIMED = 8
@@ -36,11 +36,11 @@ def settle(options: argparse.Namespace) -> None:
 def plan(options: argparse.Namespace) -> Plan:
     """Return the arms that the options name."""
     from sarguard.calibration.tiers import DEFAULT_TIER
-    from sarguard.evaluation.arms import plan_arms
+    from sarguard.evaluation.arms.registry import plan_arms
 
     default = f"tier-{DEFAULT_TIER}"
     if options.forms:
-        from sarguard.evaluation.forms import register_forms
+        from sarguard.evaluation.arms.dose_forms import register_forms
 
         names = ("bare", default, *register_forms())
         arms = plan_arms(options.alphas, names)

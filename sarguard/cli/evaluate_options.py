@@ -222,12 +222,12 @@ def _names(
 
 
 def _variants() -> tuple[str, ...]:
-    from sarguard.evaluation.variants import ALL_VARIANTS
+    from sarguard.evaluation.data.variants import ALL_VARIANTS
 
     return ALL_VARIANTS
 
 
 def _arms() -> tuple[str, ...]:
-    from sarguard.evaluation.arms import arm_names
+    from sarguard.evaluation.arms.registry import arm_names
 
     return arm_names()

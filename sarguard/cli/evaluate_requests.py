@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING
 from sarguard.cli.evaluate_options import SUITES
 
 if TYPE_CHECKING:
-    from sarguard.evaluation.items import Item
+    from sarguard.evaluation.data.items import Item
 
 
 def choose_items(options: argparse.Namespace) -> list[Item]:
     """Return every request that the options name, variants included."""
-    from sarguard.evaluation.items import with_text
-    from sarguard.evaluation.public_sets import public_suite
-    from sarguard.evaluation.suites import load_suites, user_suite
+    from sarguard.evaluation.data.items import with_text
+    from sarguard.evaluation.data.public_sets import public_suite
+    from sarguard.evaluation.data.suites import load_suites, user_suite
 
     own: list[Item] = []
     if options.pairs is not None:
@@ -40,9 +40,9 @@ def choose_items(options: argparse.Namespace) -> list[Item]:
 def _varied(
     options: argparse.Namespace, names: tuple[str, ...], items: list[Item]
 ) -> list[Item]:
-    from sarguard.evaluation.items import with_text
-    from sarguard.evaluation.suites import load_suites
-    from sarguard.evaluation.variants import UNSEEN_VOICE, vary
+    from sarguard.evaluation.data.items import with_text
+    from sarguard.evaluation.data.suites import load_suites
+    from sarguard.evaluation.data.variants import UNSEEN_VOICE, vary
 
     found: list[Item] = []
     for name in options.variants:

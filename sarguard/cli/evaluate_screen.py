@@ -7,9 +7,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from sarguard.evaluation.agreement import Agreement
+from sarguard.evaluation.judges.agreement import Agreement
 from sarguard.evaluation.report import Report
-from sarguard.evaluation.report.cells import Grid, confusion_grid, short_grids
+from sarguard.evaluation.report.tables import Grid, confusion_grid, short_grids
 
 _LONGEST_REPLY = 70
 

@@ -23,10 +23,10 @@ from rich.progress import Progress
 from rich.table import Table
 
 from sarguard.datasets import Clip, load_clips
-from sarguard.evaluation.answering import Question, answer_batch, make_batches
-from sarguard.evaluation.arms import UnguardedForMeasurement
-from sarguard.evaluation.judge import Label, label
-from sarguard.evaluation.similarity import share_on_topic
+from sarguard.evaluation.arms.registry import UnguardedForMeasurement
+from sarguard.evaluation.judges.rules import Label, label
+from sarguard.evaluation.judges.similarity import share_on_topic
+from sarguard.evaluation.run.batch_answers import Question, answer_batch, make_batches
 from sarguard.models.loading import LoadedModel, load_model
 from sarguard.reference.assemble import ensure_bases, ensure_reference, shipped_head
 from sarguard.reference.build import build_untrained

@@ -9,9 +9,9 @@ from typing import Any
 
 from sarguard.client import SafeAudioLLM
 from sarguard.datasets import Clip
-from sarguard.evaluation.answering import Question, answer_batch, make_batches
-from sarguard.evaluation.arms import UnguardedForMeasurement
-from sarguard.evaluation.judge import Kind, Label, label
+from sarguard.evaluation.arms.registry import UnguardedForMeasurement
+from sarguard.evaluation.judges.rules import Kind, Label, label
+from sarguard.evaluation.run.batch_answers import Question, answer_batch, make_batches
 from sarguard.models.loading import LoadedModel
 from sarguard.outcome import Outcome
 from sarguard.types import Reply

@@ -15,7 +15,7 @@ from sarguard import client
 from sarguard.client import FALLBACK
 from sarguard.datasets import load_clips
 from sarguard.errors import SteeringNotAppliedError
-from sarguard.evaluation.judge import find_collapse
+from sarguard.evaluation.judges.rules import find_collapse
 from sarguard.serving import engine
 from tests import tiny
 from tests.cli.conftest import Run

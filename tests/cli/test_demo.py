@@ -13,7 +13,7 @@ from rich.console import Console
 from sarguard.cli.demo_screen import print_demo
 from sarguard.datasets import load_clips
 from sarguard.errors import SteeringNotAppliedError
-from sarguard.evaluation.judge import Kind, Label, label
+from sarguard.evaluation.judges.rules import Kind, Label, label
 from sarguard.evaluation.side_by_side import (
     HARMFUL_WORDS,
     NOTHING_SAID,

@@ -11,8 +11,8 @@ from sarguard.cli.evaluate_arms import plan, settle
 from sarguard.cli.evaluate_options import command_line
 from sarguard.cli.main import build_parser
 from sarguard.errors import InsufficientDataError
-from sarguard.evaluation import running
-from sarguard.evaluation.arms import _BUILDERS
+from sarguard.evaluation.arms.registry import _BUILDERS
+from sarguard.evaluation.run import runner
 from tests import tiny
 from tests.cli.conftest import Run
 from tests.evaluation.test_public_sets import put_figstep
@@ -67,7 +67,7 @@ def test_a_run_is_kept_and_not_asked_again(
     def never(*_: object, **__: object) -> None:
         raise AssertionError
 
-    monkeypatch.setattr(running, "answer_arm", never)
+    monkeypatch.setattr(runner, "answer_arm", never)
     assert run(*line)[0] == 0
     assert json.loads((folder / "report.json").read_text())["arms"] == content["arms"]
     status, _, err = run(*line, "--text", "Say why.")
@@ -109,7 +109,7 @@ def test_settings_reach_the_measurement(
         seen.extend([items, settings["conduct"]])
         raise InsufficientDataError("enough seen")
 
-    monkeypatch.setattr(running, "run_arms", stop)
+    monkeypatch.setattr(runner, "run_arms", stop)
     quick = ["--text", "Say why.", "--batch-size", "3", "--no-topic"]
     run("evaluate", *options, *quick, "--voice", "unseen")
     items, conduct = seen
@@ -202,7 +202,7 @@ def test_arms_are_planned(
     varied: set[str] | None,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("sarguard.evaluation.arms._BUILDERS", dict(_BUILDERS))
+    monkeypatch.setattr("sarguard.evaluation.arms.registry._BUILDERS", dict(_BUILDERS))
     options = build_parser().parse_args(["evaluate", *given])
     settle(options)
     found = plan(options)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from sarguard.evaluation.judge import Label
-from sarguard.evaluation.records import AnswerRecord
+from sarguard.evaluation.judges.rules import Label
+from sarguard.evaluation.run.records import AnswerRecord
 
 PAIRS = 20
 _SAID = (Label.ANSWERED, Label.COMPLIED)

@@ -5,15 +5,15 @@ from collections import Counter
 import pytest
 from sklearn.metrics import cohen_kappa_score  # type: ignore[import-untyped]
 
-from sarguard.evaluation.agreement import (
+from sarguard.evaluation.judges.agreement import (
     Agreement,
     LabelledReply,
     load_labelled,
     measure_agreement,
 )
-from sarguard.evaluation.judge import Kind, Label
-from sarguard.evaluation.judging import RuleJudge
-from sarguard.evaluation.topic import TopicJudge
+from sarguard.evaluation.judges.base import RuleJudge
+from sarguard.evaluation.judges.rules import Kind, Label
+from sarguard.evaluation.judges.topic import TopicJudge
 from tests.evaluation.labelled_answers import answers
 
 

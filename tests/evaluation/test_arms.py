@@ -9,15 +9,9 @@ import torch
 from sarguard.calibration.recipe import Recipe
 from sarguard.calibration.refusal_check import random_direction
 from sarguard.errors import ConfigurationError, SteeringError
-from sarguard.evaluation import arms
-from sarguard.evaluation.answering import (
-    Question,
-    answer_arm,
-    answer_batch,
-    make_batches,
-    prefill,
-)
-from sarguard.evaluation.arms import (
+from sarguard.evaluation.arms import registry
+from sarguard.evaluation.arms.controls import Recalibration, swap_halves
+from sarguard.evaluation.arms.registry import (
     Arm,
     OpenArm,
     Setup,
@@ -27,7 +21,13 @@ from sarguard.evaluation.arms import (
     plan_arms,
     register_arm,
 )
-from sarguard.evaluation.controls import Recalibration, swap_halves
+from sarguard.evaluation.run.batch_answers import (
+    Question,
+    answer_arm,
+    answer_batch,
+    make_batches,
+    prefill,
+)
 from sarguard.models.inputs import build_inputs
 from sarguard.steering.bundle import SteeringBundle, TierCard
 from sarguard.steering.steerer import Steerer
@@ -59,10 +59,10 @@ def setup(tiny_bundle: SteeringBundle) -> Setup:
 
 @pytest.fixture
 def forget_new_arms() -> Iterator[None]:
-    before = dict(arms._BUILDERS)
+    before = dict(registry._BUILDERS)
     yield
-    arms._BUILDERS.clear()
-    arms._BUILDERS.update(before)
+    registry._BUILDERS.clear()
+    registry._BUILDERS.update(before)
 
 
 def ask(arm: OpenArm, asked: list[Question], *, read: bool = False) -> dict[int, str]:

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from sarguard.errors import ConfigurationError, JudgeError
-from sarguard.evaluation.agreement import LabelledReply, measure_agreement
-from sarguard.evaluation.judge import Kind, Label
-from sarguard.evaluation.llm_judge import LlmJudge
+from sarguard.evaluation.judges.agreement import LabelledReply, measure_agreement
+from sarguard.evaluation.judges.llm import LlmJudge
+from sarguard.evaluation.judges.rules import Kind, Label
 
 Reply = tuple[int, str]
 Script = Callable[[dict[str, Any]], Reply]

@@ -16,7 +16,7 @@ from sarguard.errors import (
     ConfigurationError,
     MissingDependencyError,
 )
-from sarguard.evaluation.public_sets import READERS, public_suite
+from sarguard.evaluation.data.public_sets import READERS, public_suite
 from tests import tiny
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from sarguard.errors import InsufficientDataError
-from sarguard.evaluation.rates import DRAWS, Resampling, interpolate, rate_of
+from sarguard.evaluation.stats.rates import DRAWS, Resampling, interpolate, rate_of
 
 
 def one_each(count: int, stratum: str = "all") -> Resampling:

@@ -7,12 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from sarguard.evaluation.agreement import measure_agreement
-from sarguard.evaluation.findings import find_remarks
-from sarguard.evaluation.gates import GateTrial
-from sarguard.evaluation.judging import RuleJudge
-from sarguard.evaluation.latency import Latency
-from sarguard.evaluation.rates import Rate
+from sarguard.evaluation.arms.gate_trials import GateTrial
+from sarguard.evaluation.judges.agreement import measure_agreement
+from sarguard.evaluation.judges.base import RuleJudge
 from sarguard.evaluation.report import (
     Report,
     spread_doses,
@@ -20,10 +17,13 @@ from sarguard.evaluation.report import (
     to_markdown,
     write_report,
 )
-from sarguard.evaluation.report.cells import percent
 from sarguard.evaluation.report.charts import trade_off
-from sarguard.evaluation.separation import Separation
-from sarguard.evaluation.summary import summarise
+from sarguard.evaluation.report.tables import percent
+from sarguard.evaluation.run.latency import Latency
+from sarguard.evaluation.run.separation import Separation
+from sarguard.evaluation.stats.findings import find_remarks
+from sarguard.evaluation.stats.rates import Rate
+from sarguard.evaluation.stats.summary import summarise
 from sarguard.steering.bundle import TierCard
 from sarguard.steering.card_parts import TierCaps, TierChoice, TierMeasure
 from tests.evaluation.made_up import arm_records, whole_run

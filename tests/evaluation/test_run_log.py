@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from sarguard.errors import ArtifactFormatError, ConfigurationError
-from sarguard.evaluation.judge import Label
-from sarguard.evaluation.run_log import ANSWERS_FILE, MemoryLog, RunLog
+from sarguard.evaluation.judges.rules import Label
+from sarguard.evaluation.run.run_log import ANSWERS_FILE, MemoryLog, RunLog
 from tests.evaluation.made_up import record
 
 SETTINGS = {"model": "tiny", "arms": ["bare"]}

@@ -5,16 +5,16 @@ import pytest
 import torch
 from sklearn.metrics import roc_auc_score  # type: ignore[import-untyped]
 
-from sarguard.evaluation.answering import make_batches
-from sarguard.evaluation.arms import Arm, plan_arms
-from sarguard.evaluation.items import Item
-from sarguard.evaluation.latency import measure_latency
-from sarguard.evaluation.separation import _probe, area, measure_separation
+from sarguard.evaluation.arms.registry import Arm, plan_arms
+from sarguard.evaluation.data.items import Item
+from sarguard.evaluation.run.batch_answers import make_batches
+from sarguard.evaluation.run.latency import measure_latency
+from sarguard.evaluation.run.separation import _probe, area, measure_separation
 from sarguard.steering.bundle import SteeringBundle
 from sarguard.steering.states import last_states
 from tests import tiny
 from tests.evaluation.test_arms import make_setup
-from tests.evaluation.test_running import item
+from tests.evaluation.test_runner import item
 
 
 def twins(count: int) -> list[Item]:

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from sarguard.evaluation.similarity import share_on_topic
+from sarguard.evaluation.judges.similarity import share_on_topic
 
 pytest.importorskip("sklearn", reason="scikit-learn measures the topic of an answer")
 

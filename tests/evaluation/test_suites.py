@@ -8,9 +8,9 @@ import soundfile
 
 from sarguard.datasets import load_clips, load_sentences
 from sarguard.errors import ConfigurationError
-from sarguard.evaluation.items import Item, digest_items, with_text
-from sarguard.evaluation.suites import SUITES, load_suites, user_suite
-from sarguard.evaluation.variants import (
+from sarguard.evaluation.data.items import Item, digest_items, with_text
+from sarguard.evaluation.data.suites import SUITES, load_suites, user_suite
+from sarguard.evaluation.data.variants import (
     ALL_VARIANTS,
     VARIANTS,
     add_noise,

@@ -5,11 +5,11 @@ import json
 import pytest
 
 from sarguard.errors import InsufficientDataError
-from sarguard.evaluation.findings import find_remarks
-from sarguard.evaluation.judge import Label
-from sarguard.evaluation.rates import Rate
-from sarguard.evaluation.records import AnswerRecord
-from sarguard.evaluation.summary import ArmSummary, Summary, summarise
+from sarguard.evaluation.judges.rules import Label
+from sarguard.evaluation.run.records import AnswerRecord
+from sarguard.evaluation.stats.findings import find_remarks
+from sarguard.evaluation.stats.rates import Rate
+from sarguard.evaluation.stats.summary import ArmSummary, Summary, summarise
 from tests.evaluation.made_up import PAIRS, arm_records, record, whole_run
 
 

@@ -15,8 +15,8 @@ from sarguard.errors import (
     PolicyFloorError,
     PolicyFormatError,
 )
-from sarguard.evaluation.answering import Question, answer_batch, make_batches
-from sarguard.evaluation.arms import UnguardedForMeasurement
+from sarguard.evaluation.arms.registry import UnguardedForMeasurement
+from sarguard.evaluation.run.batch_answers import Question, answer_batch, make_batches
 from sarguard.models.loading import LoadedModel
 from sarguard.outcome import Outcome
 from sarguard.policy.model import Policy

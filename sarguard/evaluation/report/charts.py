@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from html import escape
 
-from sarguard.evaluation.latency import Latency
 from sarguard.evaluation.report import svg
 from sarguard.evaluation.report.content import DoseSpread
 from sarguard.evaluation.report.labels import Mark, name_marks
 from sarguard.evaluation.report.svg import Axes
-from sarguard.evaluation.separation import Separation
-from sarguard.evaluation.summary import ArmSummary
+from sarguard.evaluation.run.latency import Latency
+from sarguard.evaluation.run.separation import Separation
+from sarguard.evaluation.stats.summary import ArmSummary
 
 # Colours that are told apart with any kind of sight (Okabe and Ito).
 PALETTE = {

@@ -6,15 +6,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from sarguard.evaluation.agreement import Agreement
-from sarguard.evaluation.bars import Bar, hold_to_bars
-from sarguard.evaluation.findings import Finding
-from sarguard.evaluation.gates import GateTrial
-from sarguard.evaluation.items import CLEAN
-from sarguard.evaluation.latency import Latency
-from sarguard.evaluation.records import AnswerRecord
-from sarguard.evaluation.separation import Separation
-from sarguard.evaluation.summary import Summary
+from sarguard.evaluation.arms.gate_trials import GateTrial
+from sarguard.evaluation.data.items import CLEAN
+from sarguard.evaluation.judges.agreement import Agreement
+from sarguard.evaluation.run.latency import Latency
+from sarguard.evaluation.run.records import AnswerRecord
+from sarguard.evaluation.run.separation import Separation
+from sarguard.evaluation.stats.findings import Finding
+from sarguard.evaluation.stats.summary import Summary
+from sarguard.evaluation.stats.targets import Bar, hold_to_bars
 from sarguard.steering.bundle import TierCard
 
 BINS = 20

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from sarguard.evaluation.report.cells import Grid, all_grids
 from sarguard.evaluation.report.content import Report
+from sarguard.evaluation.report.tables import Grid, all_grids
 
 
 def to_markdown(report: Report) -> str:

@@ -7,8 +7,8 @@ from html import escape
 from typing import Any
 
 from sarguard.evaluation.report import charts
-from sarguard.evaluation.report.cells import MISSED, Grid, all_grids
 from sarguard.evaluation.report.content import Report
+from sarguard.evaluation.report.tables import MISSED, Grid, all_grids
 
 _STYLE = """
 :root { color-scheme: light; }

@@ -9,7 +9,7 @@ from sarguard.evaluation.report.charts import drawable, trade_off
 from sarguard.evaluation.report.content import Report
 from sarguard.evaluation.report.markdown import to_markdown
 from sarguard.evaluation.report.page import to_html
-from sarguard.evaluation.run_log import write_whole
+from sarguard.evaluation.run.run_log import write_whole
 
 
 def write_report(report: Report, folder: Path) -> None:

@@ -1,0 +1,1 @@
+"""What an evaluation compares: doses, controls and forms of steering."""

@@ -1,0 +1,1 @@
+"""What an evaluation asks: suites, variants and public sets."""

@@ -1,0 +1,325 @@
+"""The tables of a report as words: headings and cells, for every form it takes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from sarguard.evaluation.data.items import CLEAN
+from sarguard.evaluation.judges.agreement import Agreement
+from sarguard.evaluation.report.content import Report
+from sarguard.evaluation.stats.rates import Rate
+from sarguard.evaluation.stats.summary import ArmSummary, Summary
+from sarguard.steering.bundle import TierCard
+from sarguard.steering.card_parts import TierCaps, TierMeasure
+
+_COLUMNS = (
+    ("harmful_refused", "harmful refused"),
+    ("harmful_complied", "harmful complied"),
+    ("harmful_on_topic", "complied on topic"),
+    ("safe_refused", "matched safe refused"),
+    ("borderline_refused", "borderline refused"),
+    ("ordinary_refused", "ordinary refused"),
+    ("safe_on_topic", "harmless answered on topic"),
+    ("broken", "broken"),
+    ("brr", "BRR"),
+)
+_ADDED = (
+    ("harmful_refused", "harmful refused"),
+    ("safe_refused", "matched safe refused"),
+    ("borderline_refused", "borderline refused"),
+    ("ordinary_refused", "ordinary refused"),
+    ("benign_refused", "all harmless refused"),
+    ("broken", "broken"),
+)
+MISSED = "missed"
+"""What stands beside a bar that was not reached."""
+_TRAPS = {"words": "a harmful word meant well", "topic": "a safe question near harm"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Grid:
+    """Hold one table."""
+
+    title: str
+    note: str
+    headings: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+
+
+def all_grids(report: Report) -> tuple[Grid, ...]:
+    """Return every table of a report that has a row."""
+    summary = report.summary
+    grids = (
+        bar_grid(report),
+        main_grid(summary),
+        added_grid(summary),
+        tier_grid(report),
+        match_grid(summary),
+        variant_grid(summary),
+        trap_grid(summary),
+        gate_grid(report),
+        latency_grid(report),
+        agreement_grid(report),
+    )
+    return tuple(grid for grid in grids if grid.rows)
+
+
+def short_grids(report: Report) -> tuple[Grid, ...]:
+    """Return the tables of a report that fit a terminal."""
+    summary = report.summary
+    grids = (
+        main_grid(summary),
+        added_grid(summary),
+        match_grid(summary),
+        bar_grid(report),
+        latency_grid(report),
+    )
+    return tuple(grid for grid in grids if grid.rows)
+
+
+def main_grid(summary: Summary) -> Grid:
+    """Return what every arm did on the requests as they are."""
+    columns = _filled(summary.arms, _COLUMNS)
+    asked = ", ".join(f"{count} {name}" for name, count in summary.requests.items())
+    return Grid(
+        title="What every arm did",
+        note=f"{asked} requests. Percent, with bootstrap 95 % intervals over requests "
+        "that are alike. complied: neither refused nor broken. "
+        "BRR = (harmful refused + 100 - matched safe refused) / 2.",
+        headings=("arm", *(heading for _, heading in columns)),
+        rows=tuple(
+            (arm.arm, *(percent(arm.figures.get(name)) for name, _ in columns))
+            for arm in summary.arms
+        ),
+    )
+
+
+def added_grid(summary: Summary) -> Grid:
+    """Return what every arm added to the bare model, in points."""
+    arms = [arm for arm in summary.arms if arm.added and arm.arm != "bare"]
+    columns = [c for c in _ADDED if any(arm.added.get(c[0]) for arm in arms)]
+    return Grid(
+        title="Added to the bare model",
+        note="Points, over the same requests.",
+        headings=("arm", *(heading for _, heading in columns)),
+        rows=tuple(
+            (arm.arm, *(percent(arm.added.get(name)) for name, _ in columns))
+            for arm in arms
+        ),
+    )
+
+
+def bar_grid(report: Report) -> Grid:
+    """Return what the default tier is held to, and whether it gets there."""
+    return Grid(
+        title="What the default tier is held to",
+        note="Percent or points, with bootstrap 95 % intervals; added: to the bare "
+        "model, over the same requests.",
+        headings=("figure", "bar", "measured", ""),
+        rows=tuple(
+            (
+                bar.figure,
+                f"{'>=' if bar.at_least else '<='} {100 * bar.bound:.0f}",
+                percent(bar.found),
+                "reached" if bar.reached else MISSED,
+            )
+            for bar in report.bars
+        ),
+    )
+
+
+def tier_grid(report: Report) -> Grid:
+    """Return every tier's rule, what it was chosen for, and what it did there."""
+    return Grid(
+        title="Tiers",
+        note="Strength from the floor to the ceiling, as the gate's score rises from "
+        "the first to the second; chosen on a validation split, measured on the test "
+        "split. Caps, and points of harmless refusals added to the bare model, are for "
+        "matched safe, borderline and ordinary requests.",
+        headings=(
+            *("tier", "strength", "scores", "block at", "aim, caps"),
+            *("chosen: harmful refused", "harmless added"),
+            *("test: harmful refused", "harmless added"),
+        ),
+        rows=tuple(_tier(name, tier) for name, tier in report.tiers.items()),
+    )
+
+
+def _tier(name: str, tier: TierCard) -> tuple[str, ...]:
+    constant = tier.floor == tier.ceiling
+    choice = tier.choice
+    return (
+        name,
+        f"{tier.ceiling:g}" if constant else f"{tier.floor:g} to {tier.ceiling:g}",
+        "any" if constant else f"{tier.low:.2f} to {tier.high:.2f}",
+        "never" if tier.block is None else f"{tier.block:.2f}",
+        "-" if choice is None else f"{choice.aim:.0%}, {_caps(choice.caps)}",
+        *_measured(None if choice is None else choice.validation),
+        *_measured(None if choice is None else choice.test),
+    )
+
+
+def _caps(caps: TierCaps) -> str:
+    return "/".join(f"{100 * share:g}" for share in caps.model_dump().values())
+
+
+def _measured(found: TierMeasure | None) -> tuple[str, str]:
+    if found is None:
+        return "-", "-"
+    added = found.added.values()
+    shown = "/".join("-" if a is None else f"{100 * a + 0:+.1f}" for a in added)
+    return f"{100 * found.harmful_refused:.0f}", shown
+
+
+def gate_grid(report: Report) -> Grid:
+    """Return how well gates tell harmful requests from harmless ones."""
+    suites = list(dict.fromkeys(s for trial in report.gates for s in trial.areas))
+    return Grid(
+        title="Gates",
+        note="Area under the ROC curve of harmful requests against each harmless "
+        "suite; 50 is chance. Caught: percent of harmful requests that outscore all "
+        "harmless ones but 2 in 100. Fitted on the calibration clips.",
+        headings=("gate", *(f"against {suite}" for suite in suites), "caught"),
+        rows=tuple(
+            (
+                trial.gate,
+                *(
+                    f"{100 * trial.areas[suite]:.1f}" if suite in trial.areas else "-"
+                    for suite in suites
+                ),
+                "-" if trial.caught is None else f"{100 * trial.caught:.0f}",
+            )
+            for trial in report.gates
+        ),
+    )
+
+
+def match_grid(summary: Summary) -> Grid:
+    """Return raw against ablated at equal harmful refusals."""
+    return Grid(
+        title="Raw against ablated vector, at equal harmful refusals",
+        note="Matched safe requests refused, interpolated between doses.",
+        headings=("harmful refused", "raw", "ablated", "raw - ablated"),
+        rows=tuple(
+            (
+                f"{match.harmful_refused:.0%}",
+                percent(match.raw),
+                percent(match.ablated),
+                percent(match.difference),
+            )
+            for match in summary.matches
+        ),
+    )
+
+
+def variant_grid(summary: Summary) -> Grid:
+    """Return what every arm did on each variant of the requests."""
+    varied = [arm for arm in summary.arms if set(arm.variants) - {CLEAN}]
+    return Grid(
+        title="Robustness",
+        note="The same requests, harder to hear or in another place. added: to the "
+        "bare model on that variant.",
+        headings=(
+            *("variant", "arm", "harmful refused", "benign refused"),
+            *("benign added", "broken"),
+        ),
+        rows=tuple(
+            (
+                variant,
+                arm.arm,
+                percent(figures["harmful_refused"]),
+                percent(figures["benign_refused"]),
+                percent(arm.variants_added.get(variant, {}).get("benign_refused")),
+                percent(figures["broken"]),
+            )
+            for variant in dict.fromkeys(v for arm in varied for v in arm.variants)
+            for arm in varied
+            if (figures := arm.variants.get(variant)) is not None
+        ),
+    )
+
+
+def trap_grid(summary: Summary) -> Grid:
+    """Return borderline requests refused, by the kind of trap."""
+    traps = list(dict.fromkeys(t for arm in summary.arms for t in arm.traps))
+    return Grid(
+        title="Borderline requests refused, by trap",
+        note="Harmless requests that look harmful.",
+        headings=("arm", *(_TRAPS.get(trap, trap) for trap in traps)),
+        rows=tuple(
+            (arm.arm, *(percent(arm.traps.get(trap)) for trap in traps))
+            for arm in summary.arms
+            if arm.traps
+        ),
+    )
+
+
+def latency_grid(report: Report) -> Grid:
+    """Return what every arm cost in time."""
+    return Grid(
+        title="Cost in time",
+        note="One request at a time, each prompt read from its start; medians.",
+        headings=(
+            "arm",
+            "first token, ms",
+            "times bare",
+            "each further token, ms",
+            "times bare",
+        ),
+        rows=tuple(
+            (
+                found.arm,
+                f"{1000 * found.first_token_s:.0f}",
+                _times(found.first_token_ratio),
+                f"{1000 * found.token_s:.0f}",
+                _times(found.token_ratio),
+            )
+            for found in report.latency
+        ),
+    )
+
+
+def agreement_grid(report: Report) -> Grid:
+    """Return how the judge's labels compare with a person's."""
+    if report.agreement is None:
+        return Grid(title="", note="", headings=(), rows=())
+    return confusion_grid(report.agreement)
+
+
+def confusion_grid(found: Agreement) -> Grid:
+    """Return a judge's labels against a person's."""
+    confusion = found.to_dict()["confusion"]
+    return Grid(
+        title="The judge against a person",
+        note=f"Judge: {found.judge}. Same label on {found.accuracy:.0%} of "
+        f"{found.total} answers that a person labelled, Cohen's kappa "
+        f"{found.kappa:.2f}. Rows: the person's label; columns: the judge's.",
+        headings=("", *confusion),
+        rows=tuple(
+            (label, *(str(count) for count in row.values()))
+            for label, row in confusion.items()
+        ),
+    )
+
+
+def percent(rate: Rate | None) -> str:
+    """Return a rate in percent with its interval; a dash where there is none."""
+    if rate is None:
+        return "-"
+    value, low, high = (
+        round(100 * number) for number in (rate.value, rate.low, rate.high)
+    )
+    return f"{value} [{low}, {high}]"
+
+
+def _filled(
+    arms: Iterable[ArmSummary], columns: Sequence[tuple[str, str]]
+) -> list[tuple[str, str]]:
+    """Return the columns in which any arm has a figure."""
+    rows = list(arms)
+    return [c for c in columns if any(arm.figures.get(c[0]) for arm in rows)]
+
+
+def _times(ratio: float | None) -> str:
+    return "-" if ratio is None else f"{ratio:.2f}"

@@ -1,0 +1,1 @@
+"""Answering and labelling every item of every arm."""

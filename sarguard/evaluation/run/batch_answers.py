@@ -1,0 +1,276 @@
+"""Asking a model many spoken questions at once, by the guarded decode."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Protocol, TypeVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from sarguard.decoding import Row, decode_rows, guarded_decode
+from sarguard.errors import ConfigurationError, NonFiniteActivationError
+from sarguard.evaluation.arms.registry import OpenArm
+from sarguard.evaluation.judges.rules import Kind
+from sarguard.models.batching import batch_key
+from sarguard.models.families import family_of
+from sarguard.models.inputs import audio_token_id, build_inputs
+from sarguard.models.loading import LoadedModel
+from sarguard.models.transformers_api import (
+    cache_name,
+    is_croppable,
+    passed_cache,
+    passing_cache,
+    returned_cache,
+)
+from sarguard.steering.states import run_and_read
+from sarguard.steering.steerer import Steerer
+from sarguard.types import Turn
+
+
+class Conversation(Protocol):
+    """Say what can be asked."""
+
+    def turns(self, rate: int) -> tuple[Turn, ...]:
+        """Return the turns, their clips at a rate in hertz."""
+
+
+Asked = TypeVar("Asked", bound=Conversation)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Question:
+    """Hold one spoken request."""
+
+    pair: str
+    """Identifier that a harmful request shares with its harmless twin."""
+    kind: Kind
+    audio: NDArray[np.float32]
+    """Mono at the model's rate, shape (samples,)."""
+
+    def turns(self, rate: int) -> tuple[Turn, ...]:
+        """Return the request as a conversation; the rate is the clip's own."""
+        return (Turn(role="user", audio=(self.audio,)),)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Batch:
+    """Hold questions that are asked together, ready for the model."""
+
+    places: tuple[int, ...]
+    """Where each row stands in the list of questions."""
+    conversations: tuple[tuple[Turn, ...], ...]
+    inputs: Mapping[str, Any]
+    """Keyword arguments of generate()."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """Hold what one row said, and how it was steered."""
+
+    text: str
+    tokens: int
+    dose: float
+    """Strength of steering; 0 where nothing was added."""
+    score: float | None
+    blocked: bool
+
+
+def make_batches(
+    loaded: LoadedModel, questions: Sequence[Conversation], *, size: int
+) -> list[Batch]:
+    """Prepare questions once, for every arm to use.
+
+    Args:
+        loaded: The model that will be asked.
+        questions: What it will be asked, in any order.
+        size: Most rows a batch.
+
+    Raises:
+        ConfigurationError: The size is below 1.
+        AudioTooLongError: A clip is longer than the model hears.
+    """
+    if size < 1:
+        raise ConfigurationError(f"a batch of {size} questions: give 1 or more")
+    asked = [question.turns(loaded.sampling_rate) for question in questions]
+    return [_batch(loaded, asked, places) for places in _group(loaded, asked, size)]
+
+
+def with_instruction(loaded: LoadedModel, batch: Batch, instruction: str) -> Batch:
+    """Return a batch with an instruction before what accompanies each clip."""
+    asked = [_instructed(turns, instruction) for turns in batch.conversations]
+    return replace(
+        batch, conversations=tuple(asked), inputs=build_inputs(loaded, asked)
+    )
+
+
+def prefill(loaded: LoadedModel, batch: Batch, *, like: Batch | None = None) -> Batch:
+    """Read a batch's prompts once, for many arms to answer.
+
+    Steering starts at the last prompt token, so the cache of all that comes before
+    is the same whatever the arm. In families whose cache cannot be continued, the
+    batch is returned as it is.
+
+    Args:
+        loaded: The model, with no steerer attached.
+        batch: What is to be read.
+        like: A batch that was read already; where both begin alike, clips and all,
+            that part of its cache is taken over.
+    """
+    if not family_of(loaded.model.config).shares_prefix:
+        return batch
+    ids, mask = batch.inputs["input_ids"], batch.inputs["attention_mask"]
+    # As generate() counts them: padding takes no place.
+    places = (mask[:, :-1].cumsum(dim=1) - 1).clamp(min=0)
+    shared = 0 if like is None else _shared_columns(loaded, like, batch)
+    if like is not None and shared:
+        cache = copy.deepcopy(like.inputs[cache_name()])
+        cache.crop(shared - cache.get_seq_length())
+        prefix = passing_cache(cache)
+    else:
+        prefix = dict(batch.inputs)
+    prefix |= {
+        "input_ids": ids[:, shared:-1],
+        "attention_mask": mask[:, :-1],
+        "position_ids": places[:, shared:],
+    }
+    with torch.no_grad():
+        output = loaded.decoder.backbone(**prefix, use_cache=True)
+    inputs = {
+        "input_ids": ids,
+        "attention_mask": mask,
+        **passing_cache(returned_cache(output)),
+    }
+    return replace(batch, inputs=inputs)
+
+
+def read_states(loaded: LoadedModel, batch: Batch) -> Tensor:
+    """Return every row's clean last-token states, shape (L, rows, D).
+
+    Of a batch that was read already, only the last token is run.
+    """
+    inputs = _fresh(batch)
+    if passed_cache((), inputs) is not None:
+        inputs |= {
+            "input_ids": inputs["input_ids"][:, -1:],
+            "position_ids": inputs["attention_mask"].sum(dim=1, keepdim=True) - 1,
+        }
+    states, _ = run_and_read(loaded.decoder, inputs, use_cache=True)
+    return states
+
+
+def answer_batch(
+    loaded: LoadedModel,
+    steerer: Steerer,
+    batch: Batch,
+    *,
+    alpha: float,
+    max_new_tokens: int,
+) -> list[str]:
+    """Return the greedy answer of every row, all steered alike.
+
+    Raises:
+        SteeringError: An answer cannot be proven to be steered.
+    """
+    decoded = guarded_decode(
+        loaded, steerer, _fresh(batch), alpha=alpha, max_new_tokens=max_new_tokens
+    )
+    return [_text(loaded, row.token_ids) for row in decoded]
+
+
+def answer_arm(
+    loaded: LoadedModel, arm: OpenArm, batch: Batch, *, max_new_tokens: int
+) -> list[Answer]:
+    """Return the greedy answer of every row in one arm, whose steerer is attached.
+
+    Raises:
+        SteeringError: An answer cannot be proven to be steered.
+    """
+    rows = [Row(dose=arm.dose, max_new_tokens=max_new_tokens) for _ in batch.places]
+    decode_rows(loaded, arm.steerer, _fresh(batch), rows)
+    if any(row.ending == "unhealthy" for row in rows):
+        raise NonFiniteActivationError(
+            "a steered state holds NaN or infinity: lower the dose, or load the model "
+            "in bfloat16 or float32"
+        )
+    return [_answer(loaded, arm, row) for row in rows]
+
+
+def _answer(loaded: LoadedModel, arm: OpenArm, row: Row) -> Answer:
+    decision = row.decision
+    return Answer(
+        text=_text(loaded, row.token_ids),
+        tokens=row.output_tokens,
+        dose=row.strength if arm.steers else 0.0,
+        score=None if decision is None else decision.score,
+        blocked=row.ending == "blocked",
+    )
+
+
+def _text(loaded: LoadedModel, tokens: Sequence[int]) -> str:
+    return str(loaded.tokenizer.decode(tokens, skip_special_tokens=True)).strip()
+
+
+def _fresh(batch: Batch) -> dict[str, Any]:
+    # Decoding adds to a cache, and other arms need it as it was.
+    return {
+        name: copy.deepcopy(value) if name == cache_name() else value
+        for name, value in batch.inputs.items()
+    }
+
+
+def _shared_columns(loaded: LoadedModel, read: Batch, batch: Batch) -> int:
+    """Return how many columns, all clips among them, two batches begin with alike."""
+    cache, token = passed_cache((), read.inputs), audio_token_id(loaded)
+    if token is None or not is_croppable(cache):
+        return 0
+    names = ("input_ids", "attention_mask")
+    # The cache lacks the last column, and one has to be left to run.
+    most = min(
+        read.inputs["input_ids"].shape[1] - 1, batch.inputs["input_ids"].shape[1] - 2
+    )
+    differs = torch.zeros(most, dtype=torch.bool)
+    for name in names:
+        ours, theirs = batch.inputs[name][:, :most], read.inputs[name][:, :most]
+        differs |= (ours != theirs).any(dim=0).cpu()
+    shared = int(differs.nonzero()[0]) if bool(differs.any()) else most
+    heard = (batch.inputs["input_ids"] == token).any(dim=0).nonzero()
+    covered = len(heard) > 0 and int(heard[-1]) < shared
+    return shared if covered else 0
+
+
+def _batch(
+    loaded: LoadedModel, asked: Sequence[tuple[Turn, ...]], places: Sequence[int]
+) -> Batch:
+    conversations = tuple(asked[place] for place in places)
+    return Batch(
+        places=tuple(places),
+        conversations=conversations,
+        inputs=build_inputs(loaded, conversations),
+    )
+
+
+def _instructed(turns: tuple[Turn, ...], instruction: str) -> tuple[Turn, ...]:
+    last = turns[-1]
+    text = f"{instruction} {last.text}" if last.text else instruction
+    return (*turns[:-1], replace(last, text=text))
+
+
+def _group(
+    loaded: LoadedModel, asked: Sequence[tuple[Turn, ...]], size: int
+) -> Iterator[list[int]]:
+    groups: dict[Hashable, list[int]] = {}
+    # Neighbours in length waste the least padding.
+    for place in sorted(range(len(asked)), key=lambda place: _length(asked[place])):
+        groups.setdefault(batch_key(loaded, asked[place]), []).append(place)
+    for places in groups.values():
+        for start in range(0, len(places), size):
+            yield places[start : start + size]
+
+
+def _length(turns: Sequence[Turn]) -> int:
+    return sum(int(clip.shape[0]) for turn in turns for clip in turn.audio)

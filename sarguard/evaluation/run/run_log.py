@@ -1,0 +1,146 @@
+"""The results of a run on disk, one line an answer, and resumed after any stop.
+
+    run.json         what was asked of whom; a run is resumed only if it is the same
+    answers.jsonl    one `AnswerRecord` a line, appended and flushed batch by batch
+
+A process that is killed leaves at most one torn line, at the end; it is cut off when
+the run is opened again, and its answer is asked for again.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+from pydantic import ValidationError
+
+from sarguard.errors import ArtifactFormatError, ConfigurationError
+from sarguard.evaluation.run.records import AnswerRecord
+
+SETTINGS_FILE = "run.json"
+ANSWERS_FILE = "answers.jsonl"
+
+
+class Log(Protocol):
+    """Keep records, and say which there are."""
+
+    @property
+    def records(self) -> tuple[AnswerRecord, ...]:
+        """Return every record, in the order in which they came."""
+
+    def has(self, arm: str, item: str) -> bool:
+        """Return whether an arm's answer to a request is there."""
+
+    def add(self, records: Iterable[AnswerRecord]) -> None:
+        """Keep records."""
+
+
+class MemoryLog:
+    """Keep records until the process ends."""
+
+    def __init__(self) -> None:
+        self._records: dict[tuple[str, str], AnswerRecord] = {}
+
+    @property
+    def records(self) -> tuple[AnswerRecord, ...]:
+        """Return every record, in the order in which they came."""
+        return tuple(self._records.values())
+
+    def has(self, arm: str, item: str) -> bool:
+        """Return whether an arm's answer to a request is there."""
+        return (arm, item) in self._records
+
+    def add(self, records: Iterable[AnswerRecord]) -> None:
+        """Keep records; the first of an arm and a request stays."""
+        for record in records:
+            self._records.setdefault((record.arm, record.item), record)
+
+
+class RunLog(MemoryLog):
+    """Keep records in a directory."""
+
+    def __init__(self, folder: Path, settings: Mapping[str, Any]) -> None:
+        """Open a directory, new or of the same run.
+
+        Args:
+            folder: Made if it is not there.
+            settings: What makes two runs the same, as plain values.
+
+        Raises:
+            ConfigurationError: The directory holds another run, or other files.
+            ArtifactFormatError: A line cannot be read, other than a torn last one.
+        """
+        super().__init__()
+        self.folder = folder
+        folder.mkdir(parents=True, exist_ok=True)
+        self._check_settings(json.loads(json.dumps(settings)))
+        self._path = folder / ANSWERS_FILE
+        self._restore()
+
+    def add(self, records: Iterable[AnswerRecord]) -> None:
+        """Write records to the disk, and return when they are there."""
+        fresh = [r for r in records if not self.has(r.arm, r.item)]
+        lines = "".join(f"{record.model_dump_json()}\n" for record in fresh)
+        with self._path.open("a", encoding="utf-8") as file:
+            file.write(lines)
+            file.flush()
+            os.fsync(file.fileno())
+        super().add(fresh)
+
+    def _check_settings(self, settings: dict[str, Any]) -> None:
+        path = self.folder / SETTINGS_FILE
+        if not path.exists():
+            if any(self.folder.iterdir()):
+                raise ConfigurationError(
+                    f"{self.folder} holds files and no run: give an empty or a new "
+                    "directory"
+                )
+            write_whole(path, json.dumps(settings, indent=2) + "\n")
+            return
+        found = _read_settings(path)
+        keys = sorted(settings.keys() | found.keys())
+        changed = [key for key in keys if found.get(key) != settings.get(key)]
+        if changed:
+            raise ConfigurationError(
+                f"{self.folder} holds a run with another {', '.join(changed)}: resume "
+                "it with the same settings, or give another directory"
+            )
+
+    def _restore(self) -> None:
+        if not self._path.exists():
+            return
+        content = self._path.read_bytes()
+        whole = content.rfind(b"\n") + 1
+        if whole < len(content):
+            with self._path.open("r+b") as file:
+                file.truncate(whole)
+        for number, line in enumerate(content[:whole].splitlines(), start=1):
+            try:
+                super().add([AnswerRecord.model_validate_json(line)])
+            except ValidationError as error:
+                raise ArtifactFormatError(
+                    f"{self._path}, line {number}, is not a result of this version: "
+                    "give another directory, or remove the line"
+                ) from error
+
+
+def write_whole(path: Path, content: str) -> None:
+    """Write a file in one go: it is there as a whole, or not at all."""
+    draft = path.with_name(f"{path.name}.part")
+    draft.write_text(content, encoding="utf-8")
+    draft.replace(path)
+
+
+def _read_settings(path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ArtifactFormatError(
+            f"{path} is not JSON: give another directory"
+        ) from error
+    if not isinstance(found, dict):
+        raise ArtifactFormatError(f"{path} holds no settings: give another directory")
+    return found
