@@ -64,7 +64,7 @@ def run(options: argparse.Namespace) -> int:
     Returns:
         1 where steering could not be proven and the answer was thrown away, else 0.
     """
-    from sarguard.cli.opening import open_model_and_bundle
+    from sarguard.cli.load import open_model_and_bundle
     from sarguard.cli.screen import print_json, remarks
 
     clip = _read(options.clip)

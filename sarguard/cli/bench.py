@@ -57,7 +57,7 @@ def add_parser(commands: Commands) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Measure, and write the table."""
-    from sarguard.cli.opening import open_model
+    from sarguard.cli.load import open_model
     from sarguard.cli.screen import print_json, steps
 
     loaded = open_model(options)

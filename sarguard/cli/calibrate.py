@@ -95,7 +95,7 @@ def add_parser(commands: Commands) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Calibrate, save, and show what came out."""
-    from sarguard.cli.opening import open_model
+    from sarguard.cli.load import open_model
     from sarguard.cli.screen import print_json, results, steps
 
     _check_output(options.output)

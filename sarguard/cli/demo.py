@@ -14,8 +14,8 @@ from sarguard.cli.options import (
 from sarguard.policy.tiers import Tier
 
 if TYPE_CHECKING:
+    from sarguard.cli.demo_runs import Exchange
     from sarguard.cli.options import Commands
-    from sarguard.evaluation.side_by_side import Exchange
 
 _MAX_NEW_TOKENS = 40
 _TIER = "maximum"
@@ -58,9 +58,9 @@ def run(options: argparse.Namespace) -> int:
     Returns:
         1 where some answer was withheld for an error, else 0.
     """
+    from sarguard.cli.demo_runs import Verdict, count
     from sarguard.cli.demo_screen import print_demo
     from sarguard.cli.screen import print_json, results
-    from sarguard.evaluation.side_by_side import Verdict, count
 
     facts, exchanges = _ask(options)
     if options.json:
@@ -73,11 +73,11 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _ask(options: argparse.Namespace) -> tuple[dict[str, Any], list[Exchange]]:
-    from sarguard.cli.opening import open_model_and_bundle
+    from sarguard.cli.demo_runs import ask_bare, ask_guarded
+    from sarguard.cli.load import open_model_and_bundle
     from sarguard.cli.screen import steps
     from sarguard.client import SafeAudioLLM
     from sarguard.datasets import load_clips
-    from sarguard.evaluation.side_by_side import ask_bare, ask_guarded
 
     clips = (*load_clips("demo", "harmful"), *load_clips("demo", "safe"))
     loaded, bundle = open_model_and_bundle(options)

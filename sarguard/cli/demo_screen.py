@@ -11,8 +11,8 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from sarguard.cli.demo_runs import Exchange, Said, Verdict, count
 from sarguard.evaluation.judges.rules import Label
-from sarguard.evaluation.side_by_side import Exchange, Said, Verdict, count
 
 _WIDE = 96
 _STYLES = {

@@ -8,17 +8,9 @@ import sys
 from collections.abc import Sequence
 
 from sarguard import __version__
-from sarguard.cli import (
-    ask,
-    audit,
-    bench,
-    calibrate,
-    demo,
-    doctor,
-    evaluate,
-    models,
-    policy,
-)
+from sarguard.cli import ask, bench, calibrate, demo, doctor, models, policy
+from sarguard.cli.audit import parser as audit
+from sarguard.cli.evaluate import command as evaluate
 from sarguard.cli.options import Command
 from sarguard.errors import SarguardError
 

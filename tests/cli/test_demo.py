@@ -10,11 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from sarguard.cli.demo_screen import print_demo
-from sarguard.datasets import load_clips
-from sarguard.errors import SteeringNotAppliedError
-from sarguard.evaluation.judges.rules import Kind, Label, label
-from sarguard.evaluation.side_by_side import (
+from sarguard.cli.demo_runs import (
     HARMFUL_WORDS,
     NOTHING_SAID,
     Exchange,
@@ -25,6 +21,10 @@ from sarguard.evaluation.side_by_side import (
     first_words,
     judge,
 )
+from sarguard.cli.demo_screen import print_demo
+from sarguard.datasets import load_clips
+from sarguard.errors import SteeringNotAppliedError
+from sarguard.evaluation.judges.rules import Kind, Label, label
 from sarguard.outcome import Outcome
 from sarguard.serving import engine
 from sarguard.types import Reply

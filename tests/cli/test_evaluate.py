@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import soundfile
 
-from sarguard.cli.evaluate_arms import plan, settle
-from sarguard.cli.evaluate_options import command_line
+from sarguard.cli.evaluate.arms import plan, settle
+from sarguard.cli.evaluate.options import command_line
 from sarguard.cli.main import build_parser
 from sarguard.errors import InsufficientDataError
 from sarguard.evaluation.arms.registry import _BUILDERS

@@ -6,7 +6,7 @@ import argparse
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from sarguard.cli.evaluate_options import SUITES
+from sarguard.cli.evaluate.options import SUITES
 
 if TYPE_CHECKING:
     from sarguard.evaluation.data.items import Item

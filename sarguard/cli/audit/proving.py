@@ -8,8 +8,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sarguard.cli.audit_options import open_to_read, open_to_write
-from sarguard.cli.audit_screen import say, write_facts
+from sarguard.cli.audit.options import open_to_read, open_to_write
+from sarguard.cli.audit.screen import say, write_facts
 from sarguard.cli.screen import print_json, steps
 from sarguard.errors import AuditError, AuditFormatError, ConfigurationError
 

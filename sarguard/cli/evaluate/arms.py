@@ -6,7 +6,7 @@ import argparse
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from sarguard.cli.evaluate_options import TIER_ARMS
+from sarguard.cli.evaluate.options import TIER_ARMS
 
 if TYPE_CHECKING:
     from sarguard.evaluation.arms.registry import Arm

@@ -9,13 +9,13 @@ from heapq import merge
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-from sarguard.cli.audit_options import (
+from sarguard.cli.audit.options import (
     open_privacy,
     open_to_read,
     open_to_write,
     queries,
 )
-from sarguard.cli.audit_screen import (
+from sarguard.cli.audit.screen import (
     say,
     write_facts,
     write_lines,

@@ -6,8 +6,8 @@ import argparse
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
-from sarguard.cli.audit_options import open_privacy, open_to_read, open_to_write
-from sarguard.cli.audit_screen import say, write_facts
+from sarguard.cli.audit.options import open_privacy, open_to_read, open_to_write
+from sarguard.cli.audit.screen import say, write_facts
 from sarguard.cli.screen import print_json, results
 from sarguard.errors import AuditRecordError, ConfigurationError
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from sarguard.cli.audit_options import (
+from sarguard.cli.audit.options import (
     add_filters,
     add_part,
     add_privacy,

@@ -8,7 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sarguard.cli.audit_options import (
+from sarguard.cli.audit.options import (
     asked,
     can_write,
     open_privacy,
@@ -16,7 +16,7 @@ from sarguard.cli.audit_options import (
     open_to_write,
     queries,
 )
-from sarguard.cli.audit_screen import say, write_lines, write_table
+from sarguard.cli.audit.screen import say, write_lines, write_table
 from sarguard.cli.screen import print_json
 from sarguard.errors import AuditRecordError
 

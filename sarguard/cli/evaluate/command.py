@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sarguard.cli.evaluate_arms import Plan, plan, settle
-from sarguard.cli.evaluate_options import add_options, command_line
-from sarguard.cli.evaluate_requests import choose_items
+from sarguard.cli.evaluate.arms import Plan, plan, settle
+from sarguard.cli.evaluate.options import add_options, command_line
+from sarguard.cli.evaluate.requests import choose_items
 from sarguard.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _evaluate(options: argparse.Namespace, judge: Judge) -> int:
-    from sarguard.cli.opening import open_model_and_bundle
+    from sarguard.cli.load import open_model_and_bundle
     from sarguard.cli.screen import steps
     from sarguard.evaluation.run.runner import run_arms
 
@@ -118,7 +118,7 @@ def _judge(options: argparse.Namespace) -> AbstractContextManager[Judge]:
 
 
 def _check_judge(options: argparse.Namespace, judge: Judge) -> int:
-    from sarguard.cli.evaluate_screen import print_agreement
+    from sarguard.cli.evaluate.screen import print_agreement
     from sarguard.cli.screen import print_json, results
     from sarguard.evaluation.judges.agreement import measure_agreement
 
@@ -299,7 +299,7 @@ def _latency(options: argparse.Namespace, run: Run) -> tuple[Latency, ...]:
 
 
 def _write(options: argparse.Namespace, report: Report) -> None:
-    from sarguard.cli.evaluate_screen import print_report
+    from sarguard.cli.evaluate.screen import print_report
     from sarguard.cli.screen import remarks, results
     from sarguard.evaluation.report import to_json, to_markdown, write_report
 

@@ -1,0 +1,1 @@
+"""The `sarguard evaluate` command."""
