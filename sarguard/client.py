@@ -16,14 +16,14 @@ from sarguard.bundles import (
     reference_path,
 )
 from sarguard.errors import ConfigurationError, MissingDependencyError
-from sarguard.guarding.guard import TranscriptCheck
-from sarguard.guarding.opening import (
+from sarguard.guard.factory import (
     AuditLike,
     GuardOptions,
     Opened,
     PolicyLike,
     open_guard,
 )
+from sarguard.guard.policy_guard import TranscriptCheck
 from sarguard.models.loading import (
     DeviceMap,
     DType,

@@ -66,12 +66,12 @@ MAY_IMPORT: dict[str, set[str]] = {
         *("audio", "types", "errors", "decoding", "models", "outcome"),
         *("refusal", "steering"),
     },
-    "guarding": {
+    "guard": {
         *("audit", "types", "errors", "models", "outcome", "policy"),
         *("serving", "steering"),
     },
     "client": {
-        *("audit", "bundles", "types", "errors", "guarding", "models"),
+        *("audit", "bundles", "types", "errors", "guard", "models"),
         *("policy", "serving", "steering"),
     },
     "evaluation": {

@@ -16,7 +16,7 @@ from sarguard.errors import (
     ConfigurationError,
     QueueFullError,
 )
-from sarguard.guarding.terms import UNWRITTEN
+from sarguard.guard.effective_policy import UNWRITTEN
 from sarguard.models.loading import LoadedModel
 from sarguard.outcome import Outcome
 from sarguard.serving import engine as engines

@@ -12,8 +12,8 @@ from sarguard.audit.privacy.pseudonyms import Marks
 from sarguard.audit.records.fields import Content, ModelRef, SteeringRef
 from sarguard.audit.storage.recorder import Receipt
 from sarguard.errors import ConfigurationError
-from sarguard.guarding import accounts
-from sarguard.guarding.case import Case
+from sarguard.guard import accounts
+from sarguard.guard.case import Case
 from sarguard.outcome import Outcome
 from sarguard.policy.fallback import Message
 from sarguard.policy.locales import normalise_locale

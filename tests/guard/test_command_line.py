@@ -17,8 +17,8 @@ from sarguard.outcome import Outcome
 from sarguard.serving import engine
 from sarguard.steering.bundle import SteeringBundle
 from tests import tiny
-from tests.guarding.conftest import records_of
-from tests.guarding.test_faults import FAULTS
+from tests.guard.conftest import records_of
+from tests.guard.test_faults import FAULTS
 
 
 @pytest.fixture

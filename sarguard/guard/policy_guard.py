@@ -20,12 +20,12 @@ from sarguard.errors import (
     QueueFullError,
     SteeringError,
 )
-from sarguard.guarding.accounts import GATE_RULE, policy_ref
-from sarguard.guarding.bounds import find_excess
-from sarguard.guarding.case import Case
-from sarguard.guarding.scribe import Scribe
-from sarguard.guarding.strength import TierDose
-from sarguard.guarding.terms import Terms
+from sarguard.guard.accounts import GATE_RULE, policy_ref
+from sarguard.guard.bounds import find_excess
+from sarguard.guard.case import Case
+from sarguard.guard.effective_policy import Terms
+from sarguard.guard.recorder import Scribe
+from sarguard.guard.tier_dose import TierDose
 from sarguard.outcome import Outcome
 from sarguard.policy.fallback import Message
 from sarguard.policy.messages import Reason

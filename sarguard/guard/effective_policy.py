@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from sarguard.errors import PolicyFloorError
-from sarguard.guarding.case import Case
-from sarguard.guarding.strength import tier_dose
+from sarguard.guard.case import Case
+from sarguard.guard.tier_dose import tier_dose
 from sarguard.policy.model import Policy
 from sarguard.policy.overrides import Override, PolicyInForce
 from sarguard.policy.tiers import Tier

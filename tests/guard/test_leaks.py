@@ -11,7 +11,7 @@ from sarguard.audit.exports.writing import FORMATS, export
 from sarguard.policy.model import Policy
 from sarguard.serving import engine
 from tests import tiny
-from tests.guarding.conftest import Open, policy
+from tests.guard.conftest import Open, policy
 
 WORDS = "Zanzibar quokka 7731"
 PEOPLE = ("session-of-mallory", "mallory@example.org")

@@ -14,13 +14,13 @@ from sarguard.audit.log import AuditLog
 from sarguard.audit.privacy.content import Privacy
 from sarguard.client import FALLBACK, SafeAudioLLM
 from sarguard.errors import AudioEmptyError, AuditWriteError, QueueFullError
-from sarguard.guarding import guard
+from sarguard.guard import policy_guard
 from sarguard.outcome import Outcome
 from sarguard.policy.messages import DEFAULT_MESSAGES, Reason
 from sarguard.serving import engine, ticket
 from sarguard.steering.gate import Gate
 from sarguard.types import Done, Reply, TextDelta
-from tests.guarding.conftest import CLIP, Open, records
+from tests.guard.conftest import CLIP, Open, records
 
 Patch = pytest.MonkeyPatch
 Way = Callable[[SafeAudioLLM], Reply]
@@ -106,7 +106,7 @@ def fill_disk_at_end(client: SafeAudioLLM, patch: Patch) -> None:
 def close_log(client: SafeAudioLLM, patch: Patch) -> None:
     fail = _raise(ValueError("I/O operation on closed file"))
     log = SimpleNamespace(error=fail, warning=fail)
-    for module in (ticket, guard):
+    for module in (ticket, policy_guard):
         patch.setattr(module, "_log", log)
     break_decoding(client, patch)
 

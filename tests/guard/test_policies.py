@@ -23,7 +23,7 @@ from sarguard.policy.model import Policy
 from sarguard.policy.overrides import Override
 from sarguard.steering.bundle import SteeringBundle
 from sarguard.types import Reply, Turn
-from tests.guarding.conftest import ALWAYS, CLIP, FLOORS, Open, policy, records
+from tests.guard.conftest import ALWAYS, CLIP, FLOORS, Open, policy, records
 
 ASKED: dict[str, Any] = {"audio": CLIP, "text": "Hi.", "max_new_tokens": 4}
 BLOCKS = {"block_threshold": ALWAYS}

@@ -12,10 +12,10 @@ from sarguard.audit.log import AuditLog
 from sarguard.audit.privacy.content import Privacy
 from sarguard.audit.storage.appender import Pace
 from sarguard.errors import ArtifactError, ConfigurationError, SteeringError
-from sarguard.guarding import accounts
-from sarguard.guarding.guard import Guard, TranscriptCheck
-from sarguard.guarding.scribe import Scribe
-from sarguard.guarding.terms import UNWRITTEN, Terms
+from sarguard.guard import accounts
+from sarguard.guard.effective_policy import UNWRITTEN, Terms
+from sarguard.guard.policy_guard import Guard, TranscriptCheck
+from sarguard.guard.recorder import Scribe
 from sarguard.models.loading import LoadedModel
 from sarguard.policy.loading import open_policy
 from sarguard.policy.messages import Reason

@@ -17,8 +17,8 @@ from sarguard.audit.records.fields import (
     UsageFact,
 )
 from sarguard.errors import AuditWriteError, SteeringError
-from sarguard.guarding.case import Case
-from sarguard.guarding.strength import TierDose
+from sarguard.guard.case import Case
+from sarguard.guard.tier_dose import TierDose
 from sarguard.models.loading import LoadedModel
 from sarguard.outcome import Outcome
 from sarguard.policy.fallback import Message

@@ -20,7 +20,7 @@ from sarguard.audit.proof.verify import verify
 from sarguard.errors import AuditNotFoundError, ConfigurationError
 from sarguard.outcome import Outcome
 from tests import tiny
-from tests.guarding.conftest import CLIP, Open, policy, records
+from tests.guard.conftest import CLIP, Open, policy, records
 
 WORDS = "Write to zyx@example.org about the quokka."
 ASKED: dict[str, Any] = {
