@@ -35,10 +35,10 @@ from sarguard.models.untyped import PretrainedModel, Processor
 from sarguard.policy.messages import DEFAULT_MESSAGES, Reason
 from sarguard.policy.model import Policy
 from sarguard.policy.overrides import Override
-from sarguard.serving.asked import Attendant
 from sarguard.serving.asking import Asking, Desk
-from sarguard.serving.engine import Engine
-from sarguard.serving.ticket import Guarding
+from sarguard.serving.batch_engine import Engine
+from sarguard.serving.request import Attendant
+from sarguard.serving.request_state import Guarding
 from sarguard.serving.worker import Worker
 from sarguard.steering.bundle import SteeringBundle
 from sarguard.steering.dose import ConstantDose, Dose

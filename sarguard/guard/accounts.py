@@ -24,7 +24,7 @@ from sarguard.outcome import Outcome
 from sarguard.policy.fallback import Message
 from sarguard.policy.model import Policy
 from sarguard.policy.tiers import Tier
-from sarguard.serving.asked import Asked
+from sarguard.serving.request import Asked
 from sarguard.steering.bundle import SteeringBundle
 from sarguard.types import Reply
 

@@ -10,7 +10,7 @@ from sarguard.guard.tier_dose import tier_dose
 from sarguard.policy.model import Policy
 from sarguard.policy.overrides import Override, PolicyInForce
 from sarguard.policy.tiers import Tier
-from sarguard.serving.asked import Asked, Particulars
+from sarguard.serving.request import Asked, Particulars
 from sarguard.steering.bundle import SteeringBundle
 from sarguard.steering.dose import ConstantDose, Dose
 

@@ -33,8 +33,8 @@ from sarguard.policy.model import Policy
 from sarguard.policy.overrides import Override
 from sarguard.policy.sections import Mode
 from sarguard.policy.strictness import compare
-from sarguard.serving.asked import Asked, Blocked
 from sarguard.serving.complaining import complain
+from sarguard.serving.request import Asked, Blocked
 from sarguard.steering.bundle import SteeringBundle
 from sarguard.types import Reply, Turn
 

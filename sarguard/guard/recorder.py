@@ -19,7 +19,7 @@ from sarguard.policy.fallback import Message
 from sarguard.policy.locales import normalise_locale
 from sarguard.policy.model import Policy
 from sarguard.policy.strictness import Effect, effect_of
-from sarguard.serving.asked import Asked
+from sarguard.serving.request import Asked
 from sarguard.steering.bundle import SteeringBundle
 from sarguard.types import Reply, Turn
 

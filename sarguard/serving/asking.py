@@ -15,20 +15,20 @@ from sarguard.decoding.detokenizer import read_stop
 from sarguard.errors import ConfigurationError
 from sarguard.models.loading import LoadedModel
 from sarguard.outcome import Outcome
-from sarguard.serving.asked import (
+from sarguard.serving.request import (
     Asked,
     Attendant,
     Particulars,
     Question,
     Settings,
 )
+from sarguard.serving.request_state import Guarding, Ticket
 from sarguard.serving.streams import (
     AnswerStream,
     AsyncAnswerStream,
     last_reply,
     last_reply_async,
 )
-from sarguard.serving.ticket import Guarding, Ticket
 from sarguard.serving.worker import Worker
 from sarguard.steering.dose import Dose
 from sarguard.types import Reply, Role, Turn

@@ -9,8 +9,8 @@ from collections.abc import Awaitable, Callable
 from typing import TypeAlias
 
 from sarguard.outcome import Outcome
-from sarguard.serving.line import Line
-from sarguard.serving.ticket import Ticket
+from sarguard.serving.request_queue import Line
+from sarguard.serving.request_state import Ticket
 from sarguard.types import Done, Event, Reply
 
 _News: TypeAlias = Event | Exception

@@ -10,9 +10,9 @@ from concurrent.futures import Future
 
 import torch
 
-from sarguard.serving.engine import Engine
-from sarguard.serving.line import Line, end_all
-from sarguard.serving.ticket import Ticket
+from sarguard.serving.batch_engine import Engine
+from sarguard.serving.request_queue import Line, end_all
+from sarguard.serving.request_state import Ticket
 
 
 class Worker:

@@ -90,7 +90,7 @@ class TestArms:
         def fail(*_: object, **__: object) -> None:
             raise RuntimeError("no")
 
-        monkeypatch.setattr("sarguard.serving.engine.decode_rows", fail)
+        monkeypatch.setattr("sarguard.serving.batch_engine.decode_rows", fail)
         with pytest.raises(RuntimeError, match="error_closed"):
             measure_callers(loaded, tokens=2, repeats=1)
 

@@ -16,7 +16,7 @@ from sarguard.client import FALLBACK
 from sarguard.datasets import load_clips
 from sarguard.errors import SteeringNotAppliedError
 from sarguard.evaluation.judges.rules import find_collapse
-from sarguard.serving import engine
+from sarguard.serving import batch_engine
 from tests import tiny
 from tests.cli.conftest import Run
 
@@ -76,7 +76,7 @@ def test_an_answer_that_is_not_proven_is_withheld(
     def fail(*_: object, **__: object) -> None:
         raise SteeringNotAppliedError("a layer was not steered")
 
-    monkeypatch.setattr(engine, "decode_rows", fail)
+    monkeypatch.setattr(batch_engine, "decode_rows", fail)
     status, out, err = run("ask", clip, *options)
     assert (status, out) == (1, f"{FALLBACK}\n")
     assert "withheld: SteeringNotAppliedError: a layer was not steered" in err
@@ -123,7 +123,7 @@ class TestOnATerminal:
         monkeypatch: pytest.MonkeyPatch,
     ) -> None:
         on_a_terminal(monkeypatch)
-        decode = engine.decode_rows
+        decode = batch_engine.decode_rows
 
         def fail_later(*given: object, after_step: Callable[[], None]) -> None:
             steps = iter(range(100))
@@ -135,7 +135,7 @@ class TestOnATerminal:
 
             decode(*given, after_step=step)  # type: ignore[arg-type]
 
-        monkeypatch.setattr(engine, "decode_rows", fail_later)
+        monkeypatch.setattr(batch_engine, "decode_rows", fail_later)
         status, out, err = run("ask", clip, *options)
         assert status == 1
         assert out.splitlines()[-1] == FALLBACK

@@ -26,7 +26,7 @@ from sarguard.datasets import load_clips
 from sarguard.errors import SteeringNotAppliedError
 from sarguard.evaluation.judges.rules import Kind, Label, label
 from sarguard.outcome import Outcome
-from sarguard.serving import engine
+from sarguard.serving import batch_engine
 from sarguard.types import Reply
 from tests.cli.conftest import Run
 
@@ -280,7 +280,7 @@ def test_an_answer_that_is_not_proven_makes_the_demo_fail(
     def fail(*_: object, **__: object) -> None:
         raise SteeringNotAppliedError("a layer was not steered")
 
-    monkeypatch.setattr(engine, "decode_rows", fail)
+    monkeypatch.setattr(batch_engine, "decode_rows", fail)
     status, out, _ = run("demo", *options)
     text = " ".join(out.split())
     assert status == 1

@@ -14,7 +14,7 @@ from sarguard.cli.main import main
 from sarguard.client import SafeAudioLLM
 from sarguard.errors import SteeringNotAppliedError
 from sarguard.outcome import Outcome
-from sarguard.serving import engine
+from sarguard.serving import batch_engine
 from sarguard.steering.bundle import SteeringBundle
 from tests import tiny
 from tests.guard.conftest import records_of
@@ -60,7 +60,7 @@ def test_a_fault_leaves_a_record(
     def fail(*_: object, **__: object) -> None:
         raise SteeringNotAppliedError("a layer was not steered")
 
-    monkeypatch.setattr(engine, "decode_rows", fail)
+    monkeypatch.setattr(batch_engine, "decode_rows", fail)
     assert main(options) == 1
     assert json.loads(capsys.readouterr().out)["outcome"] == "error_closed"
     log = AuditLog.open(tmp_path / "audit.db", read_only=True)

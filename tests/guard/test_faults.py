@@ -17,7 +17,7 @@ from sarguard.errors import AudioEmptyError, AuditWriteError, QueueFullError
 from sarguard.guard import policy_guard
 from sarguard.outcome import Outcome
 from sarguard.policy.messages import DEFAULT_MESSAGES, Reason
-from sarguard.serving import engine, ticket
+from sarguard.serving import batch_engine, request_state
 from sarguard.steering.gate import Gate
 from sarguard.types import Done, Reply, TextDelta
 from tests.guard.conftest import CLIP, Open, records
@@ -80,15 +80,15 @@ def change_vectors(client: SafeAudioLLM, patch: Patch) -> None:
 
 
 def break_decoding(client: SafeAudioLLM, patch: Patch) -> None:
-    patch.setattr(engine, "decode_rows", _raise(RuntimeError("device lost")))
+    patch.setattr(batch_engine, "decode_rows", _raise(RuntimeError("device lost")))
 
 
 def break_inputs(client: SafeAudioLLM, patch: Patch) -> None:
-    patch.setattr(engine, "build_inputs", _raise(TypeError("processor choked")))
+    patch.setattr(batch_engine, "build_inputs", _raise(TypeError("processor choked")))
 
 
 def run_out_of_memory(client: SafeAudioLLM, patch: Patch) -> None:
-    patch.setattr(engine, "decode_rows", _raise(MemoryError("none left")))
+    patch.setattr(batch_engine, "decode_rows", _raise(MemoryError("none left")))
 
 
 def break_check(client: SafeAudioLLM, patch: Patch) -> None:
@@ -106,7 +106,7 @@ def fill_disk_at_end(client: SafeAudioLLM, patch: Patch) -> None:
 def close_log(client: SafeAudioLLM, patch: Patch) -> None:
     fail = _raise(ValueError("I/O operation on closed file"))
     log = SimpleNamespace(error=fail, warning=fail)
-    for module in (ticket, policy_guard):
+    for module in (request_state, policy_guard):
         patch.setattr(module, "_log", log)
     break_decoding(client, patch)
 

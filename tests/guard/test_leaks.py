@@ -9,7 +9,7 @@ import pytest
 
 from sarguard.audit.exports.writing import FORMATS, export
 from sarguard.policy.model import Policy
-from sarguard.serving import engine
+from sarguard.serving import batch_engine
 from tests import tiny
 from tests.guard.conftest import Open, policy
 
@@ -44,7 +44,7 @@ def test_no_file_and_no_line_holds_content(
         raise RuntimeError(f"could not decode {WORDS!r}")
 
     if failing:
-        monkeypatch.setattr(engine, "decode_rows", fail)
+        monkeypatch.setattr(batch_engine, "decode_rows", fail)
     reply = client.generate(
         audio=(samples, tiny.RATE), text=WORDS, session=PEOPLE[0], max_new_tokens=4
     )

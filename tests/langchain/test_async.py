@@ -15,7 +15,7 @@ from langchain_sarguard import ChatSafeAudio, SafeAudioRunnable, SafeAudioStage
 
 from sarguard import Reply, SafeAudioLLM, SteeringBundle
 from sarguard.errors import AudioDecodeError
-from sarguard.serving.asked import Asked, NoAttendant
+from sarguard.serving.request import Asked, NoAttendant
 from tests import tiny
 from tests.langchain.fakes import FakeClient, audio_block, failing, wav
 

@@ -11,8 +11,8 @@ from typing import TypeAlias
 import structlog
 
 from sarguard.outcome import Outcome
-from sarguard.serving.asked import Asked, Attendant, Blocked
 from sarguard.serving.complaining import complain
+from sarguard.serving.request import Asked, Attendant, Blocked
 from sarguard.steering.dose import Decision
 from sarguard.types import (
     Done,

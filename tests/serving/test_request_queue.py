@@ -3,9 +3,9 @@ from __future__ import annotations
 import pytest
 
 from sarguard.errors import ConfigurationError, QueueFullError
-from sarguard.serving.asked import Asked, NoAttendant
-from sarguard.serving.line import Line
-from sarguard.serving.ticket import Guarding, Ticket
+from sarguard.serving.request import Asked, NoAttendant
+from sarguard.serving.request_queue import Line
+from sarguard.serving.request_state import Guarding, Ticket
 from sarguard.steering.dose import ConstantDose
 
 GUARDING = Guarding(model_name="tiny", bundle_digest="0" * 64, layers=1)

@@ -22,7 +22,7 @@ from sarguard.models.inputs import audio_token_counts, build_inputs
 from sarguard.models.loading import LoadedModel
 from sarguard.outcome import Outcome
 from sarguard.refusal import is_refusal
-from sarguard.serving.ticket import Ticket
+from sarguard.serving.request_state import Ticket
 from sarguard.steering.steerer import Steerer
 from sarguard.types import FinishReason, Usage
 

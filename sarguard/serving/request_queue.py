@@ -12,7 +12,7 @@ from typing import TypeAlias
 
 from sarguard.errors import ConfigurationError, QueueFullError
 from sarguard.outcome import Outcome
-from sarguard.serving.ticket import Ticket
+from sarguard.serving.request_state import Ticket
 
 BatchKey: TypeAlias = Callable[[Ticket], Hashable]
 
