@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from langchain_sarguard.audio_handles import audio_message, wav_bytes
 from langchain_sarguard.chat_models import ChatSafeAudio
-from langchain_sarguard.endpointing import Pauses
 from langchain_sarguard.errors import (
     AnswerRefusedError,
     AnswerThrownAwayError,
@@ -11,10 +11,10 @@ from langchain_sarguard.errors import (
     InvalidInputError,
     UnguardedModelError,
 )
-from langchain_sarguard.hiding import audio_message, wav_bytes
 from langchain_sarguard.runnables import SafeAudioRunnable
 from langchain_sarguard.stage import SafeAudioStage
 from langchain_sarguard.vault import AudioVault, shared_vault
+from sarguard.audio.endpointing import Pauses
 
 __all__ = [
     "AnswerRefusedError",

@@ -21,8 +21,8 @@ from typing import Any, TypeAlias
 import numpy as np
 from langchain_core.messages import BaseMessage
 
+from langchain_sarguard.audio_handles import audio_message, wav_bytes
 from langchain_sarguard.chat_models import ChatSafeAudio
-from langchain_sarguard.hiding import audio_message, wav_bytes
 from sarguard import Done, Policy, SafeAudioLLM, SteeringBundle
 
 Clock: TypeAlias = Callable[[], float]

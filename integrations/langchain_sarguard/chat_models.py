@@ -18,13 +18,13 @@ from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResu
 from langchain_core.prompt_values import ChatPromptValue, PromptValue
 from pydantic import ConfigDict, Field, PrivateAttr, field_validator
 
-from langchain_sarguard.asking import PER_CALL, Call, read_options
-from langchain_sarguard.bindings import GuardedWays, check_configurable
+from langchain_sarguard.audio_handles import hide_audio
+from langchain_sarguard.calls import PER_CALL, Call, read_options
 from langchain_sarguard.errors import InvalidInputError
-from langchain_sarguard.hiding import hide_audio
+from langchain_sarguard.guarded_runnables import GuardedWays, check_configurable
+from langchain_sarguard.messages_in import LostAudio, to_request
+from langchain_sarguard.messages_out import PROVIDER, Hearing, raise_if_withheld
 from langchain_sarguard.profile import profile_of
-from langchain_sarguard.replies import PROVIDER, Hearing, raise_if_withheld
-from langchain_sarguard.requests import LostAudio, to_request
 from langchain_sarguard.structured import METHOD, Schema, structured
 from langchain_sarguard.vault import AudioVault, shared_vault
 from sarguard import Policy, Reply, SafeAudioLLM

@@ -9,11 +9,11 @@ from typing import Any
 from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
 from langchain_core.runnables import RunnableConfig
 
-from langchain_sarguard.bindings import Guarded
+from langchain_sarguard.audio_handles import Clip, audio_message
+from langchain_sarguard.audio_runnables import SoundRunnable
 from langchain_sarguard.chat_models import ChatSafeAudio
-from langchain_sarguard.hiding import Clip, audio_message
+from langchain_sarguard.guarded_runnables import Guarded
 from langchain_sarguard.messages import opening
-from langchain_sarguard.pipes import SoundRunnable
 
 
 class SafeAudioRunnable(Guarded, SoundRunnable):

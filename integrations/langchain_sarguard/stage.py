@@ -14,12 +14,12 @@ from typing import Any, Literal, TypeAlias
 from langchain_core.messages import AIMessage, AIMessageChunk, HumanMessage
 from langchain_core.runnables import RunnableConfig
 
-from langchain_sarguard.bindings import Guarded
+from langchain_sarguard.audio_handles import Clip, audio_message, wav_bytes
+from langchain_sarguard.audio_runnables import SoundRunnable
 from langchain_sarguard.chat_models import ChatSafeAudio
-from langchain_sarguard.endpointing import Endpointer, Pauses
-from langchain_sarguard.hiding import Clip, audio_message, wav_bytes
+from langchain_sarguard.guarded_runnables import Guarded
 from langchain_sarguard.messages import Conversation
-from langchain_sarguard.pipes import SoundRunnable
+from sarguard.audio.endpointing import Endpointer, Pauses
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -17,9 +17,9 @@ from langchain_core.runnables import (
 from langchain_core.utils.function_calling import convert_to_json_schema
 from langchain_core.utils.pydantic import is_basemodel_subclass
 
-from langchain_sarguard.bindings import GuardedWays
-from langchain_sarguard.pipes import SoundPipe
-from langchain_sarguard.replies import raise_if_withheld
+from langchain_sarguard.audio_runnables import SoundPipe
+from langchain_sarguard.guarded_runnables import GuardedWays
+from langchain_sarguard.messages_out import raise_if_withheld
 
 if TYPE_CHECKING:
     from langchain_sarguard.chat_models import ChatSafeAudio

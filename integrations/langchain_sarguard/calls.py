@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from langchain_sarguard.errors import InvalidInputError
-from langchain_sarguard.requests import Request, Said
+from langchain_sarguard.messages_in import Request, Said
 from sarguard import SafeAudioLLM, SarguardError, Turn
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from typing import Any
 from langchain_core.runnables import Runnable, RunnableConfig
 from langchain_core.runnables.base import coerce_to_runnable
 
-from langchain_sarguard.bindings import check_guarded, keep
+from langchain_sarguard.guarded_runnables import check_guarded, keep
 
 
 class SoundRunnable(Runnable[Any, Any]):
