@@ -10,12 +10,12 @@ if TYPE_CHECKING:
     from sarguard.audit.log import AuditLog
     from sarguard.client import SafeAudioLLM
     from sarguard.errors import SarguardError
-    from sarguard.outcome import Outcome
     from sarguard.policy.model import Policy
     from sarguard.steering.bundle import SteeringBundle
     from sarguard.types import (
         Done,
         GuardReport,
+        Outcome,
         Refusal,
         Reply,
         TextDelta,
@@ -49,7 +49,7 @@ _HOMES = {
     "AuditLog": "sarguard.audit.log",
     "Done": "sarguard.types",
     "GuardReport": "sarguard.types",
-    "Outcome": "sarguard.outcome",
+    "Outcome": "sarguard.types",
     "Policy": "sarguard.policy.model",
     "Refusal": "sarguard.types",
     "Reply": "sarguard.types",

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 
 from sarguard.errors import ConfigurationError
-from sarguard.outcome import Outcome
 
 if TYPE_CHECKING:
     import numpy as np
@@ -18,6 +18,32 @@ GuardMode = Literal["faithful", "conditioned", "bare"]
 """How the dose came about. `faithful`: it is the same for every request;
 `conditioned`: it depends on the request's score; `bare`: the answer is not steered,
 because a policy in shadow mode asks for the bare model's."""
+
+
+class Outcome(StrEnum):
+    """Ending of a request; the set is closed, and no two endings share a name."""
+
+    ANSWERED = "answered"
+    """The model answered, steered at every position, unless `guard.mode` is `bare`: a
+    policy in shadow mode asked for the answer of the model as it is."""
+
+    REFUSED = "refused"
+    """The model answered, steered, and what it said is a refusal."""
+
+    BLOCKED = "blocked"
+    """Nothing was decoded: a policy or the request's own score forbade it."""
+
+    ERROR_CLOSED = "error_closed"
+    """Something failed, or steering could not be proven, so there is no answer."""
+
+    ERROR_OPEN = "error_open"
+    """Something beside the model failed, and a policy let the steered answer out."""
+
+    CANCELLED = "cancelled"
+    """The caller wanted no more of it."""
+
+    TIMEOUT = "timeout"
+    """The request took longer than it was given."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

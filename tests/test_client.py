@@ -28,9 +28,8 @@ from sarguard.errors import (
     UnsupportedModelError,
 )
 from sarguard.models.loading import LoadedModel
-from sarguard.outcome import Outcome
 from sarguard.steering.bundle import SteeringBundle
-from sarguard.types import Reply, Turn
+from sarguard.types import Outcome, Reply, Turn
 from tests import tiny
 
 CLIP = (tiny.clip(0.5), tiny.RATE)

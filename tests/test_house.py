@@ -1,4 +1,4 @@
-"""Hold the package to the rules of the house: who may import whom, and how big."""
+"""The rules of the package: who may import whom, and how large a module may be."""
 
 from __future__ import annotations
 
@@ -16,7 +16,6 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "sarguard"
 MODULES = sorted(PACKAGE.rglob("*.py"))
-MOST_LINES = 400
 # What transformers renames or keeps to itself is read in one module.
 API = PACKAGE / "models" / "transformers_api.py"
 READ_THERE = (
@@ -32,84 +31,56 @@ READ_THERE = (
     "no_init_weights",
     "cache_utils",
 )
+MAX_LINES = 700
 HEAVY = ("torch", "transformers", "librosa")
 
 # A room is a module or a package directly under sarguard/. A rule names every room
 # that it may import, anywhere in its code; a room without a rule fails the tests.
 MAY_IMPORT: dict[str, set[str]] = {
     "errors": set(),
-    "outcome": set(),
     "refusal": set(),
-    "types": {"errors", "outcome"},
+    "types": {"errors"},
     "audio": {"errors"},
-    "audit": {"audio", "types", "errors", "outcome"},
-    "policy": {"audio", "errors", "outcome"},
+    "audit": {"audio", "errors", "types"},
+    "policy": {"audio", "errors", "types"},
     "datasets": {"audio", "errors"},
     # Inputs are built from turns, and vectors are made from a loaded model.
-    "models": {"audio", "types", "errors"},
-    "steering": {"types", "errors", "models"},
-    "decoding": {"types", "errors", "models", "outcome", "steering"},
-    "calibration": {"types", "errors", "models", "steering"},
-    "reference": {"audio", "datasets", "types", "errors", "models"},
+    "models": {"audio", "errors", "types"},
+    "steering": {"errors", "models", "types"},
+    "decoding": {"errors", "models", "steering", "types"},
+    "calibration": {"errors", "models", "steering", "types"},
+    "reference": {"audio", "datasets", "errors", "models", "types"},
     "bundles": {
-        *(
-            "calibration",
-            "audio",
-            "datasets",
-            "errors",
-            "models",
-            "reference",
-            "steering",
-        ),
+        *("audio", "calibration", "datasets", "errors", "models", "reference"),
+        *("steering",),
     },
     "serving": {
-        *("audio", "types", "errors", "decoding", "models", "outcome"),
-        *("refusal", "steering"),
+        *("audio", "decoding", "errors", "models", "refusal", "steering", "types"),
     },
     "guard": {
-        *("audit", "types", "errors", "models", "outcome", "policy"),
-        *("serving", "steering"),
+        *("audit", "errors", "models", "policy", "serving", "steering", "types"),
     },
     "client": {
-        *("audit", "bundles", "types", "errors", "guard", "models"),
-        *("policy", "serving", "steering"),
+        *("audit", "bundles", "errors", "guard", "models", "policy", "serving"),
+        *("steering", "types"),
     },
     "evaluation": {
-        *("calibration", "audio", "datasets", "client", "types", "errors"),
-        *("decoding",),
-        *("models", "outcome", "reference", "refusal", "steering"),
+        *("audio", "calibration", "client", "datasets", "decoding", "errors"),
+        *("models", "reference", "refusal", "steering", "types"),
     },
     "bench": {
-        *("audit", "calibration", "client", "types", "errors", "decoding"),
-        *("models", "outcome", "steering", "datasets", "audio", "evaluation"),
+        *("audit", "calibration", "client", "datasets", "decoding", "errors"),
+        *("models", "steering", "types"),
     },
     "cli": {
-        *("bench", "calibration", "audio", "audit", "bundles", "datasets", "client"),
-        *(
-            "types",
-            "errors",
-            "evaluation",
-            "decoding",
-            "models",
-            "outcome",
-            "policy",
-            "reference",
-            "refusal",
-        ),
-        *("steering",),
+        *("audio", "audit", "bench", "bundles", "calibration", "client", "datasets"),
+        *("decoding", "errors", "evaluation", "models", "policy", "reference"),
+        *("refusal", "steering", "types"),
     },
     "__main__": {"cli"},
 }
 # Rooms that a machine without an accelerator stack must be able to load.
-WITHOUT_TORCH = (
-    "errors",
-    "outcome",
-    "refusal",
-    "types",
-    "audio",
-    "audit",
-    "policy",
-)
+WITHOUT_TORCH = ("errors", "refusal", "types", "audio", "audit", "policy")
 
 
 def name_of(module: Path) -> str:
@@ -117,7 +88,7 @@ def name_of(module: Path) -> str:
 
 
 def room_of(module: Path) -> str:
-    """Name the room that a module stands in; the package's own is empty."""
+    """Return the room of a module; it is empty for the package itself."""
     first = module.relative_to(PACKAGE).parts[0]
     return "" if first == "__init__.py" else first.removesuffix(".py")
 
@@ -194,7 +165,7 @@ def test_a_module_does_not_assert(module: Path) -> None:
 @pytest.mark.parametrize("module", MODULES, ids=name_of)
 def test_a_module_stays_small(module: Path) -> None:
     lines = len(module.read_text(encoding="utf-8").splitlines())
-    assert lines <= MOST_LINES, f"{lines} lines: split it, one concept a file"
+    assert lines <= MAX_LINES, f"{lines} lines: split it, one concept a file"
 
 
 @pytest.mark.parametrize("module", [m for m in MODULES if m != API], ids=name_of)
@@ -237,7 +208,7 @@ def test_importing_the_package_is_light(
 
 
 class TestTheCheckItself:
-    """Show that the check sees what it must refuse."""
+    """The rules find what they have to refuse."""
 
     def test_imports_are_found_at_any_depth(self) -> None:
         source = (

@@ -5,8 +5,7 @@ import dataclasses
 import pytest
 
 from sarguard.errors import ConfigurationError
-from sarguard.outcome import Outcome
-from sarguard.types import GuardReport, Reply, Timings, Turn, Usage
+from sarguard.types import GuardReport, Outcome, Reply, Timings, Turn, Usage
 from tests import tiny
 
 

@@ -42,7 +42,7 @@ from sarguard.audit.storage.recorder import (
     check_on_failure,
 )
 from sarguard.errors import AuditError, AuditRecordError, AuditWriteError
-from sarguard.outcome import Outcome
+from sarguard.types import Outcome
 
 _log = structlog.get_logger(__name__)
 

@@ -14,8 +14,7 @@ from sarguard.calibration.vectors import AudioPair
 from sarguard.client import SafeAudioLLM
 from sarguard.errors import SteeringError
 from sarguard.models.loading import LoadedModel
-from sarguard.outcome import Outcome
-from sarguard.types import Reply
+from sarguard.types import Outcome, Reply
 
 CALLERS = 16
 _ANSWERS = (Outcome.ANSWERED, Outcome.REFUSED)

@@ -102,8 +102,7 @@ def follow(events: Iterable[Event], *, say: Callable[[str], object]) -> Reply:
 
     A text that takes an answer's place begins a line of its own.
     """
-    from sarguard.outcome import Outcome
-    from sarguard.types import Done, TextDelta
+    from sarguard.types import Done, Outcome, TextDelta
 
     said = False
     for event in events:

@@ -13,8 +13,7 @@ from sarguard.evaluation.arms.registry import UnguardedForMeasurement
 from sarguard.evaluation.judges.rules import Kind, Label, label
 from sarguard.evaluation.run.batch_answers import Question, answer_batch, make_batches
 from sarguard.models.loading import LoadedModel
-from sarguard.outcome import Outcome
-from sarguard.types import Reply
+from sarguard.types import Outcome, Reply
 
 HARMFUL_WORDS = 8
 """Most words shown of an answer that goes along with a harmful request."""

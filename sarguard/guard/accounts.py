@@ -20,13 +20,12 @@ from sarguard.errors import AuditWriteError, SteeringError
 from sarguard.guard.case import Case
 from sarguard.guard.tier_dose import TierDose
 from sarguard.models.loading import LoadedModel
-from sarguard.outcome import Outcome
 from sarguard.policy.fallback import Message
 from sarguard.policy.model import Policy
 from sarguard.policy.tiers import Tier
 from sarguard.serving.request import Asked
 from sarguard.steering.bundle import SteeringBundle
-from sarguard.types import Reply
+from sarguard.types import Outcome, Reply
 
 GATE_RULE = "steering.block_threshold"
 """The setting that blocks a request for its score."""

@@ -26,7 +26,6 @@ from sarguard.guard.case import Case
 from sarguard.guard.effective_policy import Terms
 from sarguard.guard.recorder import Scribe
 from sarguard.guard.tier_dose import TierDose
-from sarguard.outcome import Outcome
 from sarguard.policy.fallback import Message
 from sarguard.policy.messages import Reason
 from sarguard.policy.model import Policy
@@ -36,7 +35,7 @@ from sarguard.policy.strictness import compare
 from sarguard.serving.complaining import complain
 from sarguard.serving.request import Asked, Blocked
 from sarguard.steering.bundle import SteeringBundle
-from sarguard.types import Reply, Turn
+from sarguard.types import Outcome, Reply, Turn
 
 TranscriptCheck: TypeAlias = Callable[[Sequence[Turn]], bool]
 """A second signal: takes the conversation, its clips decoded; True blocks it."""

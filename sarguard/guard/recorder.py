@@ -14,14 +14,13 @@ from sarguard.audit.storage.recorder import Receipt
 from sarguard.errors import ConfigurationError
 from sarguard.guard import accounts
 from sarguard.guard.case import Case
-from sarguard.outcome import Outcome
 from sarguard.policy.fallback import Message
 from sarguard.policy.locales import normalise_locale
 from sarguard.policy.model import Policy
 from sarguard.policy.strictness import Effect, effect_of
 from sarguard.serving.request import Asked
 from sarguard.steering.bundle import SteeringBundle
-from sarguard.types import Reply, Turn
+from sarguard.types import Outcome, Reply, Turn
 
 _SPOKEN = (Outcome.ANSWERED, Outcome.REFUSED, Outcome.ERROR_OPEN)
 

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import Field, ValidationError, model_validator
 
 from sarguard.errors import PolicyFloorError, PolicyFormatError
-from sarguard.outcome import Outcome
 from sarguard.policy.canonical import canonical_digest, canonical_json
 from sarguard.policy.explaining import explain
 from sarguard.policy.fallback import Fallback, Message
@@ -32,6 +31,7 @@ from sarguard.policy.sections import (
 )
 from sarguard.policy.strictness import compare
 from sarguard.policy.tiers import Tier
+from sarguard.types import Outcome
 
 if TYPE_CHECKING:
     import os

@@ -14,7 +14,6 @@ from sarguard.decoding import JsonGrammar, Sampling
 from sarguard.decoding.detokenizer import read_stop
 from sarguard.errors import ConfigurationError
 from sarguard.models.loading import LoadedModel
-from sarguard.outcome import Outcome
 from sarguard.serving.request import (
     Asked,
     Attendant,
@@ -31,7 +30,7 @@ from sarguard.serving.streams import (
 )
 from sarguard.serving.worker import Worker
 from sarguard.steering.dose import Dose
-from sarguard.types import Reply, Role, Turn
+from sarguard.types import Outcome, Reply, Role, Turn
 
 if TYPE_CHECKING:
     import numpy as np

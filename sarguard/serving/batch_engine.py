@@ -20,11 +20,10 @@ from sarguard.errors import (
 from sarguard.models.batching import batch_key
 from sarguard.models.inputs import audio_token_counts, build_inputs
 from sarguard.models.loading import LoadedModel
-from sarguard.outcome import Outcome
 from sarguard.refusal import is_refusal
 from sarguard.serving.request_state import Ticket
 from sarguard.steering.steerer import Steerer
-from sarguard.types import FinishReason, Usage
+from sarguard.types import FinishReason, Outcome, Usage
 
 _log = structlog.get_logger(__name__)
 

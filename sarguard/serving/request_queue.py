@@ -11,8 +11,8 @@ from contextlib import contextmanager
 from typing import TypeAlias
 
 from sarguard.errors import ConfigurationError, QueueFullError
-from sarguard.outcome import Outcome
 from sarguard.serving.request_state import Ticket
+from sarguard.types import Outcome
 
 BatchKey: TypeAlias = Callable[[Ticket], Hashable]
 

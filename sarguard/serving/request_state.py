@@ -10,7 +10,6 @@ from typing import TypeAlias
 
 import structlog
 
-from sarguard.outcome import Outcome
 from sarguard.serving.complaining import complain
 from sarguard.serving.request import Asked, Attendant, Blocked
 from sarguard.steering.dose import Decision
@@ -20,6 +19,7 @@ from sarguard.types import (
     FinishReason,
     GuardMode,
     GuardReport,
+    Outcome,
     Refusal,
     Reply,
     TextDelta,

@@ -8,10 +8,9 @@ import queue
 from collections.abc import Awaitable, Callable
 from typing import TypeAlias
 
-from sarguard.outcome import Outcome
 from sarguard.serving.request_queue import Line
 from sarguard.serving.request_state import Ticket
-from sarguard.types import Done, Event, Reply
+from sarguard.types import Done, Event, Outcome, Reply
 
 _News: TypeAlias = Event | Exception
 Enter: TypeAlias = Callable[[], Awaitable[None]]

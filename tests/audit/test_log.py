@@ -39,7 +39,7 @@ from sarguard.errors import (
     AuditNotFoundError,
     AuditRecordError,
 )
-from sarguard.outcome import Outcome
+from sarguard.types import Outcome
 from tests.audit.ledgers import POLICY, ask, check, fill
 
 MARK = "ab" * 32

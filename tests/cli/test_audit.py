@@ -66,7 +66,7 @@ def test_every_command_of_the_page_works(request_id: str, run: Run) -> None:
 
 def test_every_kind_and_outcome_has_words() -> None:
     from sarguard.audit.records.schema import KINDS
-    from sarguard.outcome import Outcome
+    from sarguard.types import Outcome
 
     assert set(WORDS) == set(KINDS)
     assert set(OUTCOMES) == {str(outcome) for outcome in Outcome}

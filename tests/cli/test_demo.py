@@ -25,9 +25,8 @@ from sarguard.cli.demo_screen import print_demo
 from sarguard.datasets import load_clips
 from sarguard.errors import SteeringNotAppliedError
 from sarguard.evaluation.judges.rules import Kind, Label, label
-from sarguard.outcome import Outcome
 from sarguard.serving import batch_engine
-from sarguard.types import Reply
+from sarguard.types import Outcome, Reply
 from tests.cli.conftest import Run
 
 COMPLIES = "To do that, you will need to follow these steps. SECRET is the first one."

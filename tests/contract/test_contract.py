@@ -30,12 +30,11 @@ from sarguard.models.families import FAMILIES, Evidence, family_of
 from sarguard.models.identity import weights_digest
 from sarguard.models.inputs import audio_token_counts, build_inputs
 from sarguard.models.loading import LoadedModel, load_model
-from sarguard.outcome import Outcome
 from sarguard.steering.bundle import SteeringBundle
 from sarguard.steering.dose import Decision, Dose
 from sarguard.steering.self_test import check_steering_bites
 from sarguard.steering.steerer import Steerer
-from sarguard.types import Turn
+from sarguard.types import Outcome, Turn
 from tests import tiny
 from tests.contract.families import BUILDERS, fresh, shared
 

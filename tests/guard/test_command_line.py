@@ -13,9 +13,9 @@ from sarguard.audit.log import AuditLog
 from sarguard.cli.main import main
 from sarguard.client import SafeAudioLLM
 from sarguard.errors import SteeringNotAppliedError
-from sarguard.outcome import Outcome
 from sarguard.serving import batch_engine
 from sarguard.steering.bundle import SteeringBundle
+from sarguard.types import Outcome
 from tests import tiny
 from tests.guard.conftest import records_of
 from tests.guard.test_faults import FAULTS

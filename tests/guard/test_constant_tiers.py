@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from sarguard.models.loading import LoadedModel
-from sarguard.outcome import Outcome
 from sarguard.steering.bundle import SteeringBundle
+from sarguard.types import Outcome
 from tests.guard.conftest import ALWAYS, CLIP, FLOORS, Open, policy, records
 
 ASKED: dict[str, Any] = {"audio": CLIP, "text": "Hi.", "max_new_tokens": 4}

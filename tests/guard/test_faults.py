@@ -15,11 +15,10 @@ from sarguard.audit.privacy.content import Privacy
 from sarguard.client import FALLBACK, SafeAudioLLM
 from sarguard.errors import AudioEmptyError, AuditWriteError, QueueFullError
 from sarguard.guard import policy_guard
-from sarguard.outcome import Outcome
 from sarguard.policy.messages import DEFAULT_MESSAGES, Reason
 from sarguard.serving import batch_engine, request_state
 from sarguard.steering.gate import Gate
-from sarguard.types import Done, Reply, TextDelta
+from sarguard.types import Done, Outcome, Reply, TextDelta
 from tests.guard.conftest import CLIP, Open, records
 
 Patch = pytest.MonkeyPatch

@@ -18,7 +18,7 @@ from sarguard.audit.operations.erasure import erase
 from sarguard.audit.privacy.content import Privacy
 from sarguard.audit.proof.verify import verify
 from sarguard.errors import AuditNotFoundError, ConfigurationError
-from sarguard.outcome import Outcome
+from sarguard.types import Outcome
 from tests import tiny
 from tests.guard.conftest import CLIP, Open, policy, records
 

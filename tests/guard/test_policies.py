@@ -18,11 +18,10 @@ from sarguard.errors import (
 from sarguard.evaluation.arms.registry import UnguardedForMeasurement
 from sarguard.evaluation.run.batch_answers import Question, answer_batch, make_batches
 from sarguard.models.loading import LoadedModel
-from sarguard.outcome import Outcome
 from sarguard.policy.model import Policy
 from sarguard.policy.overrides import Override
 from sarguard.steering.bundle import SteeringBundle
-from sarguard.types import Reply, Turn
+from sarguard.types import Outcome, Reply, Turn
 from tests.guard.conftest import ALWAYS, CLIP, FLOORS, Open, policy, records
 
 ASKED: dict[str, Any] = {"audio": CLIP, "text": "Hi.", "max_new_tokens": 4}

@@ -15,11 +15,11 @@ from pydantic import ValidationError
 
 import sarguard
 from sarguard.errors import ConfigurationError, PolicyFormatError
-from sarguard.outcome import Outcome
 from sarguard.policy.model import Policy
 from sarguard.policy.reading import read_yaml
 from sarguard.policy.sections import Failure, Steering
 from sarguard.policy.tiers import Tier
+from sarguard.types import Outcome
 
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
 FULL: dict[str, Any] = {

@@ -18,11 +18,10 @@ from sarguard.errors import (
 )
 from sarguard.guard.effective_policy import UNWRITTEN
 from sarguard.models.loading import LoadedModel
-from sarguard.outcome import Outcome
 from sarguard.serving import batch_engine as engines
 from sarguard.serving.request import Asked, Blocked, Question
 from sarguard.steering.bundle import SteeringBundle
-from sarguard.types import Done, Event, Refusal, Reply, TextDelta
+from sarguard.types import Done, Event, Outcome, Refusal, Reply, TextDelta
 from tests import tiny
 from tests.serving.conftest import Steps
 

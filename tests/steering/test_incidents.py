@@ -27,11 +27,10 @@ from sarguard.models.inputs import build_inputs
 from sarguard.models.layers import find_decoder_layers
 from sarguard.models.loading import LoadedModel
 from sarguard.models.transformers_api import passing_cache, returned_cache
-from sarguard.outcome import Outcome
 from sarguard.steering.bundle import SteeringBundle
 from sarguard.steering.residual import read_stream, write_stream
 from sarguard.steering.steerer import Steerer
-from sarguard.types import Turn
+from sarguard.types import Outcome, Turn
 from tests import tiny
 
 ALPHA = 0.3

@@ -25,7 +25,7 @@ from sarguard.audit.records.fields import (
     UsageFact,
 )
 from sarguard.audit.records.header import Header
-from sarguard.outcome import Outcome
+from sarguard.types import Outcome
 
 AuditId = Annotated[str, StringConstraints(pattern=r"^req_[0-9A-Z]{26}$")]
 """The name of a request, made by the ledger."""

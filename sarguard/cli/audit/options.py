@@ -123,7 +123,7 @@ def queries(options: argparse.Namespace) -> list[Query]:
     from sarguard.audit import Query
     from sarguard.audit.records.schema import KINDS
     from sarguard.errors import AuditRecordError
-    from sarguard.outcome import Outcome
+    from sarguard.types import Outcome
 
     outcomes = [*options.outcome, *(INTERVENTIONS if options.interventions else ())]
     _check(outcomes, [str(outcome) for outcome in Outcome], "outcome")
