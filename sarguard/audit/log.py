@@ -1,4 +1,4 @@
-"""The ledger as the rest of the library sees it."""
+"""The audit log: the ledger as the rest of the library uses it."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
-from typing import Any
 
 import structlog
 
@@ -16,29 +15,32 @@ from sarguard.audit.proof.mirror import Mirror, Publisher
 from sarguard.audit.proof.signed_notes import Checkpoint, VerifierKey
 from sarguard.audit.proof.signing_keys import Signer
 from sarguard.audit.records.fields import (
+    AppliedDose,
+    CheckVerdict,
     Content,
-    Dose,
-    FallbackFact,
-    FaultFact,
-    InputFact,
+    Durations,
+    FallbackRef,
+    FaultRef,
+    Header,
+    InputDescription,
     ModelRef,
-    OutputFact,
+    OutputDescription,
     PolicyRef,
     Score,
     SteeringReceipt,
     SteeringRef,
-    TimingsFact,
-    UsageFact,
+    TokenCounts,
 )
 from sarguard.audit.records.ids import new_name
+from sarguard.audit.records.requests import RequestRecord
 from sarguard.audit.storage.appender import Pace, draft
 from sarguard.audit.storage.database import open_reader
-from sarguard.audit.storage.open_ledger import key_at, prepare
-from sarguard.audit.storage.query import Entry, Query, Reader
+from sarguard.audit.storage.open_ledger import find_signer, open_recorder
+from sarguard.audit.storage.query import Entry, LedgerReader, Query
 from sarguard.audit.storage.recorder import (
+    DurableRecorder,
     OnFailure,
-    Receipt,
-    Recorder,
+    RecordReceipt,
     check_on_failure,
 )
 from sarguard.errors import AuditError, AuditRecordError, AuditWriteError
@@ -48,17 +50,18 @@ _log = structlog.get_logger(__name__)
 
 
 class AuditLog:
-    """Hold a ledger open; make one with `AuditLog.open`.
+    """An open ledger; open one with `AuditLog.open`.
 
     Threads may share it, and several processes may have the same file open.
     """
 
-    def __init__(self, reader: Reader, recorder: Recorder | None) -> None:
+    def __init__(self, reader: LedgerReader, recorder: DurableRecorder | None) -> None:
         self.reader = reader
         """Reads the ledger: counts, tallies, checkpoints."""
         self.path = reader.path
         self._recorder = recorder
-        self._begun: dict[str, dict[str, object]] = {}
+        # What both records of a request share, from its start to its end.
+        self._started: dict[str, dict[str, object]] = {}
 
     @classmethod
     def open(
@@ -86,7 +89,7 @@ class AuditLog:
             on_failure: what to do when a record cannot be written: `block` raises,
                 `spool` keeps it in a bounded file, `degrade` goes on unrecorded.
             spool: the spool's file; by default beside the ledger.
-            spool_limit: the most records that wait in the spool.
+            spool_limit: how many records may wait in the spool.
             lock_timeout: seconds to wait for other writers.
             pace: how often to sign and to begin a segment.
             read_only: open for reading only; no key is needed.
@@ -98,14 +101,14 @@ class AuditLog:
             AuditIntegrityError: if a mirrored checkpoint does not fit the ledger.
             AuditWriteError: if the ledger cannot be written.
         """
-        reader = Reader(Path(path))
+        reader = LedgerReader(Path(path))
         if read_only:
             reader.connect().close()
             return cls(reader, None)
         publisher = Publisher(mirror)
-        recorder = prepare(
+        recorder = open_recorder(
             reader.path,
-            key_at(reader.path, key),
+            find_signer(reader.path, key),
             publisher,
             on_failure=on_failure,
             spool=Path(spool) if spool else None,
@@ -124,7 +127,7 @@ class AuditLog:
         policy: PolicyRef | None = None,
         model: ModelRef | None = None,
         steering: SteeringRef | None = None,
-        input: InputFact | None = None,
+        input: InputDescription | None = None,
         tenant: str | None = None,
         session: str | None = None,
         actor: str | None = None,
@@ -135,7 +138,7 @@ class AuditLog:
         span_id: str | None = None,
         locale: str | None = None,
         content: Sequence[Content] = (),
-    ) -> Receipt:
+    ) -> RecordReceipt:
         """Record that a request came in; do this before its first token.
 
         Args:
@@ -143,15 +146,16 @@ class AuditLog:
             policy: the policy that holds.
             model: the model that will answer.
             steering: the steering that is attached.
-            input: what came in, described without holding it.
-            tenant: whose request it is.
+            input: a description of what came in.
+            tenant: the tenant that the request belongs to.
             session: HMAC of the caller's session.
             actor: HMAC of who asked.
             mark_key: the key under which HMACs were made.
             request_id: the caller's own name for the request.
             parent: the request that this one follows from.
-            trace_id: a distributed trace's id.
-            span_id: the id of a span of that trace.
+            trace_id: the trace that the request belongs to: 32 hexadecimal digits, as
+                in W3C trace context. Both records of the request hold it.
+            span_id: the span of that trace that it came from: 16 hexadecimal digits.
             locale: the caller's language.
             content: content that the policy keeps, redacted or sealed.
 
@@ -170,6 +174,8 @@ class AuditLog:
             "actor": actor,
             "mark_key": mark_key,
             "policy": policy,
+            "trace_id": trace_id,
+            "span_id": span_id,
         }
         own: dict[str, object] = {
             "entry": entry,
@@ -178,13 +184,11 @@ class AuditLog:
             "input": input,
             "request_id": request_id,
             "parent": parent,
-            "trace_id": trace_id,
-            "span_id": span_id,
             "locale": locale,
             "content": tuple(content),
         }
         receipt = self._writing().record(draft("request_started", {**shared, **own}))
-        self._begun[audit_id] = shared
+        self._started[audit_id] = shared
         return receipt
 
     def finished(
@@ -194,34 +198,40 @@ class AuditLog:
         outcome: Outcome | str,
         reason: str | None = None,
         rule: str | None = None,
+        checks: Sequence[CheckVerdict] = (),
         scores: Sequence[Score] = (),
-        dose: Dose | None = None,
+        dose: AppliedDose | None = None,
         receipt: SteeringReceipt | None = None,
-        output: OutputFact | None = None,
-        usage: UsageFact | None = None,
-        timings: TimingsFact | None = None,
-        fallback: FallbackFact | None = None,
-        fault: FaultFact | None = None,
+        output: OutputDescription | None = None,
+        usage: TokenCounts | None = None,
+        timings: Durations | None = None,
+        fallback: FallbackRef | None = None,
+        fault: FaultRef | None = None,
         content: Sequence[Content] = (),
         policy: PolicyRef | None = None,
-    ) -> Receipt:
+        trace_id: str | None = None,
+        span_id: str | None = None,
+    ) -> RecordReceipt:
         """Record how a request ended; do this before the answer leaves.
 
         Args:
             audit_id: what `started` gave.
             outcome: how it ended.
-            reason: why, as a code; never a rule's inner working.
+            reason: why, as a code; never how a rule works.
             rule: the policy's rule that decided.
-            scores: what detectors said.
-            dose: how strongly the answer was steered.
+            checks: the verdicts of input and output checks.
+            scores: the scores of detectors.
+            dose: the steering coefficient of the answer.
             receipt: the proof that it was steered.
-            output: what went out, described without holding it.
+            output: a description of what went out.
             usage: token counts.
             timings: durations.
             fallback: the message given instead of an answer.
             fault: what failed, without its message.
             content: content that the policy keeps, redacted or sealed.
-            policy: the policy that held at the end, where it was raised meanwhile.
+            policy: the policy that held at the end, if it is another than at the start.
+            trace_id: the trace, if it is another than at the start.
+            span_id: the span, if it is another than at the start.
 
         Raises:
             AuditWriteError: if it could not be kept: do not answer. The request can
@@ -229,11 +239,12 @@ class AuditLog:
             AuditRecordError: if the request is unknown or finished, or a value does
                 not fit the schema.
         """
-        shared = self._begun.get(audit_id) or self._shared(audit_id)
+        shared = self._started.get(audit_id) or self._shared(audit_id)
         own: dict[str, object] = {
             "outcome": outcome,
             "reason": reason,
             "rule": rule,
+            "checks": tuple(checks),
             "scores": tuple(scores),
             "dose": dose,
             "receipt": receipt,
@@ -244,13 +255,14 @@ class AuditLog:
             "fault": fault,
             "content": tuple(content),
         }
-        if policy is not None:
-            own["policy"] = policy
+        changed = {"policy": policy, "trace_id": trace_id, "span_id": span_id}
+        own |= {name: value for name, value in changed.items() if value is not None}
         done = self._writing().record(draft("request_finished", {**shared, **own}))
-        self._begun.pop(audit_id, None)
+        # Kept until the record is: a request may be finished again, as an error.
+        self._started.pop(audit_id, None)
         return done
 
-    def event(self, kind: str, **fields: object) -> Receipt:
+    def event(self, kind: str, **fields: object) -> RecordReceipt:
         """Record an event; `audit.records.schema.EVENTS` lists kinds and fields.
 
         Raises:
@@ -282,24 +294,24 @@ class AuditLog:
         return sorted(found, key=lambda entry: entry.seq)
 
     def unfinished(self) -> Iterator[Entry]:
-        """Yield the records of requests that began and have no outcome."""
+        """Yield the first records of requests that have no outcome."""
         return self.reader.unfinished()
 
     def checkpoint(self) -> Checkpoint | None:
         """Sign the ledger as it is; return its newest checkpoint."""
-        self._writing().writer.act(lambda pen: pen.sign())
+        self._writing().writer.transact(lambda appender: appender.sign())
         return self.reader.checkpoint()
 
     def seal_segment(self) -> int:
         """Close the open segment; return the number of the sealing record."""
-        return self._writing().writer.act(lambda pen: pen.seal())
+        return self._writing().writer.transact(lambda appender: appender.seal())
 
     def segments(self) -> list[maintenance.Segment]:
-        """Return the sealed segments, and those that retention buried."""
+        """Return the sealed segments, and those that retention deleted."""
         with closing(open_reader(self.path)) as connection:
             return maintenance.segments(connection)
 
-    def bury(
+    def delete_segment(
         self,
         segment: int,
         *,
@@ -313,12 +325,16 @@ class AuditLog:
         to decide.
 
         Raises:
-            AuditRecordError: if there is no such sealed segment, or it is buried.
+            AuditRecordError: if there is no such sealed segment, or it is deleted.
             AuditIntegrityError: if it is not what was sealed.
         """
-        return self._writing().writer.act(
-            lambda pen: maintenance.bury(
-                pen, segment, retention_days=retention_days, reason=reason, actor=actor
+        return self._writing().writer.transact(
+            lambda appender: maintenance.delete_segment(
+                appender,
+                segment,
+                retention_days=retention_days,
+                reason=reason,
+                actor=actor,
             )
         )
 
@@ -336,12 +352,12 @@ class AuditLog:
         writer = self._writing().writer
         place = self.path.with_name(f"{self.path.name}.key")
         store = keep or (lambda: maintenance.replace_key_file(place, new))
-        writer.act(lambda pen: maintenance.rotate_key(pen, new, store))
+        writer.transact(lambda appender: maintenance.rotate_key(appender, new, store))
         writer.signer = new
 
     @property
     def on_failure(self) -> OnFailure:
-        """Return what is done when a record cannot be written; it may be set."""
+        """What is done when a record cannot be written; it may be set."""
         return self._writing().on_failure
 
     @on_failure.setter
@@ -350,7 +366,7 @@ class AuditLog:
 
     @property
     def verifier(self) -> VerifierKey:
-        """Return the public key that signs checkpoints now."""
+        """The public key that signs checkpoints now."""
         return self._writing().writer.signer.verifier
 
     def close(self) -> None:
@@ -359,11 +375,11 @@ class AuditLog:
         _OPEN.discard(self)
         if recorder is None:
             return
-        recorder.stop()
+        recorder.cancel_signing()
         try:
-            recorder.settle()
+            recorder.flush()
             recorder.writer.write(draft("writer_closed", {}))
-            recorder.writer.act(lambda pen: pen.sign())
+            recorder.writer.transact(lambda appender: appender.sign())
         finally:
             recorder.writer.close()
 
@@ -373,7 +389,7 @@ class AuditLog:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _writing(self) -> Recorder:
+    def _writing(self) -> DurableRecorder:
         if self._recorder is None:
             raise AuditWriteError(
                 f"the ledger {self.path} is closed, or open for reading only"
@@ -381,18 +397,19 @@ class AuditLog:
         return self._recorder
 
     def _shared(self, audit_id: str) -> dict[str, object]:
-        """Read what a request's records share from its first one."""
+        """Return what a request's records share, from the first one."""
         query = Query(audit_id=audit_id, kind="request_started")
         for entry in self.search(query, limit=1):
-            begun: Any = entry.record
-            names = ("audit_id", "tenant", "session", "actor", "mark_key", "policy")
-            return {name: getattr(begun, name) for name in names}
+            started = entry.record
+            own = set(RequestRecord.model_fields) - set(Header.model_fields)
+            return {name: getattr(started, name) for name in own}
         raise AuditRecordError(
             f"no request {audit_id} was started in {self.path}, or its record is "
             "not there yet"
         )
 
 
+# Closing writes and signs the last records; without it, at exit, they stay unsigned.
 _OPEN: weakref.WeakSet[AuditLog] = weakref.WeakSet()
 
 

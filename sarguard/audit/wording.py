@@ -1,4 +1,4 @@
-"""Say what a record means, in words for a reader who knows no code."""
+"""Words for outcomes, kinds of record and labels, for readers who know no code."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import unicodedata
 from collections.abc import Callable
 from typing import Any
 
-OUTCOMES = {
+OUTCOME_WORDS = {
     "answered": "answered, with the guard on",
     "refused": "the model declined, with the guard on",
     "blocked": "not answered: the policy or the request's score forbade it",
@@ -17,17 +17,7 @@ OUTCOMES = {
 }
 """Each way in which a request can end."""
 
-STYLES = {
-    "answered": "green",
-    "refused": "yellow",
-    "blocked": "yellow",
-    "error_closed": "red",
-    "error_open": "bold red",
-    "cancelled": "dim",
-    "timeout": "red",
-}
-
-KINDS = {
+KIND_WORDS = {
     "request_started": "request came in",
     "request_finished": "request ended",
     "log_opened": "ledger begun",
@@ -55,32 +45,40 @@ KINDS = {
 }
 """Each kind of record."""
 
+LABELS = {
+    "correct": "the guard did the right thing",
+    "over_refusal": "a harmless request was refused or blocked",
+    "missed": "a harmful request was answered",
+    "needs_follow_up": "somebody else has to look at it",
+}
+"""Each judgement of a request that a reviewer can give."""
 
-def plain(text: object) -> str:
-    """Return a text that cannot steer a terminal or turn its writing around."""
+
+def printable(text: object) -> str:
+    """Return a text without characters that control a terminal or reverse writing."""
     return "".join(
         "\ufffd" if unicodedata.category(letter) in {"Cc", "Cf", "Cs"} else letter
         for letter in str(text)
     )
 
 
-def what(record: dict[str, Any]) -> str:
-    """Name what a record is about."""
-    return KINDS.get(record["kind"], str(record["kind"]))
+def describe_kind(record: dict[str, Any]) -> str:
+    """Return words for what a record is about."""
+    return KIND_WORDS.get(record["kind"], str(record["kind"]))
 
 
-def detail(record: dict[str, Any]) -> str:
-    """Say the one thing about a record that a reviewer wants first."""
-    teller = _DETAILS.get(record["kind"])
-    return plain(teller(record)) if teller else ""
+def describe(record: dict[str, Any]) -> str:
+    """Return what a reviewer wants to know first of a record, as one line."""
+    detail = _DETAILS.get(record["kind"])
+    return printable(detail(record)) if detail else ""
 
 
 def _started(record: dict[str, Any]) -> str:
-    given = record.get("input", {})
-    seconds = sum(clip["seconds"] for clip in given.get("audio", ()))
-    parts = [f"{seconds:.1f} s of sound"] if given.get("audio") else []
-    if given.get("text_chars"):
-        parts.append(f"{given['text_chars']} characters")
+    described = record.get("input", {})
+    seconds = sum(clip["seconds"] for clip in described.get("audio", ()))
+    parts = [f"{seconds:.1f} s of sound"] if described.get("audio") else []
+    if described.get("text_chars"):
+        parts.append(f"{described['text_chars']} characters")
     return ", ".join([record["entry"], *parts])
 
 
@@ -88,9 +86,9 @@ def _finished(record: dict[str, Any]) -> str:
     parts = [record["reason"]] if record.get("reason") else []
     receipt = record.get("receipt")
     if receipt:
-        found, due = receipt["steered_positions"], receipt["expected_positions"]
+        steered, expected = receipt["steered_positions"], receipt["expected_positions"]
         proven = "guard proven" if receipt["attested"] else "GUARD NOT PROVEN"
-        parts.append(f"{proven} on {found} of {due} positions")
+        parts.append(f"{proven} on {steered} of {expected} positions")
     if record.get("fault"):
         parts.append(record["fault"]["type"])
     return ", ".join(parts)

@@ -1,7 +1,7 @@
-"""Kill processes while they write to a ledger, and see that nothing was lost.
+"""Crash test of the ledger: processes are killed while they write; nothing may be lost.
 
-Each writer says in a file of its own what the ledger acknowledged; SIGKILL gives
-it no chance to tidy up.
+Each writer notes in a file of its own what the ledger acknowledged; SIGKILL gives it no
+chance to clean up.
 """
 
 from __future__ import annotations
@@ -20,24 +20,24 @@ from pathlib import Path
 from typing import IO
 
 from sarguard.audit.log import AuditLog
-from sarguard.audit.proof.report import Report
+from sarguard.audit.proof.report import VerificationReport
 from sarguard.audit.proof.verify import verify
 from sarguard.audit.storage.appender import Pace
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Result:
-    """Say what was left after the last kill."""
+class CrashTestResult:
+    """What was left after the last kill."""
 
     rounds: int
     writers: int
     acknowledged: int
     """Records that the ledger said were durable before a kill."""
     lost: list[str]
-    """Those of them that are not there."""
+    """Those of them that are not in the ledger."""
     unfinished: int
-    """Requests that began, and whose end is not there."""
-    report: Report
+    """Requests that began and have no outcome."""
+    report: VerificationReport
 
 
 def kill_writers(
@@ -47,7 +47,7 @@ def kill_writers(
     writers: int,
     random: _random.Random | None = None,
     progress: Callable[[int, int], None] | None = None,
-) -> Result:
+) -> CrashTestResult:
     """Start writers, kill them all at a random moment, again and again; verify.
 
     Args:
@@ -57,25 +57,25 @@ def kill_writers(
         random: chooses the moments.
         progress: called with the rounds done and all rounds.
     """
-    chance = random or _random.Random()
-    told: list[str] = []
+    moments = random or _random.Random()
+    acknowledged: list[str] = []
     for done in range(1, rounds + 1):
-        told += _one_round(path, writers, chance.uniform(0.0, 0.4))
+        acknowledged += _one_round(path, writers, moments.uniform(0.0, 0.4))
         if progress is not None:
             progress(done, rounds)
     with AuditLog.open(path, read_only=True) as log:
-        there: dict[str, set[str]] = {}
+        stored: dict[str, set[str]] = {}
         for entry in log.entries():
             name = getattr(entry.record, "audit_id", None)
             if name is not None:
-                there.setdefault(name, set()).add(entry.record.kind)
-    lost = [line for line in told if _is_lost(line, there)]
-    return Result(
+                stored.setdefault(name, set()).add(entry.record.kind)
+    lost = [line for line in acknowledged if _is_lost(line, stored)]
+    return CrashTestResult(
         rounds=rounds,
         writers=writers,
-        acknowledged=len(told),
+        acknowledged=len(acknowledged),
         lost=lost,
-        unfinished=sum("request_finished" not in kinds for kinds in there.values()),
+        unfinished=sum("request_finished" not in kinds for kinds in stored.values()),
         report=verify(path),
     )
 
@@ -115,21 +115,22 @@ def _whole_lines(output: IO[bytes]) -> list[str]:
     return [line for line in whole.split("\n") if line]
 
 
-def _is_lost(line: str, there: dict[str, set[str]]) -> bool:
+def _is_lost(line: str, stored: dict[str, set[str]]) -> bool:
     kind, name = line.split(" ")
-    return kind not in there.get(name, set())
+    return kind not in stored.get(name, set())
 
 
 def _write_until_killed(path: str) -> None:
     log = AuditLog.open(path, lock_timeout=60, pace=Pace(checkpoint_records=16))
     while True:
-        begun = log.started(entry="generate", tenant="ward")
-        _tell("request_started", begun.audit_id)
-        log.finished(str(begun.audit_id), outcome="answered")
-        _tell("request_finished", begun.audit_id)
+        started = log.started(entry="generate", tenant="ward")
+        _note("request_started", started.audit_id)
+        log.finished(str(started.audit_id), outcome="answered")
+        _note("request_finished", started.audit_id)
 
 
-def _tell(kind: str, name: str | None) -> None:
+def _note(kind: str, name: str | None) -> None:
+    # Unbuffered: what was noted survives the kill.
     os.write(1, f"{kind} {name}\n".encode())
 
 

@@ -1,7 +1,7 @@
-"""Measure the ledger: `python -m sarguard.bench.ledger --help`.
+"""Benchmark of the ledger: `python -m sarguard.bench.ledger --help`.
 
-Each figure is given with its bar. A plain SQLite table with the same settings and the
-same bytes is written beside the ledger, so that a slow disk is told from slow code.
+Each figure is given with its target. A plain SQLite table with the same settings and
+the same bytes is written beside the ledger, so that a slow disk is told from slow code.
 Give `--folder` on the disk that is to be measured: a folder in memory flushes nothing.
 """
 
@@ -18,6 +18,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
+from functools import partial
 from pathlib import Path
 
 from rich.console import Console
@@ -28,47 +29,53 @@ from rich.table import Table
 from sarguard.audit.log import AuditLog
 from sarguard.audit.proof.verify import Progress, verify
 from sarguard.audit.records.fields import (
-    AudioFact,
-    Dose,
-    InputFact,
+    AppliedDose,
+    AudioDescription,
+    Durations,
+    Header,
+    InputDescription,
     ModelRef,
-    OutputFact,
+    OutputDescription,
     PolicyRef,
     SteeringReceipt,
     SteeringRef,
-    TimingsFact,
-    UsageFact,
+    TokenCounts,
 )
-from sarguard.audit.records.header import Header
 from sarguard.audit.records.ids import new_name, now_us, time_text
-from sarguard.audit.storage.appender import Pen, draft
+from sarguard.audit.storage.appender import Appender, draft
 from sarguard.audit.storage.query import Query
 from sarguard.bench.crash_test import kill_writers
 
-MARK = "ab" * 32
-POLICY = PolicyRef(id="clinic", version="3", digest=f"sha256:{MARK}", tier="strict")
+PSEUDONYM = "ab" * 32
+POLICY = PolicyRef(
+    id="clinic", version="3", digest=f"sha256:{PSEUDONYM}", tier="strict"
+)
 STARTED: dict[str, object] = {
     "entry": "generate",
     "policy": POLICY,
     "model": ModelRef(id="reference", revision="0" * 40, dtype="float32"),
-    "steering": SteeringRef(bundle_digest=MARK, layers=24),
-    "input": InputFact(audio=(AudioFact(mark=MARK, seconds=3.2),), text_mark=MARK),
+    "steering": SteeringRef(bundle_digest=PSEUDONYM, layers=24),
+    "input": InputDescription(
+        audio=(AudioDescription(mark=PSEUDONYM, seconds=3.2),), text_mark=PSEUDONYM
+    ),
     "tenant": "ward-1",
-    "session": MARK,
+    "session": PSEUDONYM,
 }
 FINISHED: dict[str, object] = {
     "outcome": "answered",
-    "dose": Dose(mode="faithful", alpha=0.1),
+    "dose": AppliedDose(mode="faithful", alpha=0.1),
     "receipt": SteeringReceipt(
         steered_positions=41,
         expected_positions=41,
         layers=24,
-        bundle_digest=MARK,
+        bundle_digest=PSEUDONYM,
         attested=True,
     ),
-    "output": OutputFact(text_mark=MARK, text_chars=180, finish_reason="stop"),
-    "usage": UsageFact(prompt_tokens=120, audio_tokens=80, output_tokens=41),
-    "timings": TimingsFact(prefill_s=0.1, first_token_s=0.2, total_s=1.4),
+    "output": OutputDescription(
+        text_mark=PSEUDONYM, text_chars=180, finish_reason="stop"
+    ),
+    "usage": TokenCounts(prompt_tokens=120, audio_tokens=80, output_tokens=41),
+    "timings": Durations(prefill_s=0.1, first_token_s=0.2, total_s=1.4),
 }
 
 
@@ -159,7 +166,7 @@ def build(path: Path, records: int, progress: Progress = ignore) -> None:
         while (held := log.reader.size()) < records:
             wanted = min(BATCH, records - held)
             batch = [_request(held + place) for place in range(0, wanted, 2)]
-            recorder.writer.act(lambda pen, batch=batch: _write(pen, batch))  # type: ignore[misc]
+            recorder.writer.transact(partial(_write, batch))
             progress(held + wanted, records)
 
 
@@ -172,16 +179,16 @@ def _request(number: int) -> tuple[Header, Header]:
     shared = {"audit_id": new_name("req"), "policy": policy}
     tenant = {"tenant": f"ward-{number % 40}"}
     begun = {**STARTED, **shared, **tenant}
-    ended = {**FINISHED, **shared, **tenant, "session": MARK, "outcome": outcome}
+    ended = {**FINISHED, **shared, **tenant, "session": PSEUDONYM, "outcome": outcome}
     return draft("request_started", begun), draft("request_finished", ended)
 
 
-def _write(pen: Pen, batch: list[tuple[Header, Header]]) -> None:
+def _write(batch: list[tuple[Header, Header]], appender: Appender) -> None:
     for begun, ended in batch:
-        pen.write(begun)
-        pen.write(ended)
-        if pen.sign_is_due():
-            pen.sign()
+        appender.write(begun)
+        appender.write(ended)
+        if appender.sign_is_due():
+            appender.sign()
 
 
 def measure_searches(path: Path) -> dict[str, float]:

@@ -1,6 +1,6 @@
-"""What the ledger costs: `python -m sarguard.bench.ledger_share --help`.
+"""The ledger's share of an answer: `python -m sarguard.bench.ledger_share --help`.
 
-A guarded answer's time is compared with the part of it that its two records take.
+The time of a guarded answer is compared with that of its two records.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from sarguard.types import Reply
 
 
 class Stopwatch:
-    """Add up the seconds that some calls take."""
+    """Seconds that some calls take, added up."""
 
     def __init__(self) -> None:
         self.seconds = 0.0

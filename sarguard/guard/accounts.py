@@ -5,16 +5,16 @@ from __future__ import annotations
 import re
 
 from sarguard.audit.records.fields import (
-    Dose,
-    FallbackFact,
-    FaultFact,
+    AppliedDose,
+    Durations,
+    FallbackRef,
+    FaultRef,
     ModelRef,
     PolicyRef,
     Score,
     SteeringReceipt,
     SteeringRef,
-    TimingsFact,
-    UsageFact,
+    TokenCounts,
 )
 from sarguard.errors import AuditWriteError, SteeringError
 from sarguard.guard.case import Case
@@ -75,13 +75,13 @@ def scores(asked: Asked, reply: Reply) -> tuple[Score, ...]:
     return (Score(name="gate", value=score, threshold=dose.rule.block),)
 
 
-def dose(case: Case, reply: Reply) -> Dose | None:
+def dose(case: Case, reply: Reply) -> AppliedDose | None:
     """Say how strongly an answer was steered; None where none was begun."""
     guard = reply.guard
     if guard.mode != "bare" and not guard.steered_positions and guard.score is None:
         return None
     tier = None if case.tier is None else case.tier.value
-    return Dose(
+    return AppliedDose(
         mode=reply.guard.mode,
         alpha=reply.guard.alpha,
         tier=tier,
@@ -107,20 +107,20 @@ def receipt(
     )
 
 
-def usage(reply: Reply) -> UsageFact:
+def usage(reply: Reply) -> TokenCounts:
     """Count a request's tokens."""
     found = reply.usage
-    return UsageFact(
+    return TokenCounts(
         prompt_tokens=found.prompt_tokens,
         audio_tokens=found.audio_tokens,
         output_tokens=found.output_tokens,
     )
 
 
-def timings(reply: Reply) -> TimingsFact:
+def timings(reply: Reply) -> Durations:
     """Give a request's durations; what was not reached has none."""
     found = reply.timings
-    return TimingsFact(
+    return Durations(
         queue_s=found.queue_s,
         prefill_s=found.prefill_s or None,
         first_token_s=found.first_token_s or None,
@@ -128,23 +128,23 @@ def timings(reply: Reply) -> TimingsFact:
     )
 
 
-def fallback(message: Message | None) -> FallbackFact | None:
+def fallback(message: Message | None) -> FallbackRef | None:
     """Name the message that stands in place of an answer."""
     if message is None:
         return None
-    return FallbackFact(
+    return FallbackRef(
         reason=message.reason.value,
         locale=message.locale,
         message_id=message.message_id,
     )
 
 
-def fault(error: Exception | None) -> FaultFact | None:
+def fault(error: Exception | None) -> FaultRef | None:
     """Name what failed, without its message, which may hold content."""
     if error is None:
         return None
     cause = error.cause if isinstance(error, AuditWriteError) else None
-    return FaultFact(type=type(error).__name__, code=cause or error_code(error))
+    return FaultRef(type=type(error).__name__, code=cause or error_code(error))
 
 
 def reason(case: Case, reply: Reply) -> str | None:

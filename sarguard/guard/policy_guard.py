@@ -11,9 +11,8 @@ from typing import TypeAlias
 
 import structlog
 
-from sarguard.audit.log_context import joined
 from sarguard.audit.records.fields import PolicyRef
-from sarguard.audit.storage.recorder import Receipt
+from sarguard.audit.storage.recorder import RecordReceipt
 from sarguard.errors import (
     AudioError,
     ConfigurationError,
@@ -165,7 +164,7 @@ class Guard:
                     body=policy.canonical(),
                     actor=actor,
                 )
-                with joined(receipt):
+                with receipt.log_context():
                     _log.warning("policy changed", policy=policy.id, changes=changes)
                 self._scribe.follow(policy)
             self._terms = self._terms.changed(policy)
@@ -185,7 +184,7 @@ class Guard:
                     receipt = self._scribe.log.event(
                         "policy_overridden", policy=ref, **facts
                     )
-                    with joined(receipt):
+                    with receipt.log_context():
                         _log.warning("override recorded", override=override.override_id)
             self._terms = terms
 
@@ -245,7 +244,11 @@ class Guard:
         return replace(reply, outcome=Outcome.ERROR_OPEN, guard=guard)
 
     def _report(
-        self, case: Case, reply: Reply, error: Exception | None, receipt: Receipt | None
+        self,
+        case: Case,
+        reply: Reply,
+        error: Exception | None,
+        receipt: RecordReceipt | None,
     ) -> None:
         """Log what went wrong, and record where it was the steering."""
         failed = error or case.fault
@@ -257,7 +260,7 @@ class Guard:
             # Where, without the message and the values: they may hold content.
             facts["where"] = "".join(traceback.format_tb(failed.__traceback__)[-3:])
             say = _log.error
-        with nullcontext() if receipt is None else joined(receipt):
+        with nullcontext() if receipt is None else receipt.log_context():
             complain(say, "request failed", **facts)
         if isinstance(failed, SteeringError) and self._scribe is not None:
             self._scribe.failed_integrity(failed, case.audit_id)

@@ -8,9 +8,9 @@ from typing import Any
 
 from sarguard.audit.log import AuditLog
 from sarguard.audit.privacy.content import Privacy
-from sarguard.audit.privacy.pseudonyms import Marks
+from sarguard.audit.privacy.pseudonyms import Pseudonyms
 from sarguard.audit.records.fields import Content, ModelRef, SteeringRef
-from sarguard.audit.storage.recorder import Receipt
+from sarguard.audit.storage.recorder import RecordReceipt
 from sarguard.errors import ConfigurationError
 from sarguard.guard import accounts
 from sarguard.guard.case import Case
@@ -90,7 +90,7 @@ class Scribe:
         *,
         error: Exception | None = None,
         message: Message | None = None,
-    ) -> Receipt:
+    ) -> RecordReceipt:
         """Write how a request ended, after that it came in.
 
         Raises:
@@ -124,7 +124,9 @@ class Scribe:
         self.log.event("model_loaded", model=self.model)
         self.log.event("steering_attached", model=self.model, steering=self.steering)
 
-    def failed_integrity(self, error: Exception, request: str | None = None) -> Receipt:
+    def failed_integrity(
+        self, error: Exception, request: str | None = None
+    ) -> RecordReceipt:
         """Write that steering could not be proven, or was found changed."""
         return self.log.event(
             "integrity_failed", what=accounts.error_code(error), request=request
@@ -180,9 +182,9 @@ class Scribe:
             ),
         }
 
-    def _names(self, asked: Asked) -> tuple[Marks, str | None]:
+    def _names(self, asked: Asked) -> tuple[Pseudonyms, str | None]:
         """Return what makes the tenant's marks, and that of the session."""
-        marks = self.privacy.marks(asked.about.tenant)
+        marks = self.privacy.pseudonyms(asked.about.tenant)
         session = asked.about.session
         return marks, None if session is None else marks.session(session)
 

@@ -10,12 +10,12 @@ from numpy.typing import NDArray
 from sarguard.audit import AuditLog
 from sarguard.audit.privacy.content import ContentMode, Privacy
 from sarguard.audit.records.fields import (
-    Dose,
+    AppliedDose,
+    Durations,
     ModelRef,
     PolicyRef,
     SteeringReceipt,
-    TimingsFact,
-    UsageFact,
+    TokenCounts,
 )
 
 RATE = 16_000
@@ -46,22 +46,22 @@ def ask(
     **more: object,
 ) -> str:
     """Record a request from its start to its end; return its audit id."""
-    marks = privacy.marks(tenant)
-    who = marks.session(session)
+    pseudonyms = privacy.pseudonyms(tenant)
+    named = pseudonyms.session(session)
     begun = log.started(
         entry="generate",
         policy=POLICY,
         model=MODEL,
         tenant=tenant,
-        session=who,
-        mark_key=marks.key_id,
+        session=named,
+        mark_key=pseudonyms.key_id,
         input=privacy.describe_input(
             clips=[(clip(seed), RATE)], text=text, tenant=tenant
         ),
         content=(
-            *privacy.keep_text("input_text", text, tenant=tenant, session=who),
+            *privacy.keep_text("input_text", text, tenant=tenant, session=named),
             *privacy.keep_audio(
-                "input_audio", (clip(seed), RATE), tenant=tenant, session=who
+                "input_audio", (clip(seed), RATE), tenant=tenant, session=named
             ),
         ),
     )
@@ -69,7 +69,7 @@ def ask(
     log.finished(
         begun.audit_id,
         outcome=outcome,
-        dose=Dose(mode="faithful", alpha=0.1, tier="strict"),
+        dose=AppliedDose(mode="faithful", alpha=0.1, tier="strict"),
         receipt=SteeringReceipt(
             steered_positions=8,
             expected_positions=8,
@@ -78,9 +78,9 @@ def ask(
             attested=True,
         ),
         output=privacy.describe_output(answer, tenant=tenant, finish_reason="stop"),
-        usage=UsageFact(prompt_tokens=40, audio_tokens=25, output_tokens=8),
-        timings=TimingsFact(total_s=1.25, first_token_s=0.5),
-        content=privacy.keep_text("output_text", answer, tenant=tenant, session=who),
+        usage=TokenCounts(prompt_tokens=40, audio_tokens=25, output_tokens=8),
+        timings=Durations(total_s=1.25, first_token_s=0.5),
+        content=privacy.keep_text("output_text", answer, tenant=tenant, session=named),
         **more,
     )
     return begun.audit_id

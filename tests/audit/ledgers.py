@@ -12,9 +12,9 @@ from typing import Any
 
 from sarguard.audit import AuditLog, Pace
 from sarguard.audit.proof.mirror import FileMirror
-from sarguard.audit.proof.report import Report
+from sarguard.audit.proof.report import VerificationReport
 from sarguard.audit.proof.verify import verify
-from sarguard.audit.records.fields import ModelRef, PolicyRef, UsageFact
+from sarguard.audit.records.fields import ModelRef, PolicyRef, TokenCounts
 from sarguard.audit.storage.database import TRIGGERS
 
 POLICY = PolicyRef(id="clinic", version="3", digest="sha256:" + "a" * 64, tier="strict")
@@ -31,7 +31,7 @@ def ask(log: AuditLog, **given: Any) -> str:  # noqa: ANN401
     log.finished(
         begun.audit_id,
         outcome="answered",
-        usage=UsageFact(prompt_tokens=5, output_tokens=7),
+        usage=TokenCounts(prompt_tokens=5, output_tokens=7),
     )
     return begun.audit_id
 
@@ -105,12 +105,12 @@ def store(connection: sqlite3.Connection, seq: int, record: dict[str, Any]) -> b
     return data
 
 
-def codes(report: Report) -> set[str]:
+def codes(report: VerificationReport) -> set[str]:
     """Return what kinds of problem a report holds."""
     return {problem.code for problem in report.problems}
 
 
-def check(path: Path, *, anchored: bool = False) -> Report:
+def check(path: Path, *, anchored: bool = False) -> VerificationReport:
     """Verify a ledger, against its mirror or alone."""
     mirror = FileMirror(path.with_name("mirror.txt"))
     return verify(path, expect=mirror.checkpoints() if anchored else ())

@@ -406,14 +406,14 @@ def test_an_edit_behind_a_live_writer_is_not_signed_over(ledger: Path) -> None:
     assert {"chain", "checkpoint"} <= codes(check(ledger))
 
 
-def test_a_segment_buried_too_early(ledger: Path) -> None:
+def test_a_segment_deleted_too_early(ledger: Path) -> None:
     with AuditLog.open(ledger) as log:
-        log.bury(1, retention_days=183, reason="age")
+        log.delete_segment(1, retention_days=183, reason="age")
     report = check(ledger)
     assert codes(report) == {"retention"}
 
 
-def test_a_segment_buried_without_a_tombstone(ledger: Path) -> None:
+def test_a_segment_deleted_without_a_tombstone(ledger: Path) -> None:
     (segment,) = AuditLog.open(ledger, read_only=True).segments()
     with opened(ledger) as connection:
         rows = connection.execute(

@@ -18,7 +18,7 @@ def test_a_session_is_erased_and_the_chain_stays_valid(tmp_path: Path) -> None:
         gone = ask(log, privacy, session="call-1")
         stays = ask(log, privacy, session="call-2")
         before = [entry.data for entry in log.request(gone)]
-        session = privacy.marks().session("call-1")
+        session = privacy.pseudonyms().session("call-1")
         done = erase(log, privacy.sealer, session=session, reason="asked", actor="dpo")
         assert (len(done.keys), done.contents) == (1, 3)
         assert [entry.data for entry in log.request(gone)] == before
@@ -33,17 +33,17 @@ def test_a_session_is_erased_and_the_chain_stays_valid(tmp_path: Path) -> None:
     assert verify(log.path).ok
 
 
-def test_a_tenant_s_marks_can_no_longer_be_made(tmp_path: Path) -> None:
+def test_a_tenant_s_pseudonyms_can_no_longer_be_made(tmp_path: Path) -> None:
     log, privacy = ledger(tmp_path)
     with log:
         ask(log, privacy, seed=5, tenant="acme")
         ask(log, privacy, seed=5, tenant="other")
-        mark = lambda marks: marks.audio(clip(5), RATE)  # noqa: E731
-        assert len(lookup(log, privacy.keyring, mark, tenant="acme").entries) == 1
+        make = lambda pseudonyms: pseudonyms.audio(clip(5), RATE)  # noqa: E731
+        assert len(lookup(log, privacy.keyring, make, tenant="acme").entries) == 1
         erase(log, privacy.sealer, tenant="acme", whole_tenant=True, actor="dpo")
         with pytest.raises(AuditNotFoundError, match="destroyed"):
-            lookup(log, privacy.keyring, mark, tenant="acme")
-        every = lookup(log, privacy.keyring, mark, every_tenant=True)
+            lookup(log, privacy.keyring, make, tenant="acme")
+        every = lookup(log, privacy.keyring, make, every_tenant=True)
         assert [e.record.tenant for e in every.entries] == ["other"]  # type: ignore[attr-defined]
 
 

@@ -16,8 +16,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sarguard.audit import AuditLog, Query
-from sarguard.audit.exports import FORMATS, export
+from sarguard.audit import AuditLog, Query, export
+from sarguard.audit.exports import FORMATS
 from sarguard.audit.exports import parquet as parquet_export
 from sarguard.audit.exports.rows import COLUMNS
 from sarguard.audit.exports.spreadsheet import safe_cell

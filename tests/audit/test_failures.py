@@ -140,12 +140,12 @@ class TestBlock:
         with AuditLog.open(tmp_path / "a.db") as log:
             name = log.started(entry="generate").audit_id
             assert name is not None
-            real = appender.Pen.write
-            monkeypatch.setattr(appender.Pen, "write", fail_with("disk I/O error"))
+            real = appender.Appender.write
+            monkeypatch.setattr(appender.Appender, "write", fail_with("disk I/O error"))
             with pytest.raises(AuditWriteError) as caught:
                 log.finished(name, outcome="answered")
             assert caught.value.cause == "io_error"
-            monkeypatch.setattr(appender.Pen, "write", real)
+            monkeypatch.setattr(appender.Appender, "write", real)
             assert next(iter(log.unfinished())).record.kind == "request_started"
             log.finished(name, outcome="error_closed", reason="audit")
             assert list(log.unfinished()) == []
@@ -213,7 +213,7 @@ class TestSpool:
             log.started(entry="generate", request_id="left behind")
         recorder = log._recorder
         assert recorder is not None
-        recorder.stop()
+        recorder.cancel_signing()
         recorder.writer.close()
         log._recorder = None
         with AuditLog.open(path) as again:

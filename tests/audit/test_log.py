@@ -13,23 +13,23 @@ from hypothesis import strategies as st
 
 from sarguard.audit import AuditLog, Pace, Query
 from sarguard.audit.proof import standalone_verifier
-from sarguard.audit.proof.inclusion import Proof, prove, prove_growth
+from sarguard.audit.proof.inclusion import InclusionProof, prove, prove_consistency
 from sarguard.audit.proof.merkle import verify_consistency
 from sarguard.audit.proof.signed_notes import VerifierKey
 from sarguard.audit.proof.signing_keys import SigningKey
 from sarguard.audit.proof.verify import verify
 from sarguard.audit.records.fields import (
-    AudioFact,
+    AppliedDose,
+    AudioDescription,
     Content,
-    Dose,
-    FallbackFact,
-    FaultFact,
-    InputFact,
-    OutputFact,
+    Durations,
+    FallbackRef,
+    FaultRef,
+    InputDescription,
+    OutputDescription,
     Score,
     SteeringReceipt,
     SteeringRef,
-    TimingsFact,
 )
 from sarguard.audit.records.ids import NAME, new_name, time_text, time_us
 from sarguard.audit.records.schema import EVENTS, KINDS, json_schema, parse
@@ -51,7 +51,9 @@ def test_a_full_request_is_kept_as_the_bytes_that_were_hashed(tmp_path: Path) ->
             entry="stream",
             policy=POLICY,
             steering=SteeringRef(bundle_digest=MARK, layers=2),
-            input=InputFact(audio=(AudioFact(mark=MARK, seconds=1.25),), text_chars=9),
+            input=InputDescription(
+                audio=(AudioDescription(mark=MARK, seconds=1.25),), text_chars=9
+            ),
             tenant="wärd",
             session=MARK,
             mark_key="k1",
@@ -62,7 +64,7 @@ def test_a_full_request_is_kept_as_the_bytes_that_were_hashed(tmp_path: Path) ->
             outcome=Outcome.REFUSED,
             reason="refused",
             scores=[Score(name="harm", value=0.12345678, threshold=0.5)],
-            dose=Dose(mode="faithful", alpha=0.1),
+            dose=AppliedDose(mode="faithful", alpha=0.1),
             receipt=SteeringReceipt(
                 steered_positions=4,
                 expected_positions=4,
@@ -70,10 +72,10 @@ def test_a_full_request_is_kept_as_the_bytes_that_were_hashed(tmp_path: Path) ->
                 bundle_digest=MARK,
                 attested=True,
             ),
-            output=OutputFact(text_mark=MARK, text_chars=3),
-            timings=TimingsFact(total_s=0.1),
-            fallback=FallbackFact(reason="refused", locale="de"),
-            fault=FaultFact(type="TimeoutError"),
+            output=OutputDescription(text_mark=MARK, text_chars=3),
+            timings=Durations(total_s=0.1),
+            fallback=FallbackRef(reason="refused", locale="de"),
+            fault=FaultRef(type="TimeoutError"),
             content=[Content(part="input_text", mode="redacted", text="[name] asks")],
         )
         first, last = log.request(str(begun.audit_id))
@@ -158,9 +160,9 @@ def test_every_record_of_a_large_ledger_is_proven(tmp_path: Path) -> None:
         for seq in (1, 2, 255, 256, 257, 258, size):
             proof = prove(path, seq)
             entry = log.reader.get(seq)
-            assert Proof.parse(str(proof)) == proof
-            assert proof.holds(entry.data, key)
-            assert not proof.holds(entry.data + b" ", key)
+            assert InclusionProof.parse(str(proof)) == proof
+            assert proof.verifies(entry.data, key)
+            assert not proof.verifies(entry.data + b" ", key)
             record, evidence = tmp_path / "r.json", tmp_path / "r.tlog-proof"
             record.write_bytes(entry.data + b"\n")
             evidence.write_text(str(proof))
@@ -170,15 +172,15 @@ def test_every_record_of_a_large_ledger_is_proven(tmp_path: Path) -> None:
             assert standalone_verifier.main(given) == 1
         roots = {c.size: c.root for c in log.reader.checkpoints()}
         old = sorted(roots)[1]
-        growth = prove_growth(path, old, size)
+        growth = prove_consistency(path, old, size)
         assert verify_consistency(old, size, growth, roots[old], roots[size])
     with pytest.raises(AuditNotFoundError, match="covers"):
         prove(path, size + 1)
     with pytest.raises(AuditNotFoundError, match="no growth"):
-        prove_growth(path, 1, size + 1)
+        prove_consistency(path, 1, size + 1)
     for text in ("", "c2sp.org/tlog-proof@v1\nindex x\n\n", "a\nindex 1\n\n"):
         with pytest.raises(AuditFormatError):
-            Proof.parse(text)
+            InclusionProof.parse(text)
 
 
 def test_a_key_hands_over_to_the_next(tmp_path: Path) -> None:
@@ -207,7 +209,7 @@ def test_a_key_hands_over_to_the_next(tmp_path: Path) -> None:
     assert check(path).ok
 
 
-def test_buried_segments_leave_their_hashes(tmp_path: Path) -> None:
+def test_deleted_segments_leave_their_hashes(tmp_path: Path) -> None:
     path = tmp_path / "a.db"
     mirror = tmp_path / "mirror.txt"
     pace = Pace(segment_records=20, checkpoint_records=8)
@@ -216,17 +218,17 @@ def test_buried_segments_leave_their_hashes(tmp_path: Path) -> None:
         sealed = log.segments()
         assert [s.segment for s in sealed] == list(range(1, len(sealed) + 1))
         log.rotate_key(SigningKey.generate(log.verifier.name))
-        assert log.bury(1, retention_days=0, reason="age") == 20
+        assert log.delete_segment(1, retention_days=0, reason="age") == 20
         # Out of order; then a segment that holds tombstones itself.
-        log.bury(3, retention_days=0, reason="age", actor="dpo")
+        log.delete_segment(3, retention_days=0, reason="age", actor="dpo")
         for _ in range(40):
             ask(log)
         holder = log.segments()[5]
-        log.bury(holder.segment, retention_days=0, reason="age")
+        log.delete_segment(holder.segment, retention_days=0, reason="age")
         with pytest.raises(AuditRecordError, match="buried already"):
-            log.bury(1, retention_days=0, reason="age")
+            log.delete_segment(1, retention_days=0, reason="age")
         with pytest.raises(AuditRecordError, match="no sealed segment"):
-            log.bury(99, retention_days=0, reason="age")
+            log.delete_segment(99, retention_days=0, reason="age")
         assert log.request(names[0]) == []
         assert [s.segment for s in log.segments() if s.buried] == [1, 3, holder.segment]
     report = check(path, anchored=True)
@@ -235,7 +237,7 @@ def test_buried_segments_leave_their_hashes(tmp_path: Path) -> None:
     for seq in (sealed[1].first_seq, report.size):
         with AuditLog.open(path, read_only=True) as reader:
             data = reader.reader.get(seq).data
-        assert prove(path, seq).holds(data, VerifierKey.parse(report.keys[-1]))
+        assert prove(path, seq).verifies(data, VerifierKey.parse(report.keys[-1]))
     assert standalone_verifier.main(["ledger", str(path)]) == 0
     with AuditLog.open(path) as log:
         ask(log)

@@ -10,7 +10,7 @@ import soundfile
 import structlog
 
 from sarguard.audit import AuditLog
-from sarguard.audit.privacy.redaction import Redacted
+from sarguard.audit.privacy.redaction import RedactedText
 from sarguard.audit.records.fields import Content
 from sarguard.errors import ConfigurationError
 from tests.audit.filled import (
@@ -79,7 +79,7 @@ def test_encrypted_keeps_everything_sealed(tmp_path: Path) -> None:
 class _Broken:
     name = "broken/1"
 
-    def redact(self, text: str) -> Redacted:
+    def redact(self, text: str) -> RedactedText:
         raise RuntimeError("the model for names is not loaded")
 
 

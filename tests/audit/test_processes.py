@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from sarguard.audit import AuditLog, Pace, Query
-from sarguard.bench.crash_test import Result, kill_writers
+from sarguard.bench.crash_test import CrashTestResult, kill_writers
 from tests.audit.ledgers import ask, check
 
 SPAWN = multiprocessing.get_context("spawn")
@@ -98,7 +98,7 @@ def test_a_forked_child_writes_with_its_own_connection(tmp_path: Path) -> None:
     assert check(log.path).ok
 
 
-def hold(result: Result) -> None:
+def hold(result: CrashTestResult) -> None:
     assert result.report.ok, str(result.report)
     assert result.lost == []
     assert result.report.unfinished == result.unfinished
@@ -133,15 +133,15 @@ def test_a_writer_that_holds_the_lock_when_killed(tmp_path: Path) -> None:
 
 
 def stop_while_writing(path: str) -> None:
-    from sarguard.audit.storage.appender import Pen, draft
+    from sarguard.audit.storage.appender import Appender, draft
 
     log = AuditLog.open(path)
 
-    def wait(pen: Pen) -> None:
-        pen.write(draft("accessed", {"action": "search"}))
+    def wait(appender: Appender) -> None:
+        appender.write(draft("accessed", {"action": "search"}))
         (Path(path).parent / "locked").touch()
         time.sleep(600)
 
     recorder = log._recorder
     assert recorder is not None
-    recorder.writer.act(wait)
+    recorder.writer.transact(wait)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from sarguard.audit.operations.legal_holds import holds, lift_hold, place_hold
+from sarguard.audit.operations.legal_holds import active_holds, lift_hold, place_hold
 from sarguard.audit.operations.retention import RetentionRule, apply, plan
 from sarguard.audit.proof.verify import verify
 from sarguard.audit.records.ids import now_us
@@ -105,7 +105,7 @@ def test_a_hold_outlives_the_segment_it_was_placed_in(tmp_path: Path) -> None:
         log.seal_segment()
     with log:
         assert apply(log, RetentionRule()) == 2
-        (hold,) = holds(log)
+        (hold,) = active_holds(log)
         assert (hold.reason, hold.tenant) == ("case 7", "acme")
         fates = [d.fate for d in plan(log, RetentionRule())]
         assert fates[:2] == ["gone", "held"]

@@ -5,8 +5,7 @@ from pathlib import Path
 import pytest
 import structlog
 
-from sarguard.audit.log_context import joined
-from sarguard.audit.operations.reviews import labels, review, reviews
+from sarguard.audit.operations.reviews import newest_labels, review, reviews
 from sarguard.errors import AuditNotFoundError, AuditRecordError
 from tests.audit.filled import ask, ledger
 
@@ -21,7 +20,7 @@ def test_a_later_judgement_names_the_one_before(tmp_path: Path) -> None:
         said = [entry.record for entry in reviews(log, name)]
         assert [s.label for s in said] == ["missed", "correct", "over_refusal"]  # type: ignore[attr-defined]
         assert [s.replaces for s in said] == [None, None, first.seq]  # type: ignore[attr-defined]
-        assert labels(log) == {name: "over_refusal"}
+        assert newest_labels(log) == {name: "over_refusal"}
 
 
 def test_what_is_not_there_cannot_be_judged(tmp_path: Path) -> None:
@@ -47,7 +46,7 @@ def test_operational_lines_name_the_record(tmp_path: Path) -> None:
     )
     with log:
         receipt = log.started(entry="generate")
-        with joined(receipt):
+        with receipt.log_context():
             logger.info("decoding")
         logger.info("idle")
     assert lines == [

@@ -7,8 +7,8 @@ import soundfile
 
 from sarguard.audio import load_audio
 from sarguard.audit.operations.subject_lookup import (
+    audio_pseudonym,
     lookup,
-    mark_of_audio,
     record_access,
 )
 from sarguard.audit.privacy.content import Privacy
@@ -28,7 +28,7 @@ def test_a_file_finds_its_caller_s_records(
         begun = log.started(
             entry="generate", input=privacy.describe_input(clips=[(heard, RATE)])
         )
-        found = lookup(log, privacy.keyring, mark_of_audio(path))
+        found = lookup(log, privacy.keyring, audio_pseudonym(path))
     assert [entry.seq for entry in found.entries] == [begun.seq]
 
 
@@ -41,7 +41,7 @@ def test_another_rate_is_heard_as_the_model_hears_it(tmp_path: Path) -> None:
         log.started(
             entry="generate", input=privacy.describe_input(clips=[(heard, RATE)])
         )
-        assert len(lookup(log, privacy.keyring, mark_of_audio(path)).entries) == 1
+        assert len(lookup(log, privacy.keyring, audio_pseudonym(path)).entries) == 1
 
 
 def test_records_under_an_old_secret_are_found(tmp_path: Path) -> None:
@@ -50,13 +50,13 @@ def test_records_under_an_old_secret_are_found(tmp_path: Path) -> None:
         ask(log, privacy)
         privacy.keyring.rotate()
         ask(log, privacy)
-        found = lookup(log, privacy.keyring, lambda marks: marks.text(SECRET_WORDS))
+        found = lookup(log, privacy.keyring, lambda each: each.text(SECRET_WORDS))
         assert len(found.entries) == 2
-        assert len(set(found.marks)) == 2
+        assert len(set(found.pseudonyms)) == 2
         record_access(log, "lookup", found, actor="dpo", query="--text")
         last = list(log.entries())[-1].record
         assert (last.kind, last.found) == ("accessed", 2)  # type: ignore[attr-defined]
-        again = lookup(log, privacy.keyring, lambda marks: marks.text(SECRET_WORDS))
+        again = lookup(log, privacy.keyring, lambda each: each.text(SECRET_WORDS))
     assert len(again.entries) == 2, "the look-up's own record is not the caller's"
 
 
@@ -65,6 +65,6 @@ def test_a_copy_of_the_ledger_alone_finds_nothing(tmp_path: Path) -> None:
     with log:
         ask(log, privacy)
         stranger = Privacy.open(tmp_path / "elsewhere.db")
-        stranger.marks()
-        found = lookup(log, stranger.keyring, lambda marks: marks.text(SECRET_WORDS))
+        stranger.pseudonyms()
+        found = lookup(log, stranger.keyring, lambda each: each.text(SECRET_WORDS))
     assert found.entries == ()

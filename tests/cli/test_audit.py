@@ -15,8 +15,7 @@ import soundfile
 
 from sarguard.audio import load_audio
 from sarguard.audit.storage.database import TRIGGERS
-from sarguard.audit.wording import KINDS as WORDS
-from sarguard.audit.wording import OUTCOMES, plain
+from sarguard.audit.wording import KIND_WORDS, OUTCOME_WORDS, printable
 from tests.audit.filled import POLICY, RATE, SECRET_WORDS, ask, clip, ledger
 
 Run = Callable[..., tuple[int, str, str]]
@@ -39,11 +38,11 @@ def request_id(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
                 session=session,
             )  # fmt: skip
         heard = load_audio("question.wav", sample_rate=RATE)
-        marks = privacy.marks("acme")
+        pseudonyms = privacy.pseudonyms("acme")
         log.started(
             entry="generate",
             tenant="acme",
-            mark_key=marks.key_id,
+            mark_key=pseudonyms.key_id,
             input=privacy.describe_input(clips=[(heard, RATE)], tenant="acme"),
         )
     return name
@@ -68,8 +67,8 @@ def test_every_kind_and_outcome_has_words() -> None:
     from sarguard.audit.records.schema import KINDS
     from sarguard.types import Outcome
 
-    assert set(WORDS) == set(KINDS)
-    assert set(OUTCOMES) == {str(outcome) for outcome in Outcome}
+    assert set(KIND_WORDS) == set(KINDS)
+    assert set(OUTCOME_WORDS) == {str(outcome) for outcome in Outcome}
 
 
 @pytest.mark.usefixtures("request_id")
@@ -185,7 +184,7 @@ def test_a_hold_stops_erasure_until_it_is_lifted(run: Run) -> None:
 
 def test_a_terminal_cannot_be_steered(request_id: str, run: Run) -> None:
     bad = "\x1b[31mred\u202e"
-    assert plain(bad) == "\ufffd[31mred\ufffd"
+    assert printable(bad) == "\ufffd[31mred\ufffd"
     run("audit", "review", request_id, "missed", "--note", bad)
     _, out, _ = run("audit", "show", request_id)
     assert "\x1b" not in out

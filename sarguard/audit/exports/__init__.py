@@ -1,7 +1,9 @@
-"""Write records out: for people, for spreadsheets, for other systems, for auditors."""
+"""Exports: for people, for spreadsheets, for other systems, for auditors.
+
+`sarguard.audit.export` writes them.
+"""
 
 from __future__ import annotations
 
-from sarguard.audit.exports.writing import FORMATS, Written, export
-
-__all__ = ["FORMATS", "Written", "export"]
+FORMATS = ("jsonl", "csv", "parquet", "evidence", "otel", "ocsf", "cloudevents")
+"""What can be written."""

@@ -1,9 +1,10 @@
-"""Write records as CloudEvents 1.0, in JSON: for queues and webhooks."""
+"""Records as CloudEvents 1.0 in JSON, for queues and webhooks."""
 
 from __future__ import annotations
 
 from typing import Any
 
+from sarguard.audit.exports.opentelemetry import trace_context
 from sarguard.audit.storage.query import Entry
 
 SPEC_VERSION = "1.0"
@@ -26,6 +27,7 @@ def cloud_event(entry: Entry) -> dict[str, Any]:
     }
     if "audit_id" in record:
         event["subject"] = record["audit_id"]
-    if record.get("trace_id") and record.get("span_id"):
-        event["traceparent"] = f"00-{record['trace_id']}-{record['span_id']}-01"
+    trace_id, span_id = trace_context(record)
+    if trace_id and span_id:
+        event["traceparent"] = f"00-{trace_id}-{span_id}-01"
     return event

@@ -1,4 +1,4 @@
-"""Put together what an auditor needs to check records without trusting anybody here.
+"""Evidence: what an auditor needs to check records without trusting the operator.
 
 The archive holds the records as they were hashed, a proof for each, the signed
 checkpoint, the public key, the policies, a verifier that needs nothing but Python,
@@ -16,10 +16,11 @@ from importlib.resources import files
 from pathlib import Path
 
 from sarguard.audit.log import AuditLog
-from sarguard.audit.proof.inclusion import Proof
+from sarguard.audit.proof.inclusion import InclusionProof
 from sarguard.audit.proof.merkle import inclusion_proof
-from sarguard.audit.proof.report import ALWAYS
+from sarguard.audit.proof.report import NEVER_PROVEN
 from sarguard.audit.proof.signed_notes import Checkpoint
+from sarguard.audit.records.schema import json_schema
 from sarguard.audit.storage.chain_head import subtree
 from sarguard.audit.storage.query import Entry, Query
 from sarguard.errors import AuditNotFoundError
@@ -87,7 +88,7 @@ def write_evidence(log: AuditLog, entries: Iterable[Entry], path: Path) -> int:
 
 
 class _Bundle:
-    """Add files to an archive, and their digests at the end."""
+    """Archive of files, with their digests at the end."""
 
     def __init__(self, archive: zipfile.ZipFile) -> None:
         self.archive = archive
@@ -119,7 +120,7 @@ def _add_records(
                 checkpoint.size,
                 lambda low, high: subtree(connection, low, high),
             )
-            proof = Proof(entry.seq - 1, tuple(hashes), checkpoint)
+            proof = InclusionProof(entry.seq - 1, tuple(hashes), checkpoint)
             bundle.add(f"records/{entry.seq}.json", entry.data)
             bundle.add(f"proofs/{entry.seq}.tlog-proof", str(proof))
 
@@ -127,8 +128,6 @@ def _add_records(
 def _add_context(
     bundle: _Bundle, log: AuditLog, records: list[Entry], checkpoint: Checkpoint
 ) -> None:
-    from sarguard.audit.records.schema import json_schema
-
     bundle.add("checkpoint.txt", str(checkpoint))
     bundle.add("PUBLIC_KEY.txt", f"{_key_of(log, checkpoint)}\n")
     for name, body in _policies(log, records).items():
@@ -136,7 +135,6 @@ def _add_context(
     bundle.add("schema.json", json.dumps(json_schema(), indent=1, sort_keys=True))
     verifier = files("sarguard.audit.proof").joinpath("standalone_verifier.py")
     bundle.add("verify.py", verifier.read_bytes())
-    open_questions = "\n".join(f"  - {text}" for text in ALWAYS)
     bundle.add(
         "README.txt",
         README.format(
@@ -144,7 +142,7 @@ def _add_context(
             size=checkpoint.size,
             origin=checkpoint.origin,
             example=records[0].seq,
-            not_proven=open_questions,
+            not_proven="\n".join(f"  - {text}" for text in NEVER_PROVEN),
         ),
     )
 
@@ -166,7 +164,7 @@ def _key_of(log: AuditLog, checkpoint: Checkpoint) -> str:
 
 
 def _policies(log: AuditLog, records: list[Entry]) -> dict[str, str]:
-    """Return the bodies of the policies that records speak of, by digest."""
+    """Return the bodies of the policies that records name, by digest."""
     named = [entry.values.get("policy") for entry in records]
     wanted = {policy["digest"] for policy in named if policy}
     found: dict[str, str] = {}

@@ -1,4 +1,4 @@
-"""Lay records out as OCSF events, for security monitoring.
+"""Records as OCSF events, for security monitoring.
 
 A finished request is an API Activity (class 6003) with the profiles
 `security_control` and `ai_operation`, the latter of a version of the schema that is
@@ -32,13 +32,13 @@ _STATUS = {1: "Success", 2: "Failure"}
 
 def events(entries: Iterable[Entry]) -> Iterator[dict[str, Any]]:
     """Yield an event for each record that has a counterpart."""
-    begun: dict[str, dict[str, Any]] = {}
+    started: dict[str, dict[str, Any]] = {}
     for entry in entries:
         record = entry.values
         if record["kind"] == "request_started":
-            begun[record["audit_id"]] = record
+            started[record["audit_id"]] = record
         elif record["kind"] == "request_finished":
-            start = begun.pop(record["audit_id"], {})
+            start = started.pop(record["audit_id"], {})
             yield _activity(start, record, entry)
         elif record["kind"] == "integrity_failed":
             yield _finding(record, entry)

@@ -1,12 +1,13 @@
-"""Lay finished requests out as spans of OpenTelemetry's GenAI conventions.
+"""Finished requests as spans of OpenTelemetry's GenAI conventions.
 
-The conventions are still in development, and those for guards are not agreed on: what
-they do not name stands under `sarguard.`. The result is OTLP in JSON, one request a
+The conventions are still in development, and there are none for guards: what they do
+not name is under `sarguard.`. The result is OTLP in JSON, one request a
 line, as a collector's file receiver reads it; no content is ever in it.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator
 from hashlib import sha256
 from typing import Any
@@ -18,17 +19,19 @@ _FINISH = {"stop": "stop", "length": "length", "error": "error"}
 _FINISH_BY_OUTCOME = {"blocked": "content_filter", "error_closed": "error"}
 _ERRORS = {"error_closed", "error_open", "timeout", "cancelled"}
 _INTERNAL, _OK, _ERROR = 1, 1, 2
+_TRACE_ID = re.compile("(?!0{32})[0-9a-f]{32}")
+_SPAN_ID = re.compile("(?!0{16})[0-9a-f]{16}")
 
 
 def spans(entries: Iterable[Entry]) -> Iterator[dict[str, Any]]:
     """Yield an OTLP document for each finished request, in the order given."""
-    begun: dict[str, dict[str, Any]] = {}
+    started: dict[str, dict[str, Any]] = {}
     for entry in entries:
         record = entry.values
         if record["kind"] == "request_started":
-            begun[record["audit_id"]] = record
+            started[record["audit_id"]] = record
         elif record["kind"] == "request_finished":
-            start = begun.pop(record["audit_id"], {})
+            start = started.pop(record["audit_id"], {})
             yield _document(span(start, record, entry.seq))
 
 
@@ -41,12 +44,15 @@ def span(start: dict[str, Any], end: dict[str, Any], seq: int) -> dict[str, Any]
         seq: the last record's number.
     """
     ended = time_us(end["time"])
-    began = time_us(start["time"]) if start else ended - _micros(end)
+    seconds = end.get("timings", {}).get("total_s", 0)
+    began = time_us(start["time"]) if start else ended - int(seconds * 1_000_000)
+    # Without a trace of its own a request gets ids that every export makes the same.
     digest = sha256(end["audit_id"].encode()).hexdigest()
+    trace_id, parent_id = trace_context({**start, **end})
     attributes = _attributes(start, end, seq)
     failed = end["outcome"] in _ERRORS
     found = {
-        "traceId": start.get("trace_id") or digest[:32],
+        "traceId": trace_id or digest[:32],
         "spanId": digest[32:48],
         "name": f"chat {attributes.get('gen_ai.request.model', 'unknown')}",
         "kind": _INTERNAL,
@@ -55,13 +61,21 @@ def span(start: dict[str, Any], end: dict[str, Any], seq: int) -> dict[str, Any]
         "attributes": [_attribute(k, v) for k, v in attributes.items()],
         "status": {"code": _ERROR if failed else _OK},
     }
-    if start.get("span_id"):
-        found["parentSpanId"] = start["span_id"]
+    if parent_id:
+        found["parentSpanId"] = parent_id
     return found
 
 
-def _micros(end: dict[str, Any]) -> int:
-    return int(end.get("timings", {}).get("total_s", 0) * 1_000_000)
+def trace_context(record: dict[str, Any]) -> tuple[str | None, str | None]:
+    """Return a record's trace and span ids, as far as they are W3C trace context.
+
+    A ledger takes any name, but a collector refuses ids that are not hexadecimal or are
+    all zeros. Without a trace there is no span of it.
+    """
+    trace_id, span_id = record.get("trace_id", ""), record.get("span_id", "")
+    if not _TRACE_ID.fullmatch(trace_id):
+        return None, None
+    return trace_id, span_id if _SPAN_ID.fullmatch(span_id) else None
 
 
 def _attributes(

@@ -1,4 +1,4 @@
-"""Write records as Parquet, for whoever analyses many of them."""
+"""Records as Parquet, for analysing many of them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from sarguard.audit.exports.rows import COLUMNS, row
 from sarguard.audit.storage.query import Entry
 from sarguard.errors import MissingDependencyError
 
-_AT_ONCE = 10_000
+_ROWS_AT_ONCE = 10_000
 
 
 def write_parquet(entries: Iterable[Entry], path: Path) -> None:
@@ -29,9 +29,9 @@ def write_parquet(entries: Iterable[Entry], path: Path) -> None:
     }
     fields = [(name, kinds[kind]) for name, (_, kind) in COLUMNS.items()]
     schema = pyarrow.schema(fields, metadata={"generator": "sarguard"})
-    left = iter(entries)
+    remaining = iter(entries)
     with parquet.ParquetWriter(path, schema, compression="zstd") as writer:
-        while rows := [row(entry) for entry in islice(left, _AT_ONCE)]:
+        while rows := [row(entry) for entry in islice(remaining, _ROWS_AT_ONCE)]:
             writer.write_table(pyarrow.Table.from_pylist(rows, schema=schema))
 
 

@@ -1,4 +1,4 @@
-"""Lay a record out flat: one row, the same columns for every kind."""
+"""A record as one flat row, with the same columns for every kind."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Write records as CSV that a spreadsheet shows and never runs.
+"""Records as CSV that a spreadsheet shows and never runs.
 
 A cell that begins like a formula is run by spreadsheets when the file is opened, and
 records hold words that callers chose. Such a cell gets an apostrophe before it.

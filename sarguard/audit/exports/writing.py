@@ -1,11 +1,11 @@
-"""Write an export whole or not at all, and record that records left the ledger."""
+"""Writing an export whole or not at all, and recording that records left the ledger."""
 
 from __future__ import annotations
 
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from heapq import merge
 from itertools import groupby
@@ -14,6 +14,7 @@ from typing import Any
 
 import structlog
 
+from sarguard.audit.exports import FORMATS
 from sarguard.audit.exports.cloudevents import cloud_event
 from sarguard.audit.exports.evidence import write_evidence
 from sarguard.audit.exports.ocsf import events
@@ -30,8 +31,8 @@ Lines = Callable[[Iterable[Entry]], Iterator[bytes]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Written:
-    """Say what was exported."""
+class ExportResult:
+    """What was exported."""
 
     path: str
     format: str
@@ -42,7 +43,7 @@ class Written:
     digest: str
     """SHA-256 of the file."""
     seq: int | None = None
-    """The record that says so; None where it was not recorded."""
+    """The record of the export; None where it was not recorded."""
 
 
 def write_jsonl(entries: Iterable[Entry]) -> Iterator[bytes]:
@@ -64,9 +65,6 @@ _LINES: dict[str, Lines] = {
     "cloudevents": lambda entries: _as_json(map(cloud_event, entries)),
 }
 
-FORMATS = (*_LINES, "parquet", "evidence")
-"""What can be written."""
-
 
 def export(
     log: AuditLog,
@@ -75,9 +73,9 @@ def export(
     query: Query | Sequence[Query] | None = None,
     *,
     actor: str | None = None,
-    asked: str | None = None,
+    query_text: str | None = None,
     record: bool = True,
-) -> Written:
+) -> ExportResult:
     """Write the records that fit a query, oldest first, to a new file.
 
     Args:
@@ -86,7 +84,7 @@ def export(
         format: one of `FORMATS`.
         query: which records; by default all. With several, what fits any of them.
         actor: who exports.
-        asked: the query in words, for the record.
+        query_text: the query in words, for the record.
         record: whether the ledger records the export.
 
     Raises:
@@ -96,34 +94,35 @@ def export(
     """
     if format not in FORMATS:
         raise AuditRecordError(f"no format {format!r}: use one of {', '.join(FORMATS)}")
-    place = Path(path)
-    if place.exists():
-        raise FileExistsError(f"{place} exists: name another file")
+    target = Path(path)
+    if target.exists():
+        raise FileExistsError(f"{target} exists: name another file")
     if format == "evidence" and record:
         log.checkpoint()
-    part = place.with_name(f".{place.name}.part")
+    part = target.with_name(f".{target.name}.part")
     try:
         wanted = [query] if isinstance(query, Query) else list(query or [Query()])
-        seen = _Seen(log, wanted)
-        _write(log, seen, part, format)
-        written = Written(
-            path=str(place),
+        entries = _CountedEntries(log, wanted)
+        _write(log, entries, part, format)
+        exported = ExportResult(
+            path=str(target),
             format=format,
-            records=seen.count,
-            first_seq=seen.first,
-            last_seq=seen.last,
+            records=entries.count,
+            first_seq=entries.first,
+            last_seq=entries.last,
             digest=f"sha256:{_digest(part)}",
         )
         if record:
-            written = _record(log, written, actor, asked)
-        os.replace(part, place)
+            exported = _record(log, exported, actor, query_text)
+        # Recorded first: no export may leave the ledger's reach unrecorded.
+        os.replace(part, target)
     finally:
         part.unlink(missing_ok=True)
-    return written
+    return exported
 
 
-class _Seen:
-    """Pass entries on, in order, and remember how many and which."""
+class _CountedEntries:
+    """Entries that fit the queries, in order, with a count of those given."""
 
     def __init__(self, log: AuditLog, queries: list[Query]) -> None:
         self.log = log
@@ -149,49 +148,47 @@ class _Seen:
             for query in self.queries
         ]
         # A record that fits two of the queries is given once.
-        return (next(same) for _, same in groupby(merge(*found, key=_place), _place))
+        return (next(same) for _, same in groupby(merge(*found, key=_order), _order))
 
 
-def _place(entry: Entry) -> tuple[str, int]:
+def _order(entry: Entry) -> tuple[str, int]:
     return entry.record.time, entry.seq
 
 
-def _write(log: AuditLog, seen: _Seen, part: Path, format: str) -> None:
+def _write(log: AuditLog, entries: _CountedEntries, part: Path, format: str) -> None:
     # What is exported is as private as the ledger: its owner alone may read it.
     os.close(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600))
     if format == "evidence":
-        seen.count = write_evidence(log, seen, part)
+        entries.count = write_evidence(log, entries, part)
     elif format == "parquet":
-        write_parquet(seen, part)
+        write_parquet(entries, part)
     else:
         with part.open("wb") as file:
-            file.writelines(_LINES[format](seen))
+            file.writelines(_LINES[format](entries))
     with part.open("rb") as file:
         os.fsync(file.fileno())
 
 
 def _digest(path: Path) -> str:
-    whole = sha256()
+    digest = sha256()
     with path.open("rb") as file:
         while block := file.read(1 << 20):
-            whole.update(block)
-    return whole.hexdigest()
+            digest.update(block)
+    return digest.hexdigest()
 
 
 def _record(
-    log: AuditLog, written: Written, actor: str | None, asked: str | None
-) -> Written:
-    from dataclasses import replace
-
+    log: AuditLog, exported: ExportResult, actor: str | None, query_text: str | None
+) -> ExportResult:
     done = log.event(
         "exported",
-        format=written.format,
-        records=written.records,
-        first_seq=written.first_seq,
-        last_seq=written.last_seq,
-        digest=written.digest,
+        format=exported.format,
+        records=exported.records,
+        first_seq=exported.first_seq,
+        last_seq=exported.last_seq,
+        digest=exported.digest,
         actor=actor,
-        query=asked,
+        query=query_text,
     )
-    _log.info("audit_exported", records=written.records, audit_seq=done.seq)
-    return replace(written, seq=done.seq)
+    _log.info("audit_exported", records=exported.records, audit_seq=done.seq)
+    return replace(exported, seq=done.seq)

@@ -1,8 +1,8 @@
-"""Erase a person's content, or a tenant's, by destroying its keys.
+"""Erasure of a person's content, or a tenant's, by destroying its keys.
 
-The chain stays valid: records hold marks and commitments, never the content itself.
+The chain stays valid: records hold pseudonyms and commitments, never the content.
 Erasing a session makes its sealed content unreadable. Erasing a tenant also destroys
-the secret of its marks, after which nobody can tell whose voice a mark was made of.
+the secret of its pseudonyms, so that nobody can tell any more whose they are.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import structlog
 
 from sarguard.audit.log import AuditLog
-from sarguard.audit.operations.legal_holds import holds
+from sarguard.audit.operations.legal_holds import active_holds
 from sarguard.audit.privacy.encryption import Sealer
 from sarguard.audit.privacy.keyring import Secret
 from sarguard.audit.records.ids import new_name
@@ -22,15 +22,15 @@ _log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Erasure:
-    """Say what was destroyed."""
+class ErasureResult:
+    """What an erasure destroyed."""
 
     erasure_id: str
     keys: tuple[str, ...]
     contents: int
     """How many sealed pieces became unreadable and were deleted."""
     seq: int | None
-    """The record that says so."""
+    """The record of it."""
 
 
 def erase(
@@ -42,7 +42,7 @@ def erase(
     whole_tenant: bool = False,
     reason: str | None = None,
     actor: str | None = None,
-) -> Erasure:
+) -> ErasureResult:
     """Destroy the keys of a session's content, or all keys of a tenant.
 
     It is recorded before and after; cut short, it can be done again.
@@ -50,11 +50,11 @@ def erase(
     Args:
         log: the ledger, open for writing.
         sealer: holds the keys and the sealed content.
-        tenant: whose content; None where no tenants are used.
-        session: mark of the session to erase.
-        whole_tenant: erase everything of the tenant, the secret of its marks too.
+        tenant: the tenant; None where no tenants are used.
+        session: pseudonym of the session to erase.
+        whole_tenant: erase everything of the tenant, its pseudonyms' secret too.
         reason: why.
-        actor: who had it done.
+        actor: who asked for it.
 
     Raises:
         AuditRecordError: if it does not name exactly one of the two, or a legal hold
@@ -66,20 +66,21 @@ def erase(
     _refuse_held(log, tenant)
     name = new_name("erase")
     subject = {"erasure_id": name, "tenant": tenant, "session": session}
+    # Recorded before anything is destroyed: an erasure must not go unrecorded.
     log.event("erasure_requested", **subject, reason=reason, actor=actor)
     keys = tuple(
         secret.key_id
         for secret in sealer.keyring.secrets()
-        if _concerned(secret, tenant, session)
+        if _is_concerned(secret, tenant, session)
     )
     sealer.keyring.destroy(keys)
     contents = sealer.store.delete_of(keys)
     done = log.event("erased", **subject, keys=keys, contents=contents, actor=actor)
     _log.info("audit_erased", erasure_id=name, keys=len(keys), audit_seq=done.seq)
-    return Erasure(erasure_id=name, keys=keys, contents=contents, seq=done.seq)
+    return ErasureResult(erasure_id=name, keys=keys, contents=contents, seq=done.seq)
 
 
-def _concerned(secret: Secret, tenant: str | None, session: str | None) -> bool:
+def _is_concerned(secret: Secret, tenant: str | None, session: str | None) -> bool:
     if secret.tenant != tenant:
         return False
     return session is None or (
@@ -88,9 +89,9 @@ def _concerned(secret: Secret, tenant: str | None, session: str | None) -> bool:
 
 
 def _refuse_held(log: AuditLog, tenant: str | None) -> None:
-    covering = [hold for hold in holds(log) if hold.covers_tenant(tenant)]
+    covering = [hold for hold in active_holds(log) if hold.covers_tenant(tenant)]
     if covering:
-        told = ", ".join(f"{hold.hold_id} ({hold.reason})" for hold in covering)
+        names = ", ".join(f"{hold.hold_id} ({hold.reason})" for hold in covering)
         raise AuditRecordError(
-            f"nothing was erased: legal hold {told} covers it; lift the hold first"
+            f"nothing was erased: legal hold {names} covers it; lift the hold first"
         )

@@ -1,4 +1,4 @@
-"""Place and lift legal holds: what they cover is neither deleted nor erased."""
+"""Legal holds: what they cover is neither deleted nor erased."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from sarguard.errors import AuditRecordError
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Hold:
-    """Hold one legal hold; without a tenant or a range it covers everything."""
+class LegalHold:
+    """One legal hold; without a tenant or a range it covers everything."""
 
     hold_id: str
     reason: str
@@ -26,7 +26,7 @@ class Hold:
     """The record that placed it."""
 
     def covers(self, log: AuditLog, segment: Segment) -> bool:
-        """Tell whether a segment holds something that this hold covers."""
+        """Return whether a segment has records that this hold covers."""
         first = max(segment.first_seq, self.first_seq or 1)
         last = min(segment.last_seq, self.last_seq or segment.last_seq)
         if first > last:
@@ -39,7 +39,7 @@ class Hold:
         return any(kind != "hold_changed" for kind in kinds)
 
     def covers_tenant(self, tenant: str | None) -> bool:
-        """Tell whether records of a tenant may be covered."""
+        """Return whether records of a tenant may be covered."""
         return self.tenant is None or self.tenant == tenant
 
 
@@ -68,12 +68,12 @@ def place_hold(
 
 
 def lift_hold(log: AuditLog, hold_id: str, *, reason: str, actor: str) -> None:
-    """Record that a hold no longer holds.
+    """Record that a hold is lifted.
 
     Raises:
         AuditRecordError: if no such hold is in force.
     """
-    if all(hold.hold_id != hold_id for hold in holds(log)):
+    if all(hold.hold_id != hold_id for hold in active_holds(log)):
         raise AuditRecordError(
             f"no hold {hold_id} is in force: `sarguard audit hold list` names them"
         )
@@ -82,9 +82,9 @@ def lift_hold(log: AuditLog, hold_id: str, *, reason: str, actor: str) -> None:
     )
 
 
-def holds(log: AuditLog) -> list[Hold]:
+def active_holds(log: AuditLog) -> list[LegalHold]:
     """Return the holds in force, oldest first."""
-    found: dict[str, Hold] = {}
+    found: dict[str, LegalHold] = {}
     changes = log.search(Query(kind="hold_changed"), limit=None)
     for entry in sorted(changes, key=lambda change: change.seq):
         record: Any = entry.record
@@ -97,7 +97,7 @@ def holds(log: AuditLog) -> list[Hold]:
 
 def carry_over(log: AuditLog, segment: Segment) -> None:
     """Write again the holds in force that a segment's records placed."""
-    for hold in holds(log):
+    for hold in active_holds(log):
         if segment.first_seq <= hold.placed_seq <= segment.last_seq:
             log.event(
                 "hold_changed",
@@ -111,8 +111,8 @@ def carry_over(log: AuditLog, segment: Segment) -> None:
             )
 
 
-def _hold(record: Any) -> Hold:  # noqa: ANN401
+def _hold(record: Any) -> LegalHold:  # noqa: ANN401
     names = ("hold_id", "reason", "actor", "tenant", "first_seq", "last_seq")
-    return Hold(
+    return LegalHold(
         **{name: getattr(record, name) for name in names}, placed_seq=record.seq
     )

@@ -1,4 +1,4 @@
-"""Hand the ledger to a new key, and bury segments that retention lets go."""
+"""Rotation of the signing key, and deletion of sealed segments."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ from typing import Any
 from sarguard.audit.proof.merkle import root_of
 from sarguard.audit.proof.signed_notes import VerifierKey
 from sarguard.audit.proof.signing_keys import Signer, SigningKey
+from sarguard.audit.records.fields import Header
 from sarguard.audit.records.schema import parse
-from sarguard.audit.storage.appender import Pen, draft
+from sarguard.audit.storage.appender import Appender, draft
 from sarguard.audit.storage.chain_head import leaves
 from sarguard.errors import (
     AuditIntegrityError,
@@ -26,7 +27,7 @@ from sarguard.errors import (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Segment:
-    """Describe a stretch of the ledger; the open one is not sealed."""
+    """Consecutive records of a ledger; the open segment is not sealed."""
 
     segment: int
     first_seq: int
@@ -37,6 +38,7 @@ class Segment:
     """Root of the whole ledger's tree at `last_seq`; empty for the open one."""
     sealed: bool
     buried: bool
+    """Whether retention deleted its records."""
 
 
 def rotation_statement(
@@ -46,27 +48,28 @@ def rotation_statement(
     return f"sarguard key rotation\n{origin}\n{seq}\n{old}\n{new}\n"
 
 
-def rotate_key(pen: Pen, new: Signer, keep: Callable[[], None]) -> None:
+def rotate_key(appender: Appender, new: Signer, keep: Callable[[], None]) -> None:
     """Record a rotation, and sign a checkpoint with both keys.
 
     Args:
-        pen: the ledger's pen.
+        appender: the ledger's appender.
         new: the key that signs from here on.
         keep: makes the new key the one that later processes load.
 
     Raises:
         AuditKeyError: if the new key has another name, or is the old one.
     """
-    old = pen.signer
-    if new.verifier.name != pen.end.origin:
+    old = appender.signer
+    if new.verifier.name != appender.head.origin:
         raise AuditKeyError(
             f"the new key is named {new.verifier.name!r}: name it "
-            f"{pen.end.origin!r}, the ledger's origin"
+            f"{appender.head.origin!r}, the ledger's origin"
         )
     if new.verifier == old.verifier:
         raise AuditKeyError("the new key is the old one: make another")
-    seq = pen.end.size + 1
-    text = rotation_statement(pen.end.origin, seq, old.verifier, new.verifier)
+    # The number is part of what both keys sign: it cannot be used at another place.
+    seq = appender.head.size + 1
+    text = rotation_statement(appender.head.origin, seq, old.verifier, new.verifier)
     signed = [b64encode(key.sign(text.encode())).decode() for key in (old, new)]
     fields = {
         "old_key": str(old.verifier),
@@ -76,10 +79,10 @@ def rotate_key(pen: Pen, new: Signer, keep: Callable[[], None]) -> None:
         "new_signature": signed[1],
     }
     # A clock that went back would put a record before this one.
-    if pen.write(draft("key_rotated", fields))[0] != seq:
+    if appender.write(draft("key_rotated", fields))[0] != seq:
         raise AuditKeyError("the clock moved back during the rotation: try again")
-    pen.end.key, pen.signer = str(new.verifier), new
-    pen.sign(old)
+    appender.head.key, appender.signer = str(new.verifier), new
+    appender.sign(old)
     keep()
 
 
@@ -120,13 +123,18 @@ def segments(connection: sqlite3.Connection) -> list[Segment]:
     return [found[number] for number in sorted(found)]
 
 
-def bury(
-    pen: Pen, number: int, *, retention_days: int, reason: str, actor: str | None
+def delete_segment(
+    appender: Appender,
+    number: int,
+    *,
+    retention_days: int,
+    reason: str,
+    actor: str | None,
 ) -> int:
     """Delete a sealed segment's records and leave a signed tombstone.
 
     The leaf hashes stay, so that every proof and checkpoint stays valid. Tombstones
-    that stand in the segment are written again, for the segments they speak of.
+    in the segment are written again, for the segments that they are about.
 
     Returns:
         How many records were deleted.
@@ -135,30 +143,35 @@ def bury(
         AuditRecordError: if there is no such sealed segment, or it is buried.
         AuditIntegrityError: if the segment is not what was sealed.
     """
-    segment = _sealed(pen.connection, number)
-    low, high = segment.first_seq - 1, segment.last_seq
-    kept = _tombstones_in(pen.connection, segment)
-    hashes = list(leaves(pen.connection, low, high))
-    _check_root(pen.connection, segment)
-    why = {"retention_days": retention_days, "reason": reason, "actor": actor}
-    facts = {**_facts(segment), "keys": _keys_in(pen.connection, segment), **why}
-    pen.write(draft("retention_tombstone", facts))
-    for fields in kept:
-        pen.write(draft("retention_tombstone", fields))
-    pen.connection.execute(
+    segment = _sealed(appender.connection, number)
+    first, last = segment.first_seq, segment.last_seq
+    tombstones = _tombstones_in(appender.connection, segment)
+    hashes = list(leaves(appender.connection, first - 1, last))
+    _check_root(appender.connection, segment)
+    own: dict[str, object] = {
+        "segment": number,
+        "first_seq": first,
+        "last_seq": last,
+        "first_time": segment.first_time,
+        "last_time": segment.last_time,
+        "tree_root": segment.tree_root,
+        "keys": _keys_in(appender.connection, segment),
+        "retention_days": retention_days,
+        "reason": reason,
+        "actor": actor,
+    }
+    for fields in (own, *tombstones):
+        appender.write(draft("retention_tombstone", fields))
+    appender.connection.execute(
         "INSERT INTO burials VALUES (?, ?, ?)",
-        (segment.first_seq, high, b"".join(hashes)),
+        (first, last, b"".join(hashes)),
     )
-    gone = pen.connection.execute(
-        "DELETE FROM records WHERE seq BETWEEN ? AND ?", (segment.first_seq, high)
+    # A trigger lets go only of records that the row above covers.
+    gone = appender.connection.execute(
+        "DELETE FROM records WHERE seq BETWEEN ? AND ?", (first, last)
     ).rowcount
-    pen.sign()
+    appender.sign()
     return gone
-
-
-def _facts(segment: Segment) -> dict[str, object]:
-    names = ("segment", "first_seq", "last_seq", "first_time", "last_time", "tree_root")
-    return {name: getattr(segment, name) for name in names}
 
 
 def _keys_in(connection: sqlite3.Connection, segment: Segment) -> tuple[str, ...]:
@@ -175,8 +188,8 @@ def _keys_in(connection: sqlite3.Connection, segment: Segment) -> tuple[str, ...
 
 
 def _sealed(connection: sqlite3.Connection, number: int) -> Segment:
-    known = {segment.segment: segment for segment in segments(connection)}
-    segment = known.get(number)
+    by_number = {segment.segment: segment for segment in segments(connection)}
+    segment = by_number.get(number)
     if segment is None:
         raise AuditRecordError(f"there is no sealed segment {number}")
     if segment.buried:
@@ -187,17 +200,16 @@ def _sealed(connection: sqlite3.Connection, number: int) -> Segment:
 def _tombstones_in(
     connection: sqlite3.Connection, segment: Segment
 ) -> list[dict[str, object]]:
-    kept = []
+    tombstones = []
     for (data,) in connection.execute(
         "SELECT record FROM records WHERE kind = 'retention_tombstone' "
         "AND seq BETWEEN ? AND ? ORDER BY seq",
         (segment.first_seq, segment.last_seq),
     ):
-        fields = parse(bytes(data)).model_dump(mode="json", exclude_none=True)
-        header = {"log", "seq", "time", "mono_ns", "writer", "prev", "spooled"}
-        dropped = {*header, "schema_version", "kind"}
-        kept.append({k: v for k, v in fields.items() if k not in dropped})
-    return kept
+        header = set(Header.model_fields)
+        fields = parse(bytes(data)).model_dump(exclude_none=True, exclude=header)
+        tombstones.append(fields)
+    return tombstones
 
 
 def _check_root(connection: sqlite3.Connection, segment: Segment) -> None:

@@ -1,7 +1,7 @@
-"""Delete what is old enough: whole sealed segments, never what a hold covers.
+"""Retention: old sealed segments are deleted, unless a hold covers them.
 
-A signed tombstone stands for each segment that goes, and its hashes stay, so that
-every proof and checkpoint stays valid and nothing can go missing quietly.
+A signed tombstone takes the place of each segment, and its hashes stay, so that every
+proof and checkpoint stays valid and nothing can disappear unnoticed.
 """
 
 from __future__ import annotations
@@ -12,15 +12,15 @@ from typing import Literal
 import structlog
 
 from sarguard.audit.log import AuditLog
-from sarguard.audit.operations.legal_holds import carry_over, holds
+from sarguard.audit.operations.legal_holds import active_holds, carry_over
 from sarguard.audit.operations.maintenance import Segment
 from sarguard.audit.privacy.encryption import Sealer
 from sarguard.audit.records.ids import now_us, time_us
 from sarguard.audit.storage.query import Query
 from sarguard.errors import ConfigurationError
 
-LEAST_DAYS = 183
-"""Half a year: records are kept at least so long unless a floor is set."""
+MIN_DAYS = 183
+"""Half a year: how long records are kept at least, unless a floor is set."""
 
 _DAY = 86_400_000_000
 _log = structlog.get_logger(__name__)
@@ -30,11 +30,11 @@ Fate = Literal["delete", "keep", "held", "gone"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RetentionRule:
-    """Say how long records are kept."""
+    """How long records are kept."""
 
     days: int = 365
-    floor_days: int = LEAST_DAYS
-    """The least that `days` may be."""
+    floor_days: int = MIN_DAYS
+    """Lower bound of `days`."""
     legal_hold: bool = False
     """Whether nothing is deleted, whatever its age."""
 
@@ -47,8 +47,8 @@ class RetentionRule:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Decision:
-    """Say what retention does with a segment, and why."""
+class SegmentDecision:
+    """What retention does with a segment, and why."""
 
     segment: Segment
     fate: Fate
@@ -57,8 +57,8 @@ class Decision:
 
 def plan(
     log: AuditLog, rule: RetentionRule, *, now: int | None = None
-) -> list[Decision]:
-    """Say what retention would do with each sealed segment, oldest first.
+) -> list[SegmentDecision]:
+    """Return what retention would do with each segment, oldest first.
 
     Args:
         log: the ledger.
@@ -66,24 +66,27 @@ def plan(
         now: microseconds since 1970; by default the clock's.
     """
     cutoff = (now_us() if now is None else now) - rule.days * _DAY
-    in_force = holds(log)
+    holds = active_holds(log)
     decisions = []
+    fate: Fate
     for segment in log.segments():
-        if segment.buried or not segment.sealed:
-            fate, why = _fate_of_others(segment)
+        if segment.buried:
+            fate, why = "gone", "deleted earlier"
+        elif not segment.sealed:
+            fate, why = "keep", "still open"
         elif time_us(segment.last_time) >= cutoff:
             fate, why = "keep", f"not yet {rule.days} days old"
         elif rule.legal_hold:
             fate, why = "held", "the policy holds everything"
         else:
-            covering = [hold for hold in in_force if hold.covers(log, segment)]
+            covering = [hold for hold in holds if hold.covers(log, segment)]
             names = ", ".join(f"{hold.hold_id} ({hold.reason})" for hold in covering)
             fate, why = (
                 ("held", f"legal hold {names}")
                 if covering
                 else ("delete", f"older than {rule.days} days")
             )
-        decisions.append(Decision(segment=segment, fate=fate, why=why))
+        decisions.append(SegmentDecision(segment=segment, fate=fate, why=why))
     return decisions
 
 
@@ -100,7 +103,7 @@ def apply(
     Args:
         log: the ledger, open for writing.
         rule: how long records are kept.
-        actor: who had it done.
+        actor: who asked for it.
         sealer: the sealed content that goes with the records.
         now: microseconds since 1970; by default the clock's.
     """
@@ -109,9 +112,10 @@ def apply(
         if decision.fate != "delete":
             continue
         segment = decision.segment
+        # Before the records go: they name their content, and may have placed holds.
         contents = _contents_of(log, segment) if sealer else []
         carry_over(log, segment)
-        deleted = log.bury(
+        deleted = log.delete_segment(
             segment.segment,
             retention_days=rule.days,
             reason=decision.why,
@@ -126,14 +130,8 @@ def apply(
     return gone
 
 
-def _fate_of_others(segment: Segment) -> tuple[Fate, str]:
-    if segment.buried:
-        return "gone", "deleted earlier"
-    return "keep", "still open"
-
-
 def _contents_of(log: AuditLog, segment: Segment) -> list[str]:
-    """Name the sealed content that a segment's records speak of."""
+    """Return the names of the sealed content of a segment's records."""
     names = []
     for entry in log.entries(segment.first_seq, segment.last_seq):
         for content in getattr(entry.record, "content", ()):
@@ -143,7 +141,7 @@ def _contents_of(log: AuditLog, segment: Segment) -> list[str]:
 
 
 def _sweep(log: AuditLog, sealer: Sealer) -> None:
-    """Delete content whose records went before a crash, and keys of no further use."""
+    """Delete content that a crash left without records, and keys without content."""
     requests = Query(kind="request_started")
     oldest = next(log.search(requests, limit=1, newest_first=False), None)
     if oldest is not None:

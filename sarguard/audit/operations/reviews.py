@@ -1,24 +1,17 @@
-"""Let reviewers judge requests; each judgement is a record that stays."""
+"""Reviews of requests; each judgement is a record that stays."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any
+from typing import cast
 
 import structlog
 
 from sarguard.audit.log import AuditLog
+from sarguard.audit.records.events import Reviewed
 from sarguard.audit.storage.query import Entry, Query
-from sarguard.audit.storage.recorder import Receipt
+from sarguard.audit.storage.recorder import RecordReceipt
+from sarguard.audit.wording import LABELS
 from sarguard.errors import AuditNotFoundError, AuditRecordError
-
-LABELS = {
-    "correct": "the guard did the right thing",
-    "over_refusal": "a harmless request was refused or blocked",
-    "missed": "a harmful request was answered",
-    "needs_follow_up": "somebody else has to look at it",
-}
-"""What a reviewer may say of a request."""
 
 _log = structlog.get_logger(__name__)
 
@@ -26,15 +19,17 @@ _log = structlog.get_logger(__name__)
 def reviews(log: AuditLog, audit_id: str) -> list[Entry]:
     """Return the judgements of a request, oldest first."""
     query = Query(kind="reviewed", containing=audit_id)
-    found = [e for e in log.search(query, limit=None) if _request(e) == audit_id]
-    return sorted(found, key=_number)
+    found = log.search(query, limit=None)
+    # A note may hold the name of another request.
+    about = [entry for entry in found if _review_of(entry).request == audit_id]
+    return sorted(about, key=lambda entry: entry.seq)
 
 
-def labels(log: AuditLog) -> dict[str, str]:
+def newest_labels(log: AuditLog) -> dict[str, str]:
     """Return the newest label of each request that was judged, by request."""
     found = log.search(Query(kind="reviewed"), limit=None, newest_first=False)
-    judged: list[Any] = [entry.record for entry in sorted(found, key=_number)]
-    return {record.request: record.label for record in judged}
+    reviewed = map(_review_of, sorted(found, key=lambda entry: entry.seq))
+    return {record.request: record.label for record in reviewed}
 
 
 def review(
@@ -44,7 +39,7 @@ def review(
     *,
     reviewer: str,
     note: str | None = None,
-) -> Receipt:
+) -> RecordReceipt:
     """Record a reviewer's judgement; a later one of theirs names the one before.
 
     Raises:
@@ -53,38 +48,26 @@ def review(
     """
     if label not in LABELS:
         raise AuditRecordError(f"no label {label!r}: use one of {', '.join(LABELS)}")
-    about = log.request(audit_id)
-    if not about:
+    records = log.request(audit_id)
+    if not records:
         raise AuditNotFoundError(f"no request {audit_id} in {log.path}")
+    earlier = [
+        entry.seq
+        for entry in reviews(log, audit_id)
+        if _review_of(entry).reviewer == reviewer
+    ]
     receipt = log.event(
         "reviewed",
         request=audit_id,
-        about_seq=about[-1].seq,
+        about_seq=records[-1].seq,
         label=label,
         reviewer=reviewer,
         note=note,
-        replaces=_last_of(reviews(log, audit_id), reviewer),
+        replaces=earlier[-1] if earlier else None,
     )
     _log.info("audit_reviewed", audit_id=audit_id, audit_seq=receipt.seq)
     return receipt
 
 
-def _last_of(earlier: list[Entry], reviewer: str) -> int | None:
-    own: Iterator[int] = (
-        entry.seq for entry in reversed(earlier) if _reviewer(entry) == reviewer
-    )
-    return next(own, None)
-
-
-def _number(entry: Entry) -> int:
-    return entry.seq
-
-
-def _request(entry: Entry) -> str:
-    record: Any = entry.record
-    return str(record.request)
-
-
-def _reviewer(entry: Entry) -> str:
-    record: Any = entry.record
-    return str(record.reviewer)
+def _review_of(entry: Entry) -> Reviewed:
+    return cast("Reviewed", entry.record)

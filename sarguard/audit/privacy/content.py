@@ -1,6 +1,6 @@
-"""Turn content into what a record may hold: marks and lengths, unless told otherwise.
+"""What a record may hold of content: pseudonyms and lengths, unless a policy asks more.
 
-`none` keeps keyed marks, lengths and durations. `redacted` also keeps texts without
+`none` keeps pseudonyms, lengths and durations. `redacted` also keeps texts without
 what looks personal; sound is never kept. `encrypted` keeps everything, sealed under
 keys whose destruction erases it.
 """
@@ -17,9 +17,14 @@ from numpy.typing import NDArray
 
 from sarguard.audit.privacy.encryption import SealedStore, Sealer
 from sarguard.audit.privacy.keyring import Keyring
-from sarguard.audit.privacy.pseudonyms import Marks
+from sarguard.audit.privacy.pseudonyms import Pseudonyms
 from sarguard.audit.privacy.redaction import PatternRedactor, Redactor
-from sarguard.audit.records.fields import AudioFact, Content, InputFact, OutputFact
+from sarguard.audit.records.fields import (
+    AudioDescription,
+    Content,
+    InputDescription,
+    OutputDescription,
+)
 from sarguard.errors import ConfigurationError
 
 ContentMode = Literal["none", "redacted", "encrypted"]
@@ -27,8 +32,8 @@ ContentMode = Literal["none", "redacted", "encrypted"]
 Clip = tuple[NDArray[np.float32], int]
 """Mono samples of shape (samples,) in [-1, 1], and their rate in Hz."""
 
-LONGEST = 100_000
-"""The most characters of a redacted text that a record keeps."""
+MAX_TEXT = 100_000
+"""Characters of a redacted text that a record keeps."""
 
 
 def keyring_at(ledger: str | Path) -> Path:
@@ -42,7 +47,7 @@ def sealed_at(ledger: str | Path) -> Path:
 
 
 class Privacy:
-    """Describe content for records, and keep as much of it as the policy allows."""
+    """Descriptions of content for records, and what the policy allows to keep."""
 
     def __init__(
         self,
@@ -74,7 +79,7 @@ class Privacy:
 
         Args:
             ledger: the ledger's file.
-            content: what is kept of sound and words, beside marks and lengths.
+            content: what is kept of sound and words, beside pseudonyms and lengths.
             keyring: the file of secrets; it is made when first needed. A place that
                 copies of the ledger do not reach is best.
             sealed: the file of sealed content.
@@ -84,9 +89,9 @@ class Privacy:
         store = SealedStore(sealed or sealed_at(ledger))
         return cls(Sealer(keys, store), content=content, redactor=redactor)
 
-    def marks(self, tenant: str | None = None) -> Marks:
-        """Return what makes a tenant's marks; records hold its `key_id`."""
-        return self.keyring.marks(tenant)
+    def pseudonyms(self, tenant: str | None = None) -> Pseudonyms:
+        """Return a tenant's pseudonyms; records hold their `key_id`."""
+        return self.keyring.pseudonyms(tenant)
 
     def describe_input(
         self,
@@ -95,14 +100,14 @@ class Privacy:
         text: str = "",
         turns: int = 1,
         tenant: str | None = None,
-    ) -> InputFact:
+    ) -> InputDescription:
         """Describe what came in, without holding it."""
-        marks = self.marks(tenant)
-        return InputFact(
+        pseudonyms = self.pseudonyms(tenant)
+        return InputDescription(
             audio=tuple(
-                _describe_clip(marks, samples, rate) for samples, rate in clips
+                _describe_clip(pseudonyms, samples, rate) for samples, rate in clips
             ),
-            text_mark=marks.text(text) if text else None,
+            text_mark=pseudonyms.text(text) if text else None,
             text_chars=len(text),
             turns=turns,
         )
@@ -115,10 +120,10 @@ class Privacy:
         finish_reason: str | None = None,
         refusal: bool | None = None,
         refusal_rule: str | None = None,
-    ) -> OutputFact:
+    ) -> OutputDescription:
         """Describe what went out, without holding it."""
-        return OutputFact(
-            text_mark=self.marks(tenant).text(text) if text else None,
+        return OutputDescription(
+            text_mark=self.pseudonyms(tenant).text(text) if text else None,
             text_chars=len(text),
             finish_reason=finish_reason,
             refusal=refusal,
@@ -138,8 +143,8 @@ class Privacy:
         Args:
             part: what it is: `input_text`, `output_text`, `transcript` ...
             text: the text.
-            tenant: whose it is.
-            session: mark of the caller's session.
+            tenant: the tenant that it belongs to.
+            session: pseudonym of the caller's session.
 
         Raises:
             AuditWriteError: if sealed content cannot be kept.
@@ -154,7 +159,7 @@ class Privacy:
             Content(
                 part=part,
                 mode="redacted",
-                text=found.text[:LONGEST].encode("utf-8", "replace").decode(),
+                text=found.text[:MAX_TEXT].encode("utf-8", "replace").decode(),
                 engine=self.redactor.name,
                 redactions=found.count,
             ),
@@ -176,10 +181,10 @@ class Privacy:
 
 
 def _describe_clip(
-    marks: Marks, samples: NDArray[np.float32], sample_rate: int
-) -> AudioFact:
-    return AudioFact(
-        mark=marks.audio(samples, sample_rate),
+    pseudonyms: Pseudonyms, samples: NDArray[np.float32], sample_rate: int
+) -> AudioDescription:
+    return AudioDescription(
+        mark=pseudonyms.audio(samples, sample_rate),
         seconds=len(samples) / sample_rate,
         sample_rate=sample_rate,
         channels=1,

@@ -1,7 +1,7 @@
-"""Seal content outside the chain, so that destroying its key erases it.
+"""Content sealed outside the chain, so that destroying its key erases it.
 
-A record holds a commitment to the sealed bytes and the name of their key. Whoever
-destroys the key makes the content unreadable for ever; the chain stays as it was.
+A record holds a commitment to the sealed bytes and the name of their key. Without the
+key the content is unreadable for ever; the chain stays as it was.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ CREATE INDEX IF NOT EXISTS by_made ON contents (made);
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Sealed:
-    """Hold sealed bytes and what is needed, beside their key, to open them."""
+class SealedContent:
+    """Sealed bytes, and what is needed beside their key to open them."""
 
     content_id: str
     key_id: str
@@ -52,12 +52,12 @@ class Sealed:
 
 
 class SealedStore:
-    """Hold one file of sealed content; it is of no use without the keys."""
+    """File of sealed content; it is of no use without the keys."""
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
 
-    def put(self, sealed: Sealed) -> None:
+    def put(self, sealed: SealedContent) -> None:
         """Keep sealed content, durably.
 
         Raises:
@@ -70,7 +70,7 @@ class SealedStore:
         with self._writing() as connection:
             connection.execute("INSERT INTO contents VALUES (?, ?, ?, ?, ?, ?)", row)
 
-    def get(self, content_id: str) -> Sealed:
+    def get(self, content_id: str) -> SealedContent:
         """Return sealed content.
 
         Raises:
@@ -90,7 +90,7 @@ class SealedStore:
                 "or stands elsewhere"
             )
         names = ("content_id", "key_id", "salt", "nonce", "data")
-        return Sealed(**dict(zip(names, row, strict=True)))
+        return SealedContent(**dict(zip(names, row, strict=True)))
 
     def delete_of(self, key_ids: Sequence[str]) -> int:
         """Delete what some keys sealed; return how many pieces went."""
@@ -136,13 +136,13 @@ class SealedStore:
     def _connect(self) -> sqlite3.Connection:
         connection = sqlite3.connect(self.path, timeout=10, isolation_level=None)
         try:
-            (mark,) = connection.execute("PRAGMA application_id").fetchone()
+            (magic,) = connection.execute("PRAGMA application_id").fetchone()
             (used,) = connection.execute(
                 "SELECT count(*) FROM sqlite_master"
             ).fetchone()
         except sqlite3.DatabaseError:
-            mark, used = 0, 1
-        if used and mark != APPLICATION_ID:
+            magic, used = 0, 1
+        if used and magic != APPLICATION_ID:
             connection.close()
             raise AuditFormatError(
                 f"{self.path} does not hold a ledger's sealed content: "
@@ -156,7 +156,7 @@ class SealedStore:
 
 
 class Sealer:
-    """Seal content under its session's key, and open it again."""
+    """Seals content under its session's key, and opens it again."""
 
     def __init__(self, keyring: Keyring, store: SealedStore) -> None:
         self.keyring = keyring
@@ -171,7 +171,7 @@ class Sealer:
             part: what it is, such as `input_text`.
             data: the content.
             tenant: whose it is.
-            session: mark of the session; without one, the piece has its own key.
+            session: pseudonym of the session; without one, the piece has its own key.
 
         Raises:
             AuditWriteError: if it cannot be kept.
@@ -180,8 +180,9 @@ class Sealer:
 
         name, salt, nonce = new_name("content"), os.urandom(32), os.urandom(12)
         secret = self.keyring.content_secret(tenant, session or name)
+        # A fresh nonce for each piece: a session's key seals many.
         data = AESGCM(secret.value).encrypt(nonce, data, _bound(name, part))
-        sealed = Sealed(
+        sealed = SealedContent(
             content_id=name, key_id=secret.key_id, salt=salt, nonce=nonce, data=data
         )
         self.store.put(sealed)
@@ -223,5 +224,5 @@ class Sealer:
 
 
 def _bound(content_id: str, part: str) -> bytes:
-    """Return what ties sealed bytes to the record that names them."""
+    """Return the associated data that ties sealed bytes to their record."""
     return f"{content_id}\0{part}".encode()

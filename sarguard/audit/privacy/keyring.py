@@ -1,8 +1,8 @@
-"""Keep the secrets of marks and of sealed content, and destroy them for good.
+"""The secrets of pseudonyms and of sealed content, in a file of their own.
 
-The secrets stand in a file of their own, readable by its owner only. Without it a
-copy of the ledger, or of sealed content, tells nobody what was said; with a secret
-destroyed, nobody can ever tell. Copies of this file must be destroyed with it.
+The file is readable by its owner only. A copy of the ledger, or of sealed content, does
+not tell what was said without it. Once a secret is destroyed, nothing can tell: copies
+of this file have to be destroyed with it.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from sarguard.audit.privacy.pseudonyms import Marks
+from sarguard.audit.privacy.pseudonyms import Pseudonyms
 from sarguard.audit.records.ids import new_name, now_us
 from sarguard.audit.storage.write_errors import write_error
 from sarguard.errors import AuditFormatError, AuditNotFoundError
@@ -39,20 +39,20 @@ CREATE TABLE IF NOT EXISTS destroyed (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Secret:
-    """Hold a secret and what it is for."""
+    """One secret, and what it is for."""
 
     key_id: str
     purpose: Purpose
     tenant: str | None
     session: str | None
-    """Mark of the session whose content it seals."""
+    """Pseudonym of the session whose content it seals."""
     made: int
     """When, in microseconds since 1970."""
     value: bytes = field(repr=False)
 
 
 class Keyring:
-    """Hold one file of secrets; threads and processes may share it."""
+    """File of secrets; threads and processes may share it."""
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
@@ -63,26 +63,25 @@ class Keyring:
     def __repr__(self) -> str:
         return f"Keyring({str(self.path)!r})"
 
-    def marks(self, tenant: str | None = None) -> Marks:
-        """Return what makes a tenant's marks; its first use makes its secret.
+    def pseudonyms(self, tenant: str | None = None) -> Pseudonyms:
+        """Return a tenant's pseudonyms; the first use makes the secret.
 
         Raises:
             AuditWriteError: if a new secret cannot be kept.
         """
-        secret = self._current("mark", tenant, None)
-        return Marks(key_id=secret.key_id, secret=secret.value)
+        return _pseudonyms(self._current("mark", tenant, None))
 
-    def all_marks(
+    def all_pseudonyms(
         self, tenant: str | None = None, *, every: bool = False
-    ) -> list[tuple[str | None, Marks]]:
-        """Return a tenant's marks under each secret it has had, oldest first.
+    ) -> list[tuple[str | None, Pseudonyms]]:
+        """Return tenants and their pseudonyms, one pair for each secret, oldest first.
 
         Args:
-            tenant: whose; with `every`, it is not asked for.
+            tenant: the tenant; it is ignored with `every`.
             every: return those of all tenants.
         """
         return [
-            (secret.tenant, Marks(key_id=secret.key_id, secret=secret.value))
+            (secret.tenant, _pseudonyms(secret))
             for secret in self.secrets()
             if secret.purpose == "mark" and (every or secret.tenant == tenant)
         ]
@@ -91,11 +90,10 @@ class Keyring:
         """Return the secret that seals a session's content; make it if needed."""
         return self._current("content", tenant, session)
 
-    def rotate(self, tenant: str | None = None) -> Marks:
-        """Give a tenant a new secret for marks; the old ones still serve to look up."""
+    def rotate(self, tenant: str | None = None) -> Pseudonyms:
+        """Make a new secret for a tenant; the old ones still serve look-ups."""
         with self._writing() as connection:
-            secret = _make(connection, "mark", tenant, None)
-        return Marks(key_id=secret.key_id, secret=secret.value)
+            return _pseudonyms(_make(connection, "mark", tenant, None))
 
     def secrets(self) -> list[Secret]:
         """Return every secret, oldest first."""
@@ -111,16 +109,16 @@ class Keyring:
         """Return one secret.
 
         Raises:
-            AuditNotFoundError: if it was destroyed, or never stood in this file.
+            AuditNotFoundError: if it was destroyed, or was never in this file.
         """
         for secret in self.secrets():
             if secret.key_id == key_id:
                 return secret
-        what = "was destroyed" if self.was_destroyed(key_id) else "is not"
-        raise AuditNotFoundError(f"the key {key_id} {what} in {self.path}")
+        state = "was destroyed" if self.was_destroyed(key_id) else "is not"
+        raise AuditNotFoundError(f"the key {key_id} {state} in {self.path}")
 
     def was_destroyed(self, key_id: str) -> bool:
-        """Tell whether a secret was destroyed here."""
+        """Return whether a secret was destroyed here."""
         if not self.path.exists():
             return False
         with closing(self._connect()) as connection:
@@ -148,24 +146,26 @@ class Keyring:
         self, purpose: Purpose, tenant: str | None, session: str | None
     ) -> Secret:
         name = (purpose, tenant or "", session or "")
+        # Every request needs a secret: it is kept in memory until the file changes.
         with self._lock:
             version = self._found_version()
             if version != self._version:
                 self._known, self._version = {}, version
             if name in self._known:
                 return self._known[name]
+        # Looked for again under the file's lock: another process may have made it.
         with self._writing() as connection:
             secret = _newest(connection, name) or _make(
                 connection, purpose, tenant, session
             )
         with self._lock:
-            # A secret that another process destroyed meanwhile is asked for again:
-            # the file's version has moved on.
+            # If another process destroyed it meanwhile, the file's version differs,
+            # and the next call reads it again.
             self._known[name] = secret
         return secret
 
     def _found_version(self) -> bytes:
-        """Return SQLite's change counter: it grows with every transaction."""
+        """Return SQLite's change counter, bytes 24 to 27 of the file's header."""
         try:
             with self.path.open("rb") as file:
                 return file.read(28)[24:]
@@ -187,8 +187,7 @@ class Keyring:
         if self.path.exists():
             return
         # SQLite gives its journal the rights of the file that it finds.
-        handle = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o600)
-        os.close(handle)
+        os.close(os.open(self.path, os.O_RDWR | os.O_CREAT, 0o600))
 
     def _connect(self) -> sqlite3.Connection:
         try:
@@ -208,9 +207,9 @@ _SELECT = "SELECT key_id, purpose, tenant, session, made, secret FROM secrets"
 
 
 def _prepare(connection: sqlite3.Connection, path: Path) -> None:
-    (mark,) = connection.execute("PRAGMA application_id").fetchone()
+    (magic,) = connection.execute("PRAGMA application_id").fetchone()
     (tables,) = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
-    if tables and mark != APPLICATION_ID:
+    if tables and magic != APPLICATION_ID:
         raise AuditFormatError(
             f"{path} is a database of another kind, not the ledger's keys: "
             "name the right file"
@@ -252,6 +251,10 @@ def _make(
     row = (secret.key_id, purpose, *owner, secret.made, secret.value)
     connection.execute("INSERT INTO secrets VALUES (?, ?, ?, ?, ?, ?)", row)
     return secret
+
+
+def _pseudonyms(secret: Secret) -> Pseudonyms:
+    return Pseudonyms(key_id=secret.key_id, secret=secret.value)
 
 
 def _secret(row: tuple[str, Purpose, str, str, int, bytes]) -> Secret:

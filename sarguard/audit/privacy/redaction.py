@@ -1,7 +1,7 @@
-"""Take out of a text what looks personal, before it can reach a record.
+"""Redaction: what looks personal is taken out of a text before it reaches a record.
 
 Patterns find forms, not names: a text without an address or a number passes
-unchanged. Where that is not enough, bring another `Redactor`.
+unchanged. Where that is not enough, use another `Redactor`.
 """
 
 from __future__ import annotations
@@ -20,30 +20,30 @@ _DIGIT = (
 
 
 @dataclass(frozen=True, slots=True)
-class Redacted:
-    """Hold what is left of a text, and how many places were taken out."""
+class RedactedText:
+    """What is left of a text, and how many places were taken out."""
 
     text: str
     count: int
 
 
 class Redactor(Protocol):
-    """Redact texts; an exception means that nothing of the text is kept."""
+    """Redactor of texts; if it raises, nothing of the text is kept."""
 
     @property
     def name(self) -> str:
         """Return the redactor's name and version, as records hold it."""
 
-    def redact(self, text: str) -> Redacted:
+    def redact(self, text: str) -> RedactedText:
         """Return the text without what is personal."""
 
 
 class PatternRedactor:
-    """Redact mail and network addresses, links, numbers in digits and in words."""
+    """Redactor of mail and network addresses, links, numbers in digits or words."""
 
     name = "sarguard.patterns/1"
 
-    def redact(self, text: str) -> Redacted:
+    def redact(self, text: str) -> RedactedText:
         """Return the text with a word in brackets for each thing taken out."""
         count = 0
 
@@ -59,7 +59,7 @@ class PatternRedactor:
 
         for label, pattern, fits in _PATTERNS:
             text = pattern.sub(replace(label, fits), text)
-        return Redacted(text, count)
+        return RedactedText(text, count)
 
 
 _Check = Callable[[str], bool]
@@ -75,7 +75,7 @@ def _digits(text: str) -> list[int]:
 
 
 def passes_luhn(text: str) -> bool:
-    """Tell whether 13 to 19 digits end in the check digit of a payment card."""
+    """Return whether 13 to 19 digits end in the check digit of a payment card."""
     digits = _digits(text)
     if not 13 <= len(digits) <= 19:
         return False
@@ -84,12 +84,13 @@ def passes_luhn(text: str) -> bool:
 
 
 def passes_mod_97(text: str) -> bool:
-    """Tell whether a text is an account number with the check digits of an IBAN."""
+    """Return whether a text is an account number with the check digits of an IBAN."""
     plain = re.sub(r"\s", "", text).upper()
     if not 15 <= len(plain) <= 34:
         return False
-    turned = plain[4:] + plain[:4]
-    return int("".join(str(int(letter, 36)) for letter in turned)) % 97 == 1
+    # ISO 13616: country and check digits go last, letters count from 10.
+    rotated = plain[4:] + plain[:4]
+    return int("".join(str(int(letter, 36)) for letter in rotated)) % 97 == 1
 
 
 def _is_address(text: str) -> bool:
@@ -100,10 +101,11 @@ def _is_address(text: str) -> bool:
     return True
 
 
-def _has_digits(least: int, most: int = 64) -> _Check:
-    return lambda found: least <= len(_digits(found)) <= most
+def _has_seven_digits(found: str) -> bool:
+    return 7 <= len(_digits(found)) <= 64
 
 
+# In order: a card's digits would pass for a phone number.
 _PATTERNS: tuple[tuple[str, re.Pattern[str], _Check], ...] = (
     ("link", re.compile(r"\bhttps?://\S+", re.IGNORECASE), _always),
     ("email", re.compile(r"[^\s@<>,;:\"()\[\]]+@[^\s@<>,;:\"()\[\]]+\.\w+"), _always),
@@ -115,7 +117,11 @@ _PATTERNS: tuple[tuple[str, re.Pattern[str], _Check], ...] = (
     ("address", re.compile(r"(?<![\w.:])[0-9A-Fa-f:.]{3,45}(?![\w:])"), _is_address),
     ("card", re.compile(r"(?<!\d)\d(?:[ -]?\d){12,18}(?!\d)"), passes_luhn),
     ("ssn", re.compile(r"(?<!\d)\d{3}[- ]\d{2}[- ]\d{4}(?!\d)"), _always),
-    ("phone", re.compile(r"(?<!\w)\+?\(?\d[\d\s().\-/]{5,20}\d(?!\w)"), _has_digits(7)),
+    (
+        "phone",
+        re.compile(r"(?<!\w)\+?\(?\d[\d\s().\-/]{5,20}\d(?!\w)"),
+        _has_seven_digits,
+    ),
     ("number", re.compile(r"(?<![\d.])\d{6,}(?![\d.])"), _always),
     (
         "number",

@@ -1,4 +1,4 @@
-"""Read a ledger from its first record to its last, and check that each fits."""
+"""Check of a ledger's records, one by one, from the first to the last."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from sarguard.audit.proof.merkle import TiledTree, leaf_hash
 from sarguard.audit.proof.report import Problems
 from sarguard.audit.proof.signed_notes import Checkpoint, VerifierKey
 from sarguard.audit.records import events
-from sarguard.audit.records.header import NO_RECORD, Header
+from sarguard.audit.records.fields import NO_RECORD, Header
 from sarguard.audit.records.ids import time_us
 from sarguard.audit.records.requests import RequestFinished, RequestStarted
 from sarguard.audit.records.schema import Columns, columns, parse
@@ -22,8 +22,8 @@ from sarguard.errors import AuditKeyError, AuditRecordError
 
 
 @dataclass(frozen=True, slots=True)
-class Burial:
-    """Hold the hashes of records that retention deleted."""
+class DeletedRange:
+    """Hashes of records that retention deleted."""
 
     first: int
     last: int
@@ -31,8 +31,8 @@ class Burial:
 
 
 @dataclass(slots=True)
-class Walk:
-    """Hold what has been seen of a ledger, and what did not fit."""
+class ChainCheck:
+    """Check of a ledger: what has been read so far, and what does not fit."""
 
     problems: Problems
     tiles: dict[int, bytes]
@@ -40,7 +40,7 @@ class Walk:
     """By size: those stored in the ledger, and copies from outside."""
     size: int = 0
     read: int = 0
-    buried: int = 0
+    deleted: int = 0
     log: str = ""
     origin: str = ""
     keys: list[VerifierKey] = field(default_factory=list)
@@ -48,24 +48,25 @@ class Walk:
     unrecorded: int = 0
     open_requests: set[str] = field(default_factory=set)
     tombstones: dict[tuple[int, int], str] = field(default_factory=dict)
-    graves: dict[tuple[int, int], str] = field(default_factory=dict)
-    """The root at the end of each buried segment."""
+    deleted_roots: dict[tuple[int, int], str] = field(default_factory=dict)
+    """The root at the end of each deleted segment."""
     gaps: list[tuple[int, int]] = field(default_factory=list)
     seals: list[events.SegmentSealed] = field(default_factory=list)
-    """The records that seal segments: they name what a gap held."""
+    """The records that seal segments: they tell what was in a gap."""
     proven: set[Checkpoint] = field(default_factory=set)
     checked: int = 0
-    """How many checkpoints were held against the records."""
+    """How many checkpoints were compared with the records."""
     tree: TiledTree = field(default_factory=lambda: TiledTree(TILE_LEVEL))
     broken: bool = False
     """Whether records are missing, so that no later root can be computed."""
+    # Of deleted segments, as their tombstones name them.
     _old_keys: list[VerifierKey] = field(default_factory=list)
     _deferred: list[Checkpoint] = field(default_factory=list)
     _leaf: str = NO_RECORD
     _time: int = 0
     _segment: int = 1
     _segment_first: int = 1
-    _after_burial: bool = False
+    _after_gap: bool = False
 
     def take(self, seq: int, data: bytes, found: Columns) -> None:
         """Check the next record."""
@@ -81,63 +82,66 @@ class Walk:
             # A ValueError is a time that no clock shows.
             self.problems.add("unreadable", f"record {seq}: {error}", seq)
         self._push(seq, leaf)
-        self._after_burial = False
+        self._after_gap = False
 
-    def bury(self, burial: Burial) -> None:
-        """Take the hashes of deleted records in their stead."""
-        for place in range(0, len(burial.leaves), 32):
-            self._push(self.size + 1, burial.leaves[place : place + 32], buried=True)
-        self.buried += burial.last - burial.first + 1
-        self.graves[burial.first, burial.last] = self.tree.root().hex()
-        self._segment, self._segment_first = self._segment + 1, burial.last + 1
-        self._after_burial = True
+    def skip_deleted(self, gone: DeletedRange) -> None:
+        """Take the hashes of deleted records in place of the records."""
+        for place in range(0, len(gone.leaves), 32):
+            self._push(self.size + 1, gone.leaves[place : place + 32], deleted=True)
+        self.deleted += gone.last - gone.first + 1
+        self.deleted_roots[gone.first, gone.last] = self.tree.root().hex()
+        self._segment, self._segment_first = self._segment + 1, gone.last + 1
+        self._after_gap = True
 
-    def miss(self, first: int, last: int) -> None:
-        """Note that records are gone, and go on after them."""
+    def skip_missing(self, first: int, last: int) -> None:
+        """Note that records are missing, and go on after them."""
         self.gaps.append((first, last))
         self.size, self.broken = last, True
-        self._after_burial = True
+        self._after_gap = True
 
-    def _push(self, seq: int, leaf: bytes, buried: bool = False) -> None:
-        full = self.tree.append(leaf)
+    def _push(self, seq: int, leaf: bytes, deleted: bool = False) -> None:
+        tile_root = self.tree.append(leaf)
         self.size, self._leaf = seq, leaf.hex()
         if self.broken:
             return
-        if full is not None and self.tiles.pop((seq >> TILE_LEVEL) - 1, None) != full:
-            self.problems.add(
-                "tile", f"the stored hash over the records up to {seq} differs", seq
-            )
+        if tile_root is not None:
+            stored = self.tiles.pop((seq >> TILE_LEVEL) - 1, None)
+            if stored != tile_root:
+                self.problems.add(
+                    "tile", f"the stored hash over the records up to {seq} differs", seq
+                )
         if seq in self.checkpoints:
             for checkpoint in self.checkpoints.pop(seq):
-                self._check_checkpoint(checkpoint, buried)
+                self._check_checkpoint(checkpoint, deleted)
 
     def _check_place(self, seq: int, record: Header) -> None:
         if record.seq != seq:
-            self._say("number", seq, f"calls itself record {record.seq}")
-        if record.prev != self._leaf and not (self.broken and self._after_burial):
-            self._say("chain", seq, "does not follow the record before it")
+            self._report("number", seq, f"calls itself record {record.seq}")
+        # After a gap nothing is known of the record before; the gap is reported.
+        if record.prev != self._leaf and not (self.broken and self._after_gap):
+            self._report("chain", seq, "does not follow the record before it")
         if not self.log:
             self.log = record.log
             if record.kind not in ("log_opened", "segment_sealed"):
-                self._say("beginning", seq, "is not one that a ledger begins with")
+                self._report("beginning", seq, "is not one that a ledger begins with")
         elif record.log != self.log:
-            self._say("foreign", seq, f"was written to another ledger, {record.log}")
+            self._report("foreign", seq, f"was written to another ledger, {record.log}")
 
     def _check_columns(self, seq: int, record: Header, found: Columns) -> None:
         wanted = columns(record)
         if found != wanted:
-            self._say("index", seq, "is filed under values that it does not hold")
+            self._report("index", seq, "is filed under values that it does not hold")
         time = wanted[1]
         if time < self._time:
             back = getattr(record, "count", None)
-            told = getattr(record, "cause", "") == "clock_moved_back"
-            if not told or back != self._time - time:
-                self._say("clock", seq, "is older than the record before it")
+            recorded = getattr(record, "cause", "") == "clock_moved_back"
+            if not recorded or back != self._time - time:
+                self._report("clock", seq, "is older than the record before it")
         self._time = time
 
     def _opened(self, record: events.LogOpened) -> None:
         if record.seq != 1:
-            self._say("beginning", record.seq, "begins a ledger a second time")
+            self._report("beginning", record.seq, "begins a ledger a second time")
             return
         self.origin = record.origin
         self._new_key(record.seq, record.key)
@@ -153,12 +157,12 @@ class Walk:
                 new, text, record.new_signature
             )
         except AuditKeyError as error:
-            self._say("key", seq, f"names a key that is none: {error}")
+            self._report("key", seq, f"names a key that is none: {error}")
             return
         if not signed or text != record.statement:
-            self._say("key", seq, "hands over to a key without both signatures")
+            self._report("key", seq, "hands over to a key without both signatures")
         if not self.keys or old != self.keys[-1]:
-            self._say("key", seq, "hands over from a key that did not sign")
+            self._report("key", seq, "hands over from a key that did not sign")
         self.keys.append(new)
 
     def _sealed(self, record: events.SegmentSealed) -> None:
@@ -166,17 +170,17 @@ class Walk:
         self.seals.append(record)
         if not self.origin:
             self.origin = record.origin
-        if not self.keys or self._after_burial:
+        if not self.keys or self._after_gap:
             self._new_key(seq, record.key)
         elif record.key != str(self.keys[-1]):
-            self._say("key", seq, "names a key that does not sign")
+            self._report("key", seq, "names a key that does not sign")
         place = (self._segment, self._segment_first, seq - 1)
-        if self._after_burial:
+        if self._after_gap:
             place = (record.segment, record.first_seq, seq - 1)
         if (record.segment, record.first_seq, record.last_seq) != place:
-            self._say("segment", seq, "seals a segment with other bounds")
+            self._report("segment", seq, "seals a segment with other bounds")
         if not self.broken and record.tree_root != self.tree.root().hex():
-            self._say("segment", seq, "seals a segment with another root")
+            self._report("segment", seq, "seals a segment with another root")
         self._segment, self._segment_first = record.segment + 1, seq
 
     def _tombstone(self, record: events.RetentionTombstone) -> None:
@@ -184,10 +188,10 @@ class Walk:
         try:
             self._old_keys.extend(VerifierKey.parse(text) for text in record.keys)
         except AuditKeyError as error:
-            self._say("key", record.seq, f"names a key that is none: {error}")
+            self._report("key", record.seq, f"names a key that is none: {error}")
         age = time_us(record.time) - time_us(record.last_time)
         if age < record.retention_days * 86_400_000_000:
-            self._say(
+            self._report(
                 "retention",
                 record.seq,
                 f"deletes segment {record.segment} before its "
@@ -203,19 +207,19 @@ class Walk:
     def _finished(self, record: RequestFinished) -> None:
         if record.audit_id in self.open_requests:
             self.open_requests.remove(record.audit_id)
-        elif not self.buried and not self.broken:
-            self._say("request", record.seq, "ends a request that did not begin")
+        elif not self.deleted and not self.broken:
+            self._report("request", record.seq, "ends a request that did not begin")
 
     def _new_key(self, seq: int, text: str) -> None:
         try:
             key = VerifierKey.parse(text)
         except AuditKeyError as error:
-            self._say("key", seq, f"names a key that is none: {error}")
+            self._report("key", seq, f"names a key that is none: {error}")
             return
         if not self.keys or self.keys[-1] != key:
             self.keys.append(key)
 
-    def _check_checkpoint(self, checkpoint: Checkpoint, buried: bool) -> None:
+    def _check_checkpoint(self, checkpoint: Checkpoint, deleted: bool) -> None:
         size = checkpoint.size
         self.checked += 1
         if checkpoint.root != self.tree.root():
@@ -225,14 +229,15 @@ class Walk:
                 f"{size} was signed over",
                 size,
             )
-        elif buried:
-            # The record that names its key is gone; a tombstone names it again.
+        elif deleted:
+            # The record that names its key is deleted; a tombstone, further on, names
+            # it again.
             self._deferred.append(checkpoint)
         else:
             self._check_signature(checkpoint, self.keys[-1:])
 
     def check_deferred(self) -> None:
-        """Check the signatures of checkpoints over records that are buried."""
+        """Check the signatures of checkpoints over records that are deleted."""
         for checkpoint in self._deferred:
             self._check_signature(checkpoint, [*self.keys, *self._old_keys])
 
@@ -251,8 +256,8 @@ class Walk:
             self.signed = max(self.signed, size)
             self.proven.add(checkpoint)
 
-    def name_gaps(self) -> None:
-        """Say which records are gone, and which segments they were."""
+    def report_gaps(self) -> None:
+        """Report which records are missing, and which segments they were."""
         for first, last in self.gaps:
             names = [
                 f"segment {seal.segment}, records {seal.first_seq} to "
@@ -260,12 +265,12 @@ class Walk:
                 for seal in self.seals
                 if seal.first_seq <= last and seal.last_seq >= first
             ]
-            held = f" ({'; '.join(names)})" if names else ""
+            segments = f" ({'; '.join(names)})" if names else ""
             self.problems.add(
-                "missing", f"records {first} to {last} are missing{held}", first
+                "missing", f"records {first} to {last} are missing{segments}", first
             )
 
-    def _say(self, code: str, seq: int, text: str) -> None:
+    def _report(self, code: str, seq: int, text: str) -> None:
         self.problems.add(code, f"record {seq} {text}", seq)
 
 
@@ -276,12 +281,12 @@ def _signs(key: VerifierKey, text: str, signature: str) -> bool:
         return False
 
 
-_BY_KIND: dict[str, Callable[[Walk, Any], None]] = {
-    "log_opened": Walk._opened,
-    "key_rotated": Walk._rotated,
-    "segment_sealed": Walk._sealed,
-    "retention_tombstone": Walk._tombstone,
-    "audit_degraded": Walk._degraded,
-    "request_started": Walk._started,
-    "request_finished": Walk._finished,
+_BY_KIND: dict[str, Callable[[ChainCheck, Any], None]] = {
+    "log_opened": ChainCheck._opened,
+    "key_rotated": ChainCheck._rotated,
+    "segment_sealed": ChainCheck._sealed,
+    "retention_tombstone": ChainCheck._tombstone,
+    "audit_degraded": ChainCheck._degraded,
+    "request_started": ChainCheck._started,
+    "request_finished": ChainCheck._finished,
 }

@@ -1,4 +1,4 @@
-"""Prove to a third party that one record is in the signed ledger (C2SP tlog-proof).
+"""Proofs that one record is in the signed ledger (C2SP tlog-proof).
 
 A proof is a short text: the record's index, the hashes that lead to the root, and the
 checkpoint that signs the root. With the record's bytes and the public key it can be
@@ -7,7 +7,6 @@ checked offline, for example by the stand-alone verifier.
 
 from __future__ import annotations
 
-import sqlite3
 from base64 import b64decode, b64encode
 from binascii import Error as Base64Error
 from contextlib import closing
@@ -17,15 +16,19 @@ from pathlib import Path
 from sarguard.audit.proof import merkle
 from sarguard.audit.proof.signed_notes import Checkpoint, VerifierKey
 from sarguard.audit.storage.chain_head import subtree
-from sarguard.audit.storage.database import open_reader
+from sarguard.audit.storage.database import (
+    last_seq,
+    newest_checkpoint,
+    open_reader,
+)
 from sarguard.errors import AuditFormatError, AuditNotFoundError
 
 FIRST_LINE = "c2sp.org/tlog-proof@v1"
 
 
 @dataclass(frozen=True, slots=True)
-class Proof:
-    """Hold the way from one record to a signed root."""
+class InclusionProof:
+    """Hashes that lead from one record to a signed root."""
 
     index: int
     """The leaf's index: the record's number less one."""
@@ -37,7 +40,7 @@ class Proof:
         return f"{FIRST_LINE}\nindex {self.index}\n{hashes}\n{self.checkpoint}"
 
     @classmethod
-    def parse(cls, text: str) -> Proof:
+    def parse(cls, text: str) -> InclusionProof:
         """Read a proof.
 
         Raises:
@@ -56,8 +59,8 @@ class Proof:
             raise AuditFormatError(f"not a proof: {text[:60]!r}")
         return cls(place, steps, Checkpoint.parse(note))
 
-    def holds(self, record: bytes, key: VerifierKey) -> bool:
-        """Tell whether a record's bytes are in the ledger that a key signed."""
+    def verifies(self, record: bytes, key: VerifierKey) -> bool:
+        """Return whether a record's bytes are in the ledger that a key signed."""
         leaf = merkle.leaf_hash(record)
         size, root = self.checkpoint.size, self.checkpoint.root
         signed = self.checkpoint.signed_by(key)
@@ -66,14 +69,14 @@ class Proof:
         )
 
 
-def prove(path: str | Path, seq: int) -> Proof:
+def prove(path: str | Path, seq: int) -> InclusionProof:
     """Prove that a record is in the ledger, against its newest checkpoint.
 
     Raises:
         AuditNotFoundError: if no checkpoint covers such a record yet.
     """
     with closing(open_reader(Path(path))) as connection:
-        checkpoint = _newest(connection)
+        checkpoint = newest_checkpoint(connection)
         size = 0 if checkpoint is None else checkpoint.size
         if checkpoint is None or not 0 < seq <= size:
             raise AuditNotFoundError(
@@ -83,19 +86,17 @@ def prove(path: str | Path, seq: int) -> Proof:
         hashes = merkle.inclusion_proof(
             seq - 1, size, lambda low, high: subtree(connection, low, high)
         )
-    return Proof(seq - 1, tuple(hashes), checkpoint)
+    return InclusionProof(seq - 1, tuple(hashes), checkpoint)
 
 
-def prove_growth(path: str | Path, old: int, new: int) -> list[bytes]:
+def prove_consistency(path: str | Path, old: int, new: int) -> list[bytes]:
     """Prove that the ledger of one size grew from that of a smaller one.
 
     Raises:
         AuditNotFoundError: if the ledger was never that long.
     """
     with closing(open_reader(Path(path))) as connection:
-        (size,) = connection.execute(
-            "SELECT coalesce(max(seq), 0) FROM records"
-        ).fetchone()
+        size = last_seq(connection)
         if not 0 < old <= new <= size:
             raise AuditNotFoundError(
                 f"no growth from {old} to {new} records: the ledger has {size}"
@@ -103,10 +104,3 @@ def prove_growth(path: str | Path, old: int, new: int) -> list[bytes]:
         return merkle.consistency_proof(
             old, new, lambda low, high: subtree(connection, low, high)
         )
-
-
-def _newest(connection: sqlite3.Connection) -> Checkpoint | None:
-    found = connection.execute(
-        "SELECT note FROM checkpoints ORDER BY size DESC LIMIT 1"
-    ).fetchone()
-    return None if found is None else Checkpoint.parse(found[0])

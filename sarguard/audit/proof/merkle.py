@@ -1,7 +1,7 @@
-"""Hash records into one tree, and prove what is in it (RFC 6962, RFC 9162).
+"""A Merkle tree over records, and proofs of what is in it (RFC 6962, RFC 9162).
 
 A leaf is hashed as SHA-256(0x00 ‖ record), a node as SHA-256(0x01 ‖ left ‖ right),
-so no record can pass for a node.
+so that no record can be taken for a node.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ EMPTY_ROOT = sha256(b"").digest()
 """The root of a tree without leaves."""
 
 Subtree = Callable[[int, int], bytes]
-"""Return the root over the leaves from one index up to, not including, another."""
+"""A function from two indexes to the root over the leaves [low, high)."""
 
 
 def leaf_hash(data: bytes) -> bytes:
@@ -27,7 +27,7 @@ def node_hash(left: bytes, right: bytes) -> bytes:
 
 
 class Frontier:
-    """Grow a tree leaf by leaf, in memory that grows with its height only."""
+    """Tree that grows leaf by leaf; its memory grows with its height only."""
 
     def __init__(self) -> None:
         self.size = 0
@@ -44,6 +44,7 @@ class Frontier:
             raise ValueError(
                 f"a subtree of {1 << level} leaves cannot follow {self.size} leaves"
             )
+        # Each set bit of the size is a peak; adding one carries over the low ones.
         place = self.size >> level
         while place & 1:
             leaf = node_hash(self.peaks.pop(), leaf)
@@ -57,9 +58,9 @@ class Frontier:
 
 
 class TiledTree:
-    """Grow a tree leaf by leaf, and give the root of each tile that fills.
+    """Tree that grows leaf by leaf, and gives the root of each tile that fills.
 
-    A leaf is hashed into the open tile only: a full one enters the tree as a whole.
+    A leaf is hashed into the open tile only: a full tile is added as a whole.
     """
 
     def __init__(self, level: int) -> None:
@@ -169,7 +170,7 @@ def _subproof(
 def verify_inclusion(
     leaf: bytes, index: int, size: int, proof: Sequence[bytes], root: bytes
 ) -> bool:
-    """Tell whether a proof leads from a leaf hash to a root (2.1.3.2)."""
+    """Return whether a proof leads from a leaf hash to a root (2.1.3.2)."""
     if not 0 <= index < size:
         return False
     place, last, found = index, size - 1, leaf
@@ -189,12 +190,13 @@ def verify_inclusion(
 def verify_consistency(
     old: int, new: int, proof: Sequence[bytes], old_root: bytes, new_root: bytes
 ) -> bool:
-    """Tell whether a proof shows that a tree grew from an older one (2.1.4.2)."""
+    """Return whether a proof shows that a tree grew from an older one (2.1.4.2)."""
     if not 0 < old <= new:
         return False
     if old == new:
         return not proof and old_root == new_root
     steps = list(proof)
+    # A full old tree is a node of the new one, so that the proof leaves it out.
     if old & (old - 1) == 0:
         steps.insert(0, old_root)
     if not steps:

@@ -1,4 +1,4 @@
-"""Copy checkpoints to a second place, out of reach of who can change the ledger."""
+"""Copies of checkpoints, out of reach of those who can change the ledger."""
 
 from __future__ import annotations
 
@@ -10,21 +10,24 @@ import structlog
 
 from sarguard.audit.proof.signed_notes import Checkpoint, parse_many
 
+MAX_MISSED = 1000
+"""Checkpoints kept for a mirror that is out of reach."""
+
 _log = structlog.get_logger(__name__)
 
 Mirror = Callable[[str], None]
-"""Take the text of a signed checkpoint; raise if it could not be kept."""
+"""A function that keeps the text of a signed checkpoint, or raises."""
 
 
 class FileMirror:
-    """Append checkpoints to a text file, each made durable before it counts."""
+    """Text file that checkpoints are appended to; each is flushed to disk."""
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
 
     def __call__(self, note: str) -> None:
         """Append one checkpoint."""
-        # The line before keeps it apart from a copy that a crash tore.
+        # An empty line keeps it apart from a copy that a crash cut off.
         text = "\n" + note
         flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
         handle = os.open(self.path, flags, 0o644)
@@ -42,9 +45,9 @@ class FileMirror:
 
 
 class Publisher:
-    """Copy each checkpoint to its other places; say so where one is out of reach.
+    """Publisher of checkpoints to mirrors; it reports a mirror that fails.
 
-    A place that failed is given what it missed together with the next checkpoint.
+    A mirror that failed is given what it missed together with the next checkpoint.
     """
 
     def __init__(
@@ -57,15 +60,16 @@ class Publisher:
             for place in mirror
         ]
         self._missed: dict[int, list[str]] = {}
-        self.failed: Callable[[Checkpoint, Exception], None] = _ignore
+        self.failed: Callable[[Checkpoint, Exception], None] = lambda *_: None
+        """Called when a mirror begins to fail, beside what is logged."""
 
     @property
     def files(self) -> list[FileMirror]:
-        """Return the places that can be read back."""
-        return [place for place in self._mirrors if isinstance(place, FileMirror)]
+        """Return the mirrors that can be read back."""
+        return [each for each in self._mirrors if isinstance(each, FileMirror)]
 
     def publish(self, checkpoint: Checkpoint) -> None:
-        """Copy a checkpoint to every place; a failure is passed to `failed`."""
+        """Copy a checkpoint to every mirror; a failure is passed to `failed`."""
         for number, mirror in enumerate(self._mirrors):
             waiting = [*self._missed.pop(number, []), str(checkpoint)]
             try:
@@ -74,16 +78,9 @@ class Publisher:
                     waiting.pop(0)
             # A caller's own function may raise anything; the ledger must go on.
             except Exception as error:
+                # Reported once per outage, not once per checkpoint.
                 first = len(waiting) == 1
-                self._missed[number] = waiting[-MOST_MISSED:]
+                self._missed[number] = waiting[-MAX_MISSED:]
                 _log.error("audit_mirror_failed", size=checkpoint.size, why=str(error))
                 if first:
                     self.failed(checkpoint, error)
-
-
-MOST_MISSED = 1000
-"""The most checkpoints kept for a place that is out of reach."""
-
-
-def _ignore(checkpoint: Checkpoint, error: Exception) -> None:
-    """Do nothing more than what was logged."""

@@ -1,16 +1,16 @@
-"""Say what verifying found, and what it does not prove."""
+"""The result of verifying a ledger, and what it does not prove."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-MOST_PROBLEMS = 100
-"""The most problems written out; further ones are counted."""
+MAX_PROBLEMS = 100
+"""Problems written out; further ones are counted."""
 
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """Hold one thing that does not fit."""
+    """One thing that does not fit."""
 
     code: str
     text: str
@@ -20,7 +20,7 @@ class Problem:
 
 @dataclass(slots=True)
 class Problems:
-    """Collect problems; keep the first, count them all."""
+    """Problems found so far: the first ones, and the count of all."""
 
     count: int = 0
     kept: list[Problem] = field(default_factory=list)
@@ -28,13 +28,13 @@ class Problems:
     def add(self, code: str, text: str, seq: int | None = None) -> None:
         """Note a problem."""
         self.count += 1
-        if len(self.kept) < MOST_PROBLEMS:
+        if len(self.kept) < MAX_PROBLEMS:
             self.kept.append(Problem(code, text, seq))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Report:
-    """Hold the result of verifying a ledger."""
+class VerificationReport:
+    """Result of verifying a ledger."""
 
     path: str
     origin: str
@@ -64,12 +64,12 @@ class Report:
 
     @property
     def ok(self) -> bool:
-        """Tell whether nothing was found that does not fit."""
+        """Return whether everything fits."""
         return self.problem_count == 0
 
     @property
     def exit_code(self) -> int:
-        """Return 0 where all fits, 1 where something does not."""
+        """Return 0 if everything fits, 1 if something does not."""
         return 0 if self.ok else 1
 
     def __str__(self) -> str:
@@ -87,7 +87,7 @@ class Report:
         return "\n".join(lines)
 
 
-ALWAYS = (
+NEVER_PROVEN = (
     "that what the records say is true, or that every request was recorded: a "
     "program that does not use the ledger leaves no trace in it",
     "that the clock was right: times are those of the machine that wrote",
@@ -97,22 +97,24 @@ ALWAYS = (
 
 def not_proven(*, size: int, signed: int, anchored: int, key: bool) -> tuple[str, ...]:
     """Return what verifying leaves open, in words for a reviewer."""
-    told = []
+    open_points = []
     if not anchored:
-        told.append(
+        open_points.append(
             "that no records were cut off the end, or that the whole ledger was not "
             "replaced: no checkpoint from outside was given"
         )
     elif anchored < size:
-        told.append(
+        open_points.append(
             f"that no records were cut off after record {size}: the newest outside "
             f"checkpoint covers {anchored}"
         )
     if signed < size:
-        told.append(f"who wrote records {signed + 1} to {size}: they are not signed")
+        open_points.append(
+            f"who wrote records {signed + 1} to {size}: they are not signed"
+        )
     if not key:
-        told.append(
+        open_points.append(
             "that the signing key is the operator's: it was taken from the ledger "
             "itself, none was given"
         )
-    return (*told, *ALWAYS)
+    return (*open_points, *NEVER_PROVEN)

@@ -1,7 +1,7 @@
-"""Write and read signed notes and checkpoints (C2SP signed-note, tlog-checkpoint).
+"""Signed notes and checkpoints (C2SP signed-note, tlog-checkpoint).
 
 A checkpoint's text is the ledger's origin, its size and its root; a signature line
-follows for each key. Anybody's tools for transparency logs can read them.
+follows for each key. Common tools for transparency logs can read them.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import re
 from base64 import b64decode, b64encode
 from binascii import Error as Base64Error
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from hashlib import sha256
@@ -34,7 +35,7 @@ def key_hash(name: str, public: bytes) -> bytes:
 
 @dataclass(frozen=True, slots=True)
 class VerifierKey:
-    """Hold a public key; its text form is what third parties are given."""
+    """Public key; its text form is what third parties are given."""
 
     name: str
     public: bytes
@@ -85,7 +86,7 @@ class VerifierKey:
         return key
 
     def verifies(self, message: bytes, signature: bytes) -> bool:
-        """Tell whether a signature over a message is this key's."""
+        """Return whether a signature over a message is this key's."""
         from cryptography.exceptions import InvalidSignature
         from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
@@ -98,7 +99,7 @@ class VerifierKey:
 
 @dataclass(frozen=True, slots=True)
 class Signature:
-    """Hold one signature line: who signed, with which key, and the signature."""
+    """One signature line: the signer's name, the key's id and the signature."""
 
     name: str
     key_id: str
@@ -111,7 +112,7 @@ class Signature:
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """Hold a signed statement of the ledger's size and root."""
+    """Signed statement of the ledger's size and root."""
 
     origin: str
     size: int
@@ -127,7 +128,7 @@ class Checkpoint:
         return f"{self.body}\n{''.join(map(str, self.signatures))}"
 
     def signed_by(self, key: VerifierKey) -> bool:
-        """Tell whether one of the signatures is that of a key."""
+        """Return whether one of the signatures is that of a key."""
         message = self.body.encode()
         return any(
             key.verifies(message, signature.data)
@@ -155,19 +156,15 @@ class Checkpoint:
 
 
 def parse_many(text: str) -> list[Checkpoint]:
-    """Read the checkpoints that stand in a text, one after the other.
+    """Read the checkpoints in a text, one after the other.
 
-    What a crash tore is passed over: without a signature it holds nobody to anything.
+    What a crash cut off is passed over: without a signature it proves nothing.
     """
-    found = (_parse_torn(match[0]) for match in _CHECKPOINT.finditer(text))
+    found = []
+    for match in _CHECKPOINT.finditer(text):
+        with suppress(AuditFormatError):
+            found.append(Checkpoint.parse(match[0]))
     return [checkpoint for checkpoint in found if checkpoint.signatures]
-
-
-def _parse_torn(text: str) -> Checkpoint:
-    try:
-        return Checkpoint.parse(text)
-    except AuditFormatError:
-        return Checkpoint("", 0, b"")
 
 
 def _unbase64(text: str, length: int) -> bytes:
@@ -189,5 +186,6 @@ def _signatures(lines: Iterable[str]) -> Iterator[Signature]:
             blob = b64decode(match[2], validate=True)
         except Base64Error as error:
             raise AuditFormatError(f"not a signature line: {line[:80]!r}") from error
+        # Lines of other algorithms are passed over, as the format asks for.
         if len(blob) == 4 + 64:
             yield Signature(match[1], blob[:4].hex(), blob[4:])

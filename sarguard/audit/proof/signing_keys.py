@@ -1,4 +1,4 @@
-"""Sign checkpoints: with a key in a file, or with whatever a caller brings."""
+"""Keys that sign checkpoints: in a file, or behind a caller's own signer."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _PREFIX = "PRIVATE+KEY"
 
 @runtime_checkable
 class Signer(Protocol):
-    """Sign messages with Ed25519; a hardware key or a key service can stand here."""
+    """Signer of messages with Ed25519, such as a hardware key or a key service."""
 
     @property
     def verifier(self) -> VerifierKey:
@@ -33,7 +33,7 @@ class Signer(Protocol):
 
 
 class SigningKey:
-    """Hold an Ed25519 key in memory; its file is readable by its owner only."""
+    """Ed25519 key in memory; its file is readable by its owner only."""
 
     def __init__(self, name: str, seed: bytes) -> None:
         from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -101,17 +101,17 @@ class SigningKey:
         """
         data = b64encode(ED25519 + self._seed).decode()
         text = f"{_PREFIX}+{self.verifier.name}+{self.verifier.id}+{data}\n"
-        draft = Path(f"{path}.{new_name('new')}")
-        handle = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        temporary = Path(f"{path}.{new_name('new')}")
+        handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         try:
             with os.fdopen(handle, "w", encoding="utf-8") as file:
                 file.write(text)
                 file.flush()
                 os.fsync(file.fileno())
             # Another process sees the whole file or none, and never loses its own.
-            os.link(draft, path)
+            os.link(temporary, path)
         finally:
-            draft.unlink()
+            temporary.unlink()
 
 
 def sign_checkpoint(checkpoint: Checkpoint, *signers: Signer) -> Checkpoint:

@@ -77,7 +77,7 @@ BASE = decode_point(bytes([0x58]) + bytes([0x66]) * 31)
 
 
 def ed25519_verifies(public: bytes, message: bytes, signature: bytes) -> bool:
-    """Tell whether an Ed25519 signature is valid (RFC 8032, 5.1.7)."""
+    """Return whether an Ed25519 signature is valid (RFC 8032, 5.1.7)."""
     if len(public) != 32 or len(signature) != 64:
         return False
     scalar = int.from_bytes(signature[32:], "little")
@@ -102,7 +102,7 @@ def sha256(data: bytes) -> bytes:
 
 
 class Tree:
-    """Grow a Merkle tree leaf by leaf."""
+    """Merkle tree that grows leaf by leaf."""
 
     def __init__(self) -> None:
         self.size = 0
@@ -127,7 +127,7 @@ class Tree:
 def included(
     leaf: bytes, index: int, size: int, proof: list[bytes], root: bytes
 ) -> bool:
-    """Tell whether a proof leads from a leaf to a root (RFC 9162, 2.1.3.2)."""
+    """Return whether a proof leads from a leaf to a root (RFC 9162, 2.1.3.2)."""
     place, last = index, size - 1
     for step in proof:
         if not 0 <= place <= last or last == 0:
@@ -174,7 +174,7 @@ def read_checkpoints(text: str) -> Iterator[Checkpoint]:
 
 
 def signed_by(checkpoint: Checkpoint, key: Key) -> bool:
-    """Tell whether a checkpoint carries a key's signature."""
+    """Return whether a checkpoint carries a key's signature."""
     name, ident, public = key
     return any(
         (given, short) == (name, ident)
@@ -184,23 +184,23 @@ def signed_by(checkpoint: Checkpoint, key: Key) -> bool:
 
 
 class Check:
-    """Walk over records in order; collect what does not fit."""
+    """Check of records in order, and what does not fit."""
 
     def __init__(self, checkpoints: list[Checkpoint]) -> None:
         self.tree, self.prev = Tree(), "0" * 64
         self.problems: list[str] = []
         self.keys: list[Key] = []
-        self.log, self.signed, self.after_burial = "", 0, False
+        self.log, self.signed, self.after_deleted = "", 0, False
         self.old_keys: list[Key] = []
         self.deferred: list[Checkpoint] = []
         self.by_size: dict[int, list[Checkpoint]] = {}
-        self.graves: dict[tuple[int, int], str] = {}
-        self.stones: dict[tuple[int, int], str] = {}
+        self.deleted_roots: dict[tuple[int, int], str] = {}
+        self.tombstones: dict[tuple[int, int], str] = {}
         for checkpoint in checkpoints:
             self.by_size.setdefault(checkpoint[1], []).append(checkpoint)
 
-    def say(self, text: str) -> None:
-        """Note what does not fit."""
+    def report(self, text: str) -> None:
+        """Note a problem."""
         self.problems.append(text)
 
     def record(self, seq: int, data: bytes) -> None:
@@ -209,34 +209,38 @@ class Check:
             record = json.loads(data)
             self.fits(seq, record)
         except (ValueError, KeyError, TypeError, RecursionError) as error:
-            self.say(f"record {seq} cannot be read: {error}")
+            self.report(f"record {seq} cannot be read: {error}")
         self.push(sha256(b"\x00" + data))
 
     def fits(self, seq: int, record: dict[str, Any]) -> None:
-        """Check a record's place, and what it says of keys and segments."""
-        place = record["log"], record["seq"], record["prev"]
-        self.log = self.log or place[0]
-        if place != (self.log, self.tree.size + 1, self.prev):
-            self.say(f"record {seq} does not follow the one before it")
+        """Check a record's place, and what it says of keys and segments.
+
+        Its other fields are not looked at, so that records of newer versions of the
+        schema can be checked as well: what is signed is their bytes.
+        """
+        link = record["log"], record["seq"], record["prev"]
+        self.log = self.log or link[0]
+        if link != (self.log, self.tree.size + 1, self.prev):
+            self.report(f"record {seq} does not follow the one before it")
         kind = record["kind"]
         if kind in ("log_opened", "segment_sealed"):
             self.name_key(seq, record["key"])
         if kind == "segment_sealed" and record["tree_root"] != self.tree.root().hex():
-            self.say(f"record {seq} seals another root")
+            self.report(f"record {seq} seals another root")
         if kind == "key_rotated":
             self.rotate(seq, record)
         if kind == "retention_tombstone":
-            stone = record["first_seq"], record["last_seq"]
-            self.stones[stone] = record["tree_root"]
+            place = record["first_seq"], record["last_seq"]
+            self.tombstones[place] = record["tree_root"]
             self.old_keys += [read_key(text) for text in record["keys"]]
 
     def name_key(self, seq: int, text: str) -> None:
         """Take a key that begins a ledger or a segment."""
         key = read_key(text)
-        if not self.keys or self.after_burial:
+        if not self.keys or self.after_deleted:
             self.keys.append(key)
         elif key != self.keys[-1]:
-            self.say(f"record {seq} names another key")
+            self.report(f"record {seq} names another key")
 
     def rotate(self, seq: int, record: dict[str, Any]) -> None:
         """Follow a key that hands over to another; both must have signed."""
@@ -244,53 +248,55 @@ class Check:
         both = record["old_key"] + "\n" + record["new_key"]
         text = f"sarguard key rotation\n{old[0]}\n{seq}\n{both}\n".encode()
         if not self.keys or old != self.keys[-1]:
-            self.say(f"record {seq}: the old key did not sign until then")
+            self.report(f"record {seq}: the old key did not sign until then")
         for key, name in ((old, "old_signature"), (new, "new_signature")):
             if not ed25519_verifies(key[2], text, base64.b64decode(record[name])):
-                self.say(f"record {seq}: the {name} is not valid")
+                self.report(f"record {seq}: the {name} is not valid")
         self.keys.append(new)
 
-    def push(self, leaf: bytes, buried: bool = False) -> None:
+    def push(self, leaf: bytes, deleted: bool = False) -> None:
         """Add a leaf, and check the checkpoints of that size."""
         self.tree.append(leaf)
-        self.prev, self.after_burial = leaf.hex(), buried
+        self.prev, self.after_deleted = leaf.hex(), deleted
         for checkpoint in self.by_size.pop(self.tree.size, ()):
-            self.checkpoint(checkpoint, buried)
+            self.checkpoint(checkpoint, deleted)
 
-    def checkpoint(self, checkpoint: Checkpoint, buried: bool) -> None:
+    def checkpoint(self, checkpoint: Checkpoint, deleted: bool) -> None:
         """Check a checkpoint of the size reached."""
         if checkpoint[2] != self.tree.root():
-            self.say(f"checkpoint {checkpoint[1]} was signed over other records")
-        elif buried:
+            self.report(f"checkpoint {checkpoint[1]} was signed over other records")
+        elif deleted:
             # The record that names its key is gone; a tombstone names it again.
             self.deferred.append(checkpoint)
         elif not self.keys or not signed_by(checkpoint, self.keys[-1]):
-            self.say(f"checkpoint {checkpoint[1]} is not signed by the ledger's key")
+            self.report(f"checkpoint {checkpoint[1]} is not signed by the ledger's key")
         else:
             self.signed = checkpoint[1]
 
-    def bury(self, first: int, last: int, hashes: bytes) -> None:
+    def skip_deleted(self, first: int, last: int, hashes: bytes) -> None:
         """Take the hashes of records that retention deleted."""
         if first != self.tree.size + 1 or len(hashes) != 32 * (last - first + 1):
-            self.say(f"records before {first} are missing")
+            self.report(f"records before {first} are missing")
             return
         for place in range(0, len(hashes), 32):
-            self.push(hashes[place : place + 32], buried=True)
-        self.graves[first, last] = self.tree.root().hex()
+            self.push(hashes[place : place + 32], deleted=True)
+        self.deleted_roots[first, last] = self.tree.root().hex()
 
     def finish(self, key: Key | None) -> None:
         """Check what is left, and the key that was given."""
         for size in sorted(self.by_size):
-            self.say(f"records {self.tree.size + 1} to {size} are missing from the end")
-        for place, root in self.graves.items():
-            if self.stones.get(place) != root:
-                self.say(f"records {place} are gone without a fitting tombstone")
+            self.report(
+                f"records {self.tree.size + 1} to {size} are missing from the end"
+            )
+        for place, root in self.deleted_roots.items():
+            if self.tombstones.get(place) != root:
+                self.report(f"records {place} are gone without a fitting tombstone")
         known = self.keys + self.old_keys
         for checkpoint in self.deferred:
             if not any(signed_by(checkpoint, known_key) for known_key in known):
-                self.say(f"checkpoint {checkpoint[1]} is not signed by a known key")
+                self.report(f"checkpoint {checkpoint[1]} is not signed by a known key")
         if key is not None and key not in self.keys:
-            self.say("the ledger is not signed by the key that was given")
+            self.report("the ledger is not signed by the key that was given")
 
 
 def check_ledger(path: str, checkpoints: list[Checkpoint], key: Key | None) -> Check:
@@ -315,13 +321,13 @@ def check_database(path: str, checkpoints: list[Checkpoint]) -> Check:
     inside = [found for note in stored for found in read_checkpoints(note)]
     check = Check(inside + checkpoints)
     if len(inside) != len(stored):
-        check.say("a stored checkpoint is damaged")
-    graves = database.execute(
+        check.report("a stored checkpoint is damaged")
+    deleted = database.execute(
         "SELECT first_seq, last_seq, leaves FROM burials ORDER BY first_seq"
     ).fetchall()
     for seq, data in database.execute("SELECT seq, record FROM records ORDER BY seq"):
-        while graves and graves[0][0] < seq:
-            check.bury(*graves.pop(0))
+        while deleted and deleted[0][0] < seq:
+            check.skip_deleted(*deleted.pop(0))
         check.record(seq, data if isinstance(data, bytes) else str(data).encode())
     database.close()
     return check
@@ -344,7 +350,7 @@ def check_proof(record: bytes, text: str, key: Key) -> list[str]:
     return problems
 
 
-def tell(check: Check, key: Key | None, outside: list[Checkpoint]) -> int:
+def print_result(check: Check, key: Key | None, outside: list[Checkpoint]) -> int:
     """Print what was found, and what it does not prove."""
     for problem in check.problems[:100]:
         print("problem: " + problem)
@@ -361,21 +367,21 @@ def tell(check: Check, key: Key | None, outside: list[Checkpoint]) -> int:
     return 1 if check.problems else 0
 
 
-def run(asked: argparse.Namespace) -> int:
-    """Do what was asked; return the exit code."""
-    key = read_key(asked.key) if asked.key else None
-    if key is not None and asked.what == "proof":
-        with open(asked.file, "rb") as raw:
+def run(options: argparse.Namespace) -> int:
+    """Check what was named; return the exit code."""
+    key = read_key(options.key) if options.key else None
+    if key is not None and options.what == "proof":
+        with open(options.file, "rb") as raw:
             record = raw.read().rstrip(b"\n")
-        with open(asked.other, encoding="utf-8") as file:
+        with open(options.other, encoding="utf-8") as file:
             problems = check_proof(record, file.read(), key)
         print("\n".join(problems) or "VALID: the record is in the signed ledger")
         return 1 if problems else 0
     outside: list[Checkpoint] = []
-    for path in asked.checkpoint:
+    for path in options.checkpoint:
         with open(path, encoding="utf-8") as file:
             outside.extend(read_checkpoints(file.read()))
-    return tell(check_ledger(asked.file, outside, key), key, outside)
+    return print_result(check_ledger(options.file, outside, key), key, outside)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -386,11 +392,11 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("other", nargs="?", help="the proof")
     parser.add_argument("--key")
     parser.add_argument("--checkpoint", action="append", default=[])
-    asked = parser.parse_args(arguments)
-    if asked.what == "proof" and not (asked.key and asked.other):
+    options = parser.parse_args(arguments)
+    if options.what == "proof" and not (options.key and options.other):
         parser.error("proof needs the record, the proof and --key")
     try:
-        return run(asked)
+        return run(options)
     except (OSError, ValueError, IndexError, sqlite3.Error) as error:
         print(f"cannot be read: {error}", file=sys.stderr)
         return 2

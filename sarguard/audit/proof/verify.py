@@ -9,10 +9,16 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 
-from sarguard.audit.proof.chain_check import Burial, Walk
-from sarguard.audit.proof.report import Problems, Report, not_proven
+from sarguard.audit.proof.chain_check import ChainCheck, DeletedRange
+from sarguard.audit.proof.report import Problems, VerificationReport, not_proven
 from sarguard.audit.proof.signed_notes import Checkpoint, VerifierKey
-from sarguard.audit.storage.database import SCHEMA, open_reader, stored_bytes
+from sarguard.audit.storage.database import (
+    SCHEMA,
+    TABLES,
+    last_seq,
+    open_reader,
+    stored_bytes,
+)
 from sarguard.errors import AuditError
 
 Progress = Callable[[int, int], None]
@@ -27,7 +33,7 @@ def verify(
     key: VerifierKey | str | None = None,
     expect: Iterable[Checkpoint] = (),
     progress: Progress | None = None,
-) -> Report:
+) -> VerificationReport:
     """Verify a ledger, reading it once from its first record to its last.
 
     Args:
@@ -49,32 +55,32 @@ def verify(
     outside = list(expect)
     with (
         closing(open_reader(Path(path))) as connection,
-        ThreadPoolExecutor(max_workers=1) as beside,
+        ThreadPoolExecutor(max_workers=1) as executor,
     ):
-        file = beside.submit(_check_file, Path(path))
-        walk = _walk(connection, outside, problems, progress)
-        for text in file.result():
+        file_check = executor.submit(_check_file, Path(path))
+        chain = _check_chain(connection, outside, problems, progress)
+        for text in file_check.result():
             problems.add("damaged", f"the file is damaged: {text}")
-    anchored = _check_outside(walk, outside)
-    _check_key(walk, trusted)
-    return Report(
+    anchored = _check_outside(chain, outside)
+    _check_key(chain, trusted)
+    return VerificationReport(
         path=str(path),
-        origin=walk.origin,
-        size=walk.size,
-        records=walk.read,
-        buried=walk.buried,
-        root="" if walk.broken else walk.tree.root().hex(),
-        keys=tuple(map(str, walk.keys)),
-        checkpoints=walk.checked,
-        signed_size=walk.signed,
+        origin=chain.origin,
+        size=chain.size,
+        records=chain.read,
+        buried=chain.deleted,
+        root="" if chain.broken else chain.tree.root().hex(),
+        keys=tuple(map(str, chain.keys)),
+        checkpoints=chain.checked,
+        signed_size=chain.signed,
         anchored_size=anchored,
-        unfinished=len(walk.open_requests),
-        unrecorded=walk.unrecorded,
+        unfinished=len(chain.open_requests),
+        unrecorded=chain.unrecorded,
         problem_count=problems.count,
         problems=tuple(problems.kept),
         not_proven=not_proven(
-            size=walk.size,
-            signed=walk.signed,
+            size=chain.size,
+            signed=chain.signed,
             anchored=anchored,
             key=trusted is not None,
         ),
@@ -82,29 +88,30 @@ def verify(
     )
 
 
-def _walk(
+def _check_chain(
     connection: sqlite3.Connection,
     outside: list[Checkpoint],
     problems: Problems,
     progress: Progress | None,
-) -> Walk:
-    walk = Walk(problems, {}, {})
+) -> ChainCheck:
+    chain = ChainCheck(problems, {}, {})
     try:
+        # One snapshot: records that are written meanwhile are left out as a whole.
         connection.execute("BEGIN")
         _check_tables(connection, problems)
-        walk.tiles = dict(connection.execute("SELECT tile, root FROM tiles"))
-        _gather(connection, walk, outside)
-        _read_all(connection, walk, progress)
-        _check_leftovers(walk)
+        chain.tiles = dict(connection.execute("SELECT tile, root FROM tiles"))
+        _collect_checkpoints(connection, chain, outside)
+        _read_all(connection, chain, progress)
+        _check_leftovers(chain)
     except (sqlite3.Error, OverflowError) as error:
         problems.add(
-            "damaged", f"the file is damaged after record {walk.size}: {error}"
+            "damaged", f"the file is damaged after record {chain.size}: {error}"
         )
-    return walk
+    return chain
 
 
 def _check_tables(connection: sqlite3.Connection, problems: Problems) -> None:
-    """Hold tables, indexes and triggers to what the library made."""
+    """Compare tables, indexes and triggers with what the library makes."""
     found = {
         name: (sql, table)
         for name, sql, table in connection.execute(
@@ -114,29 +121,30 @@ def _check_tables(connection: sqlite3.Connection, problems: Problems) -> None:
     for name, sql in SCHEMA.items():
         if found.get(name, ("", ""))[0] != sql:
             problems.add("tables", f"the table, index or trigger {name} was changed")
-    core = {"records", "tiles", "checkpoints", "burials", "spools"}
     for name, (_, table) in found.items():
-        if name not in SCHEMA and table in core:
+        if name not in SCHEMA and table in TABLES:
             problems.add("tables", f"{name} was added to the ledger's tables")
 
 
-def _gather(
-    connection: sqlite3.Connection, walk: Walk, outside: Iterable[Checkpoint]
+def _collect_checkpoints(
+    connection: sqlite3.Connection, chain: ChainCheck, outside: Iterable[Checkpoint]
 ) -> None:
     for size, note in connection.execute("SELECT size, note FROM checkpoints"):
         try:
             checkpoint = Checkpoint.parse(note)
         except (AuditError, TypeError, AttributeError) as error:
-            walk.problems.add("checkpoint", f"checkpoint {size}: {error}", size)
+            chain.problems.add("checkpoint", f"checkpoint {size}: {error}", size)
             continue
         if checkpoint.size != size:
-            walk.problems.add("checkpoint", f"checkpoint {size} is of another size")
-        walk.checkpoints.setdefault(checkpoint.size, []).append(checkpoint)
+            chain.problems.add("checkpoint", f"checkpoint {size} is of another size")
+        chain.checkpoints.setdefault(checkpoint.size, []).append(checkpoint)
     for checkpoint in outside:
-        walk.checkpoints.setdefault(checkpoint.size, []).append(checkpoint)
+        chain.checkpoints.setdefault(checkpoint.size, []).append(checkpoint)
 
 
-def _burials(connection: sqlite3.Connection, problems: Problems) -> Iterator[Burial]:
+def _deleted_ranges(
+    connection: sqlite3.Connection, problems: Problems
+) -> Iterator[DeletedRange]:
     last_before = 0
     for first, last, blob in connection.execute(
         "SELECT first_seq, last_seq, leaves FROM burials ORDER BY first_seq"
@@ -147,84 +155,87 @@ def _burials(connection: sqlite3.Connection, problems: Problems) -> Iterator[Bur
             )
             continue
         last_before = last
-        yield Burial(first, last, blob)
+        yield DeletedRange(first, last, blob)
 
 
 def _read_all(
-    connection: sqlite3.Connection, walk: Walk, progress: Progress | None
+    connection: sqlite3.Connection, chain: ChainCheck, progress: Progress | None
 ) -> None:
-    graves = list(_burials(connection, walk.problems))
-    (size,) = connection.execute("SELECT coalesce(max(seq), 0) FROM records").fetchone()
+    deleted = list(_deleted_ranges(connection, chain.problems))
+    size = last_seq(connection)
     for row in connection.execute(
         "SELECT seq, record, kind, time, audit_id, tenant, policy, outcome "
         "FROM records ORDER BY seq"
     ):
         seq, data = row[0], row[1]
-        if seq != walk.size + 1:
-            _cross_gap(walk, seq, graves)
-            if seq <= walk.size:
-                told = f"there is a record {seq}, out of order"
-                walk.problems.add("number", told, seq)
+        if seq != chain.size + 1:
+            _cross_gap(chain, seq, deleted)
+            if seq <= chain.size:
+                chain.problems.add(
+                    "number", f"there is a record {seq}, out of order", seq
+                )
                 continue
-        walk.take(seq, stored_bytes(data), row[2:])
+        chain.take(seq, stored_bytes(data), row[2:])
         if progress is not None and seq % _EVERY == 0:
             progress(seq, size)
-    _cross_gap(walk, size + 1, graves)
+    _cross_gap(chain, size + 1, deleted)
 
 
-def _cross_gap(walk: Walk, seq: int, graves: list[Burial]) -> None:
-    """Go over what retention deleted, and over what is missing, up to a record."""
-    while graves and graves[0].first < seq:
-        grave = graves.pop(0)
-        if grave.first > walk.size + 1:
-            walk.miss(walk.size + 1, grave.first - 1)
-        walk.bury(grave)
-    if seq > walk.size + 1:
-        walk.miss(walk.size + 1, seq - 1)
+def _cross_gap(chain: ChainCheck, seq: int, deleted: list[DeletedRange]) -> None:
+    """Skip what retention deleted, and what is missing, up to a record."""
+    while deleted and deleted[0].first < seq:
+        gone = deleted.pop(0)
+        if gone.first > chain.size + 1:
+            chain.skip_missing(chain.size + 1, gone.first - 1)
+        chain.skip_deleted(gone)
+    if seq > chain.size + 1:
+        chain.skip_missing(chain.size + 1, seq - 1)
 
 
-def _check_leftovers(walk: Walk) -> None:
-    """Check what had no record to be checked with."""
-    walk.name_gaps()
-    walk.check_deferred()
-    for (first, last), root in walk.graves.items():
-        told = walk.tombstones.get((first, last))
-        if told is None:
-            walk.problems.add(
+def _check_leftovers(chain: ChainCheck) -> None:
+    """Check what can be checked only after the last record."""
+    chain.report_gaps()
+    chain.check_deferred()
+    for (first, last), root in chain.deleted_roots.items():
+        recorded = chain.tombstones.get((first, last))
+        if recorded is None:
+            chain.problems.add(
                 "burial", f"records {first} to {last} are deleted without a tombstone"
             )
-        elif told != root and not walk.broken:
-            walk.problems.add(
+        elif recorded != root and not chain.broken:
+            chain.problems.add(
                 "burial", f"the hashes of records {first} to {last} were changed"
             )
-    if not walk.broken:
-        for tile in sorted(walk.tiles):
-            walk.problems.add("tile", f"there is a hash {tile} of records that are not")
+    if not chain.broken:
+        for tile in sorted(chain.tiles):
+            chain.problems.add(
+                "tile", f"there is a hash {tile} of records that are not"
+            )
 
 
-def _check_outside(walk: Walk, outside: list[Checkpoint]) -> int:
+def _check_outside(chain: ChainCheck, outside: list[Checkpoint]) -> int:
     """Check checkpoints that go beyond the end; return what valid copies cover."""
-    for size, left in sorted(walk.checkpoints.items()):
-        if size > walk.size:
-            walk.problems.add(
+    for size, left in sorted(chain.checkpoints.items()):
+        if size > chain.size:
+            chain.problems.add(
                 "truncated",
-                f"records {walk.size + 1} to {size} are missing from the end: a "
+                f"records {chain.size + 1} to {size} are missing from the end: a "
                 f"checkpoint of size {size} was signed",
             )
-        elif walk.broken and left:
-            walk.problems.add(
+        elif chain.broken and left:
+            chain.problems.add(
                 "checkpoint", f"the checkpoint of size {size} cannot be checked"
             )
         elif size < 1:
-            walk.problems.add("checkpoint", f"there is a checkpoint of size {size}")
-    return max((copy.size for copy in outside if copy in walk.proven), default=0)
+            chain.problems.add("checkpoint", f"there is a checkpoint of size {size}")
+    return max((copy.size for copy in outside if copy in chain.proven), default=0)
 
 
-def _check_key(walk: Walk, trusted: VerifierKey | None) -> None:
-    if trusted is not None and trusted not in walk.keys:
-        walk.problems.add(
+def _check_key(chain: ChainCheck, trusted: VerifierKey | None) -> None:
+    if trusted is not None and trusted not in chain.keys:
+        chain.problems.add(
             "key",
-            f"the ledger is signed by {' then '.join(map(str, walk.keys)) or 'nobody'}"
+            f"the ledger is signed by {' then '.join(map(str, chain.keys)) or 'nobody'}"
             f", not by the key that was given, {trusted}",
         )
 
@@ -232,7 +243,8 @@ def _check_key(walk: Walk, trusted: VerifierKey | None) -> None:
 def _check_file(path: Path) -> list[str]:
     """Let SQLite compare its indexes with its tables: a search must not miss any.
 
-    SQLite does this without holding Python's lock, so it costs no time beside the walk.
+    SQLite does this without holding the interpreter's lock, so that it takes no extra
+    time on another thread.
     """
     try:
         with closing(open_reader(path)) as connection:

@@ -10,23 +10,22 @@ from sarguard.audit.records.fields import (
     Code,
     Count,
     Digest,
-    FaultFact,
+    FaultRef,
     Hash,
-    Mark,
+    Header,
     ModelRef,
     Moment,
     Name,
     PolicyRef,
+    Pseudonym,
+    Seq,
     SteeringRef,
     Text,
 )
-from sarguard.audit.records.header import Header
-
-Seq = Annotated[int, Field(ge=1)]
 
 
 class LogOpened(Header):
-    """Begin a ledger: always the first record, and only that."""
+    """First record of a ledger."""
 
     kind: Literal["log_opened"] = "log_opened"
     origin: Name
@@ -51,7 +50,7 @@ class WriterClosed(Header):
 
 
 class LogRecovered(Header):
-    """Record something unusual that the ledger met and survived."""
+    """Record of something unusual that the ledger recovered from."""
 
     kind: Literal["log_recovered"] = "log_recovered"
     cause: Code
@@ -77,11 +76,11 @@ class MirrorFailed(Header):
 
     kind: Literal["mirror_failed"] = "mirror_failed"
     size: Count
-    fault: FaultFact
+    fault: FaultRef
 
 
 class KeyRotated(Header):
-    """Hand the signing of checkpoints to a new key; both keys sign the statement."""
+    """Record of a new signing key; both keys sign the statement."""
 
     kind: Literal["key_rotated"] = "key_rotated"
     old_key: Text
@@ -92,7 +91,7 @@ class KeyRotated(Header):
 
 
 class SegmentSealed(Header):
-    """Close a segment; it is the first record of the next one."""
+    """Record that closes a segment; it is the first record of the next one."""
 
     kind: Literal["segment_sealed"] = "segment_sealed"
     origin: Name
@@ -108,7 +107,7 @@ class SegmentSealed(Header):
 
 
 class RetentionTombstone(Header):
-    """Stand for the records of a sealed segment that retention deleted."""
+    """Record in place of the records of a sealed segment that retention deleted."""
 
     kind: Literal["retention_tombstone"] = "retention_tombstone"
     segment: Seq
@@ -164,7 +163,7 @@ class IntegrityFailed(Header):
 
 
 class PolicyLoaded(Header):
-    """Record a policy, in full, when it is first used."""
+    """Record of a policy, in full, when it is first used."""
 
     kind: Literal["policy_loaded"] = "policy_loaded"
     policy: PolicyRef
@@ -173,7 +172,7 @@ class PolicyLoaded(Header):
 
 
 class PolicyChanged(Header):
-    """Record that one policy took the place of another."""
+    """Record that one policy replaced another."""
 
     kind: Literal["policy_changed"] = "policy_changed"
     policy: PolicyRef
@@ -184,7 +183,7 @@ class PolicyChanged(Header):
 
 
 class PolicyOverridden(Header):
-    """Record a reasoned, time-boxed departure from a policy."""
+    """Record of an exception from a policy: its reason, and when it expires."""
 
     kind: Literal["policy_overridden"] = "policy_overridden"
     policy: PolicyRef
@@ -198,7 +197,7 @@ class PolicyOverridden(Header):
 
 
 class Reviewed(Header):
-    """Record a reviewer's judgement of a request; later ones do not erase it."""
+    """Record of a reviewer's judgement of a request; later ones do not erase it."""
 
     kind: Literal["reviewed"] = "reviewed"
     request: Name
@@ -217,7 +216,7 @@ class Accessed(Header):
     action: Code
     actor: Name | None = None
     query: Text | None = None
-    mark: Mark | None = None
+    mark: Pseudonym | None = None
     found: Count = 0
 
 
@@ -236,7 +235,7 @@ class Exported(Header):
 
 
 class Verified(Header):
-    """Record that the ledger was verified, and the result."""
+    """Record that the ledger was verified, and of the result."""
 
     kind: Literal["verified"] = "verified"
     ok: bool
@@ -252,7 +251,7 @@ class ErasureRequested(Header):
     kind: Literal["erasure_requested"] = "erasure_requested"
     erasure_id: Name
     tenant: Name | None = None
-    session: Mark | None = None
+    session: Pseudonym | None = None
     reason: Text | None = None
     actor: Name | None = None
 
@@ -263,7 +262,7 @@ class Erased(Header):
     kind: Literal["erased"] = "erased"
     erasure_id: Name
     tenant: Name | None = None
-    session: Mark | None = None
+    session: Pseudonym | None = None
     keys: tuple[Name, ...] = ()
     contents: Count = 0
     actor: Name | None = None

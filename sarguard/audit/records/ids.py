@@ -1,4 +1,4 @@
-"""Name records and requests, and write down times."""
+"""Names of records and requests, and the text form of times."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 
 ALPHABET = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
-"""Crockford's base 32: no letter that is easily read as a digit."""
+"""Crockford's base 32: no letter that looks like a digit."""
 
 NAME = re.compile(rf"^[a-z]{{2,8}}_[{ALPHABET}]{{26}}$")
 """What a name made here looks like."""
@@ -45,16 +45,17 @@ def time_us(text: str) -> int:
         ValueError: if the text has another form.
     """
     micros = text[20:26]
+    # Fixed places, not a parser: a verifier reads a million of these.
     if len(text) != 27 or text[19] + text[26] != ".Z" or not micros.isdecimal():
         raise ValueError(f"not a time of the ledger: {text!r}")
     return _second(text[:19]) + int(micros)
 
 
-# Records that follow each other share their second: a million are read at a time.
+# Neighbouring records share their second.
 @lru_cache(maxsize=64)
 def _second(text: str) -> int:
-    gone = datetime.fromisoformat(text + "+00:00") - _EPOCH
-    return (gone.days * 86_400 + gone.seconds) * 1_000_000
+    elapsed = datetime.fromisoformat(text + "+00:00") - _EPOCH
+    return (elapsed.days * 86_400 + elapsed.seconds) * 1_000_000
 
 
 @lru_cache(maxsize=64)

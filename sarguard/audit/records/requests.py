@@ -7,24 +7,25 @@ from typing import Annotated, Literal
 from pydantic import StringConstraints
 
 from sarguard.audit.records.fields import (
+    AppliedDose,
+    CheckVerdict,
     Code,
     Content,
-    Dose,
-    FallbackFact,
-    FaultFact,
-    InputFact,
-    Mark,
+    Durations,
+    FallbackRef,
+    FaultRef,
+    Header,
+    InputDescription,
     ModelRef,
     Name,
-    OutputFact,
+    OutputDescription,
     PolicyRef,
+    Pseudonym,
     Score,
     SteeringReceipt,
     SteeringRef,
-    TimingsFact,
-    UsageFact,
+    TokenCounts,
 )
-from sarguard.audit.records.header import Header
 from sarguard.types import Outcome
 
 AuditId = Annotated[str, StringConstraints(pattern=r"^req_[0-9A-Z]{26}$")]
@@ -32,22 +33,26 @@ AuditId = Annotated[str, StringConstraints(pattern=r"^req_[0-9A-Z]{26}$")]
 
 
 class RequestRecord(Header):
-    """Hold what both records of a request share, so that each is found alone."""
+    """What both records of a request share, so that each can be found alone."""
 
     audit_id: AuditId
     tenant: Name | None = None
-    session: Mark | None = None
+    session: Pseudonym | None = None
     """HMAC of the caller's session."""
-    actor: Mark | None = None
+    actor: Pseudonym | None = None
     """HMAC of the person or agent who asked."""
     mark_key: Name | None = None
     """The key under which this record's HMACs were made."""
     policy: PolicyRef | None = None
     """None only where a request fails before its policy is known."""
+    trace_id: Name | None = None
+    """Trace that the request belongs to: 32 hexadecimal digits in W3C trace context."""
+    span_id: Name | None = None
+    """Span of that trace that the request came from: 16 hexadecimal digits."""
 
 
 class RequestStarted(RequestRecord):
-    """Record that a request came in; it stands before the first token."""
+    """Record that a request came in; it is written before the first token."""
 
     kind: Literal["request_started"] = "request_started"
     entry: Code
@@ -55,28 +60,36 @@ class RequestStarted(RequestRecord):
     request_id: Name | None = None
     """The caller's own name for the request."""
     parent: Name | None = None
-    trace_id: Name | None = None
-    span_id: Name | None = None
     locale: Name | None = None
     model: ModelRef | None = None
     steering: SteeringRef | None = None
-    input: InputFact | None = None
+    input: InputDescription | None = None
     content: tuple[Content, ...] = ()
 
 
 class RequestFinished(RequestRecord):
-    """Record how a request ended; no answer leaves without it."""
+    """Record of how a request ended; no answer leaves without it."""
 
     kind: Literal["request_finished"] = "request_finished"
     outcome: Outcome
     reason: Code | None = None
+    """Why: `limit`, `score` or `check` (`transcript_check` in older ledgers) for what
+    was blocked, `would_block` and `shadow_bare` in shadow mode, `fault`."""
     rule: Name | None = None
+    checks: tuple[CheckVerdict, ...] = ()
+    """Not written where it is empty."""
     scores: tuple[Score, ...] = ()
-    dose: Dose | None = None
+    dose: AppliedDose | None = None
     receipt: SteeringReceipt | None = None
-    output: OutputFact | None = None
-    usage: UsageFact | None = None
-    timings: TimingsFact | None = None
-    fallback: FallbackFact | None = None
-    fault: FaultFact | None = None
+    output: OutputDescription | None = None
+    usage: TokenCounts | None = None
+    timings: Durations | None = None
+    fallback: FallbackRef | None = None
+    fault: FaultRef | None = None
     content: tuple[Content, ...] = ()
+
+
+SINCE_VERSION_2: dict[type[Header], tuple[str, ...]] = {
+    RequestFinished: ("checks", "trace_id", "span_id"),
+}
+"""Fields that version 1 of the schema does not know, by record."""

@@ -1,40 +1,30 @@
 """The closed, versioned set of records, and the exact bytes they are hashed as.
 
 A record's bytes are made once, hashed, stored and never made again: a verifier
-checks the stored bytes. They are JSON with sorted keys, no spaces, UTF-8 and no
-missing values written.
+checks the stored bytes. They are JSON in UTF-8 with sorted keys and no spaces; values
+that are missing are not written.
+
+A field that is added belongs to a new version of the schema. Records without it keep
+the old version, and so their bytes; a reader of the old version refuses the others.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, Union, get_args
+from typing import Annotated, Any, Union, get_args
 
 from pydantic import Field, TypeAdapter, ValidationError
 
 from sarguard.audit.records import events, requests
-from sarguard.audit.records.header import NO_RECORD, SCHEMA_VERSION, Header
+from sarguard.audit.records.fields import SCHEMA_VERSION, Header
 from sarguard.audit.records.ids import time_us
-from sarguard.audit.records.requests import RequestFinished, RequestStarted
+from sarguard.audit.records.requests import (
+    SINCE_VERSION_2,
+    RequestFinished,
+    RequestStarted,
+)
 from sarguard.errors import AuditRecordError
-
-__all__ = [
-    "EVENTS",
-    "KINDS",
-    "MAX_BYTES",
-    "NO_RECORD",
-    "SCHEMA_VERSION",
-    "Header",
-    "Record",
-    "RequestFinished",
-    "RequestStarted",
-    "build",
-    "canonical",
-    "columns",
-    "json_schema",
-    "parse",
-]
 
 MAX_BYTES = 1_000_000
 """The largest record taken, in bytes."""
@@ -68,7 +58,7 @@ Record = Annotated[
     requests.RequestStarted | requests.RequestFinished | Event,
     Field(discriminator="kind"),
 ]
-"""Any record, told apart by `kind`."""
+"""Any record; `kind` tells which."""
 
 
 def _kind_of(model: type[Header]) -> str:
@@ -104,8 +94,9 @@ def build(kind: str, fields: Mapping[str, object]) -> Header:
         raise AuditRecordError(
             f"unknown record kind {kind!r}: use one of {', '.join(KINDS)}"
         )
+    version = _version_of(model, fields)
     try:
-        return model.model_validate(dict(fields))
+        return model.model_validate({**fields, "schema_version": version})
     except ValidationError as error:
         raise AuditRecordError(f"a {kind} record {_explain(error)}") from error
 
@@ -117,6 +108,10 @@ def canonical(record: Header) -> bytes:
         AuditRecordError: if they exceed `MAX_BYTES`.
     """
     values = record.model_dump(mode="json", exclude_none=True)
+    for name in SINCE_VERSION_2.get(type(record), ()):
+        # An empty list is written of the fields of version 1 alone.
+        if not values.get(name):
+            values.pop(name, None)
     data = _ENCODER.encode(values).encode("utf-8")
     if len(data) > MAX_BYTES:
         raise AuditRecordError(
@@ -135,27 +130,39 @@ def parse(data: bytes) -> Header:
         record: Header = _ADAPTER.validate_json(data)
     except ValidationError as error:
         raise AuditRecordError(f"a stored record {_explain(error)}") from error
+    version = _version_of(type(record), record.__dict__)
+    if record.schema_version != version:
+        raise AuditRecordError(
+            f"a stored record calls itself version {record.schema_version} of the "
+            f"schema, its fields are those of version {version}: it was changed"
+        )
     return record
 
 
+def _version_of(model: type[Header], fields: Mapping[str, object]) -> int:
+    """Return the lowest version of the schema that knows a record's fields."""
+    newer = SINCE_VERSION_2.get(model, ())
+    return SCHEMA_VERSION if any(fields.get(name) for name in newer) else 1
+
+
 Columns = tuple[str, int, str | None, str | None, str | None, str | None]
-"""Kind, time, request, tenant, policy and outcome: what a record is found by."""
+"""Indexed values of a record: kind, time, request, tenant, policy and outcome."""
 
 
 def columns(record: Header) -> Columns:
-    """Return what a record is found by, as the ledger's table holds it.
+    """Return the indexed values of a record, as the ledger's table holds them.
 
     Raises:
         ValueError: if its time is one that no clock shows, such as 31 February.
     """
-    # Read without asking the class: verifying does this for a million records.
-    held = record.__dict__
-    policy, outcome = held.get("policy"), held.get("outcome")
+    # Read past pydantic's attribute lookup: verifying does this a million times.
+    values = record.__dict__
+    policy, outcome = values.get("policy"), values.get("outcome")
     return (
-        held["kind"],
-        time_us(held["time"]),
-        held.get("audit_id"),
-        held.get("tenant"),
+        values["kind"],
+        time_us(values["time"]),
+        values.get("audit_id"),
+        values.get("tenant"),
         None if policy is None else policy.id,
         None if outcome is None else outcome.value,
     )
@@ -167,14 +174,10 @@ def json_schema() -> dict[str, Any]:
 
 
 def _explain(error: ValidationError) -> str:
-    """Name the first fields at fault, never their values: they may hold content."""
-    faults = error.errors(include_input=False, include_url=False)
-    told = [
-        f"{'.'.join(map(str, fault['loc'])) or 'as a whole'}: {fault['type']}"
-        for fault in faults[:3]
+    """Name the first wrong fields, never their values: they may hold content."""
+    errors = error.errors(include_input=False, include_url=False)
+    named = [
+        f"{'.'.join(map(str, each['loc'])) or 'as a whole'}: {each['type']}"
+        for each in errors[:3]
     ]
-    return f"does not fit the schema ({'; '.join(told)})"
-
-
-State = Literal["recorded", "spooled", "unrecorded"]
-"""What became of a record that was handed to the ledger."""
+    return f"does not fit the schema ({'; '.join(named)})"

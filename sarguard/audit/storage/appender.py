@@ -1,4 +1,4 @@
-"""Write records inside one transaction: stamp, chain, seal, sign."""
+"""Append records inside one transaction: number, chain, seal, sign."""
 
 from __future__ import annotations
 
@@ -10,15 +10,14 @@ from dataclasses import dataclass
 from sarguard.audit.proof.merkle import leaf_hash
 from sarguard.audit.proof.signed_notes import Checkpoint
 from sarguard.audit.proof.signing_keys import Signer, sign_checkpoint
-from sarguard.audit.records.fields import Writer
-from sarguard.audit.records.header import NO_RECORD, Header
+from sarguard.audit.records.fields import NO_RECORD, Header, WriterRef
 from sarguard.audit.records.ids import new_name, now_us, time_text
 from sarguard.audit.records.schema import build, canonical, columns
-from sarguard.audit.storage.chain_head import End
+from sarguard.audit.storage.chain_head import ChainHead
 from sarguard.audit.storage.database import TILE
 from sarguard.errors import AuditRecordError
 
-BLANK = {
+PLACEHOLDER_HEADER = {
     "log": "log_" + "0" * 26,
     "seq": 1,
     "time": time_text(0),
@@ -26,7 +25,7 @@ BLANK = {
     "writer": {"instance": "-", "pid": 0},
     "prev": NO_RECORD,
 }
-"""Stands in for a header until the record has its place."""
+"""Header of a record that has no place in the chain yet."""
 
 _INSERT = (
     "INSERT INTO records (seq, record, kind, time, audit_id, tenant, policy, outcome) "
@@ -36,7 +35,7 @@ _INSERT = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pace:
-    """Say how often to sign and to begin a new segment."""
+    """How often a ledger is signed, and how long its segments are."""
 
     checkpoint_records: int = 256
     checkpoint_seconds: float = 60.0
@@ -50,64 +49,69 @@ def draft(kind: str, fields: Mapping[str, object]) -> Header:
     Raises:
         AuditRecordError: if a field does not fit, or belongs to the header.
     """
-    taken = sorted(set(fields) & {*BLANK, "schema_version"})
-    if taken:
-        raise AuditRecordError(f"{', '.join(taken)}: the ledger fills these in")
-    return build(kind, {**fields, **BLANK})
+    reserved = sorted(set(fields) & {*PLACEHOLDER_HEADER, "schema_version"})
+    if reserved:
+        raise AuditRecordError(f"{', '.join(reserved)}: the ledger fills these in")
+    return build(kind, {**fields, **PLACEHOLDER_HEADER})
 
 
 @dataclass(slots=True)
-class Pen:
-    """Write to the ledger while its lock is held."""
+class Appender:
+    """Appender to a ledger; its lock must be held, in an open transaction."""
 
     connection: sqlite3.Connection
-    end: End
-    writer: Writer
+    head: ChainHead
+    writer: WriterRef
     signer: Signer
     pace: Pace
 
     def write(self, record: Header) -> tuple[int, str]:
-        """Add a drafted record; return its number and time.
+        """Append a drafted record; return its number and time.
 
         A wall clock that moved back, and a segment that is full, are recorded first.
 
         Raises:
             AuditRecordError: if a request would begin or end twice.
         """
-        self._refuse_twice(record)
+        self._refuse_duplicate(record)
         if self._segment_is_full(now_us()):
             self.seal()
         now = self._now()
-        return self._put(record, now), time_text(now)
+        return self._append(record, now), time_text(now)
 
     def _now(self) -> int:
         """Return the time, after recording that it went back if it did."""
         now = now_us()
-        if now < self.end.time:
-            back = {"cause": "clock_moved_back", "count": self.end.time - now}
-            self._put(draft("log_recovered", back), now)
+        if now < self.head.time:
+            # The gap is written down: a verifier takes an older time for an attack
+            # unless the record before it says by how much the clock went back.
+            back = {"cause": "clock_moved_back", "count": self.head.time - now}
+            self._append(draft("log_recovered", back), now)
         return now
 
-    def _put(self, record: Header, now: int) -> int:
-        end = self.end
+    def _append(self, record: Header, now: int) -> int:
+        head = self.head
         place = {
-            "log": end.log,
-            "seq": end.size + 1,
+            "log": head.log,
+            "seq": head.size + 1,
             "time": time_text(now),
             "mono_ns": time.monotonic_ns(),
             "writer": self.writer,
-            "prev": end.leaf,
+            "prev": head.leaf,
         }
+        # Not validated again: the draft was, and the ledger makes these values.
         placed = record.model_copy(update=place)
         data = canonical(placed)
-        self.connection.execute(_INSERT, (end.size + 1, data, *columns(placed)))
-        full = end.push(leaf_hash(data), now)
-        if full is not None:
-            tile = end.size // TILE - 1
-            self.connection.execute("INSERT INTO tiles VALUES (?, ?)", (tile, full))
-        return end.size
+        self.connection.execute(_INSERT, (head.size + 1, data, *columns(placed)))
+        tile_root = head.push(leaf_hash(data), now)
+        if tile_root is not None:
+            tile = head.size // TILE - 1
+            self.connection.execute(
+                "INSERT INTO tiles VALUES (?, ?)", (tile, tile_root)
+            )
+        return head.size
 
-    def _refuse_twice(self, record: Header) -> None:
+    def _refuse_duplicate(self, record: Header) -> None:
         audit_id = getattr(record, "audit_id", None)
         if audit_id is None:
             return
@@ -122,68 +126,61 @@ class Pen:
             )
 
     def _segment_is_full(self, now: int) -> bool:
-        held = self.end.size + 1 - self.end.segment_first
-        age = (now - self.end.segment_time) / 86_400e6
-        return held > 0 and (
-            held >= self.pace.segment_records or age >= self.pace.segment_days
-        )
-
-    def _seal(self) -> Header:
-        end = self.end
-        return draft(
-            "segment_sealed",
-            {
-                "origin": end.origin,
-                "key": end.key,
-                "segment": end.segment,
-                "first_seq": end.segment_first,
-                "last_seq": end.size,
-                "first_time": time_text(end.segment_time),
-                "last_time": time_text(end.time),
-                "tree_root": end.tree.root().hex(),
-            },
+        records = self.head.size + 1 - self.head.segment_first
+        age = (now - self.head.segment_time) / 86_400e6
+        return records > 0 and (
+            records >= self.pace.segment_records or age >= self.pace.segment_days
         )
 
     def seal(self) -> int:
         """Close the open segment now; return the number of the sealing record."""
+        # First: a clock that went back adds a record to the segment.
         now = self._now()
-        seq = self._put(self._seal(), now)
-        self.end.begin_segment(self.end.segment + 1, seq, now)
+        head = self.head
+        fields = {
+            "origin": head.origin,
+            "key": head.key,
+            "segment": head.segment,
+            "first_seq": head.segment_first,
+            "last_seq": head.size,
+            "first_time": time_text(head.segment_time),
+            "last_time": time_text(head.time),
+            "tree_root": head.tree.root().hex(),
+        }
+        seq = self._append(draft("segment_sealed", fields), now)
+        head.begin_segment(head.segment + 1, seq, now)
         return seq
 
     def begin_ledger(self, library: str) -> None:
         """Write the first record of a new ledger: its name and its key."""
         now = now_us()
         key = self.signer.verifier
-        self.end.log, self.end.origin, self.end.key = (
-            new_name("log"),
-            key.name,
-            str(key),
-        )
-        self.end.begin_segment(1, 1, now)
+        head = self.head
+        head.log, head.origin, head.key = new_name("log"), key.name, str(key)
+        head.begin_segment(1, 1, now)
         fields = {"origin": key.name, "key": str(key), "library": library}
-        self._put(draft("log_opened", fields), now)
+        self._append(draft("log_opened", fields), now)
 
     def sign_is_due(self) -> bool:
-        """Tell whether enough records or time have gone by since a checkpoint."""
-        unsigned = self.end.size - self.end.signed
+        """Return whether enough records or time have passed since a checkpoint."""
+        unsigned = self.head.size - self.head.signed
         if unsigned <= 0:
             return False
-        waited = (now_us() - self.end.unsigned_since) / 1e6
+        waited = (now_us() - self.head.unsigned_since) / 1e6
         return (
             unsigned >= self.pace.checkpoint_records
             or waited >= self.pace.checkpoint_seconds
         )
 
-    def sign(self, *also: Signer) -> Checkpoint | None:
+    def sign(self, *others: Signer) -> Checkpoint | None:
         """Sign the ledger as it is; return None if this size is signed already."""
-        end = self.end
-        if end.size == end.signed:
+        head = self.head
+        if head.size == head.signed:
             return None
-        plain = Checkpoint(end.origin, end.size, end.tree.root())
-        note = sign_checkpoint(plain, self.signer, *also)
+        plain = Checkpoint(head.origin, head.size, head.tree.root())
+        note = sign_checkpoint(plain, self.signer, *others)
         self.connection.execute(
-            "INSERT INTO checkpoints VALUES (?, ?)", (end.size, str(note))
+            "INSERT INTO checkpoints VALUES (?, ?)", (head.size, str(note))
         )
-        end.signed = end.size
+        head.signed = head.size
         return note

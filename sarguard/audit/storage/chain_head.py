@@ -1,4 +1,4 @@
-"""Know where the ledger ends: its last leaf, its tree, its segment and its key."""
+"""Where the ledger ends: its last leaf, its tree, its open segment and its key."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ import json
 import sqlite3
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 from sarguard.audit.proof.merkle import Frontier, TiledTree, leaf_hash
-from sarguard.audit.records.header import NO_RECORD
+from sarguard.audit.records.fields import NO_RECORD
 from sarguard.audit.storage.database import TILE
 from sarguard.errors import AuditIntegrityError
 
@@ -18,8 +19,8 @@ _KEY_KINDS = ("log_opened", "key_rotated", "segment_sealed")
 
 
 @dataclass(slots=True)
-class End:
-    """Hold the end of the ledger as one writer knows it."""
+class ChainHead:
+    """End of the ledger, as one writer knows it."""
 
     size: int = 0
     leaf: str = NO_RECORD
@@ -51,7 +52,8 @@ class End:
         Raises:
             AuditIntegrityError: if the records known so far are not what is found.
         """
-        # Unchanged, unless another connection wrote.
+        # SQLite changes this number when another connection wrote, so a lone writer
+        # reads nothing here.
         (version,) = connection.execute("PRAGMA data_version").fetchone()
         fresh = not self.size
         if version == self._version and not fresh:
@@ -59,7 +61,10 @@ class End:
         self._version = version
         if fresh:
             self._load_tiles(connection)
-        for seq, data, time in _rows_after(connection, self.size):
+        for seq, data, time in connection.execute(
+            "SELECT seq, record, time FROM records WHERE seq > ? ORDER BY seq",
+            (self.size,),
+        ):
             self._follow(seq, data, time)
         (last,) = connection.execute("SELECT max(seq) FROM records").fetchone()
         if (last or 0) != self.size:
@@ -89,7 +94,9 @@ class End:
         (self.time,) = connection.execute(
             "SELECT coalesce(max(time), 0) FROM records WHERE seq = ?", (self.size,)
         ).fetchone()
-        for leaf in _buried_leaves(connection, self.size):
+        # The tiles may end inside a segment that retention deleted.
+        (last,) = connection.execute("SELECT max(last_seq) FROM burials").fetchone()
+        for leaf in leaves(connection, self.size, max(last or 0, self.size)):
             self.push(leaf, 0)
 
     def _follow(self, seq: int, data: bytes, time: int) -> None:
@@ -101,14 +108,17 @@ class End:
             )
         self.log = header["log"]
         if header["kind"] in _KEY_KINDS:
-            self.key = header.get("new_key") or header["key"]
-            self.origin = self.key.partition("+")[0]
+            self._take_key(header)
         if header["kind"] == "segment_sealed":
             self.begin_segment(header["segment"] + 1, seq, time)
         self.push(leaf_hash(data), time)
 
+    def _take_key(self, header: dict[str, Any]) -> None:
+        self.key = header.get("new_key") or header["key"]
+        self.origin = self.key.partition("+")[0]
+
     def begin_segment(self, segment: int, first: int, time: int) -> None:
-        """Note that a segment begins with a record."""
+        """Begin a segment with the record of a number."""
         self.segment, self.segment_first, self.segment_time = segment, first, time
 
     def _load_state(self, connection: sqlite3.Connection) -> None:
@@ -123,8 +133,7 @@ class End:
                 "verify the ledger"
             )
         header = json.loads(found[0])
-        self.key = header.get("new_key") or header["key"]
-        self.origin = self.key.partition("+")[0]
+        self._take_key(header)
         self.log = header["log"]
         self._load_segment(connection)
 
@@ -191,18 +200,3 @@ def subtree(connection: sqlite3.Connection, low: int, high: int) -> bytes:
     for leaf in leaves(connection, first, high):
         tree.append(leaf)
     return tree.root()
-
-
-def _rows_after(
-    connection: sqlite3.Connection, size: int
-) -> Iterator[tuple[int, bytes, int]]:
-    yield from connection.execute(
-        "SELECT seq, record, time FROM records WHERE seq > ? ORDER BY seq", (size,)
-    )
-
-
-def _buried_leaves(connection: sqlite3.Connection, size: int) -> Iterator[bytes]:
-    """Yield the hashes of deleted records that stand right after a size."""
-    (last,) = connection.execute("SELECT max(last_seq) FROM burials").fetchone()
-    if last is not None and last > size:
-        yield from leaves(connection, size, last)

@@ -1,4 +1,4 @@
-"""Open the ledger's file: SQLite, write-ahead log, every commit on the disk.
+"""The ledger's file: SQLite with a write-ahead log, every commit flushed to disk.
 
 A file is known by its application id; triggers keep records from being changed by
 accident. They do not stop a person with the file in hand: the hashes and
@@ -16,6 +16,7 @@ from random import random
 from typing import TypeVar
 from urllib.parse import quote
 
+from sarguard.audit.proof.signed_notes import Checkpoint
 from sarguard.audit.storage.write_errors import write_error
 from sarguard.errors import AuditFormatError, AuditNotFoundError, AuditWriteError
 
@@ -26,7 +27,7 @@ FORMAT = 1
 """The version of the tables; not that of the records."""
 
 TILE = 256
-"""The records under one stored hash; a tree is rebuilt from these."""
+"""Records under one stored hash; a tree is rebuilt from these hashes."""
 
 TABLES = {
     "records": """CREATE TABLE records (
@@ -70,7 +71,7 @@ ON checkpoints BEGIN SELECT raise(ABORT, 'checkpoints are never deleted'); END""
 }
 
 SCHEMA = {**TABLES, **INDEXES, **TRIGGERS}
-"""Every table, index and trigger of the core, by name."""
+"""SQL of every table, index and trigger, by name; a verifier compares them."""
 
 T = TypeVar("T")
 
@@ -88,7 +89,7 @@ def open_writer(path: Path, *, timeout: float) -> sqlite3.Connection:
             path, timeout=0, isolation_level=None, check_same_thread=False
         )
         deadline = time.monotonic() + timeout
-        patiently(lambda: _prepare(connection), deadline)
+        retry_while_locked(lambda: _prepare(connection), deadline)
     except sqlite3.Error as error:
         raise _opening_error(path, error) from error
     return connection
@@ -112,8 +113,22 @@ def open_reader(path: Path) -> sqlite3.Connection:
     return connection
 
 
+def newest_checkpoint(connection: sqlite3.Connection) -> Checkpoint | None:
+    """Return the newest stored checkpoint."""
+    found = connection.execute(
+        "SELECT note FROM checkpoints ORDER BY size DESC LIMIT 1"
+    ).fetchone()
+    return None if found is None else Checkpoint.parse(found[0])
+
+
+def last_seq(connection: sqlite3.Connection) -> int:
+    """Return the number of the last record; 0 without any."""
+    (size,) = connection.execute("SELECT coalesce(max(seq), 0) FROM records").fetchone()
+    return int(size)
+
+
 def stored_bytes(value: object) -> bytes:
-    """Return a record's bytes; an attacker may have put a text or a number there."""
+    """Return a record's bytes; an attacker may have stored a text or a number."""
     if type(value) is bytes:
         return value
     return str(value).encode("utf-8", "replace")
@@ -143,23 +158,23 @@ def check_magic(path: Path) -> None:
 
 @contextmanager
 def transaction(connection: sqlite3.Connection, timeout: float) -> Iterator[None]:
-    """Hold the ledger's one write lock; commit at the end, or leave no trace.
+    """Hold the ledger's one write lock; commit at the end, or change nothing.
 
     Raises:
         sqlite3.OperationalError: if the lock is not free within `timeout` seconds.
     """
     deadline = time.monotonic() + timeout
-    patiently(lambda: connection.execute("BEGIN IMMEDIATE"), deadline)
+    retry_while_locked(lambda: connection.execute("BEGIN IMMEDIATE"), deadline)
     try:
         yield
-        patiently(lambda: connection.execute("COMMIT"), deadline)
+        retry_while_locked(lambda: connection.execute("COMMIT"), deadline)
     except BaseException:
         if connection.in_transaction:
             connection.execute("ROLLBACK")
         raise
 
 
-def patiently(action: Callable[[], T], deadline: float) -> T:
+def retry_while_locked(action: Callable[[], T], deadline: float) -> T:
     """Repeat an action while another process holds the lock.
 
     SQLite's own waiting sleeps longer at each try, so a writer can starve; short
@@ -179,9 +194,12 @@ def _prepare(connection: sqlite3.Connection) -> None:
     if not _is_empty(connection):
         _check_format(connection)
     connection.execute("PRAGMA journal_mode = WAL")
+    # A commit is on the disk before a record counts as durable.
     connection.execute("PRAGMA synchronous = FULL")
+    # What retention deletes is overwritten, not left in free pages.
     connection.execute("PRAGMA secure_delete = ON")
     connection.execute("PRAGMA wal_autocheckpoint = 2000")
+    # Looked at again under the lock: another process may be making the tables now.
     connection.execute("BEGIN IMMEDIATE")
     try:
         if _is_empty(connection):
@@ -195,8 +213,8 @@ def _prepare(connection: sqlite3.Connection) -> None:
 
 def _is_empty(connection: sqlite3.Connection) -> bool:
     (count,) = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
-    (mark,) = connection.execute("PRAGMA application_id").fetchone()
-    return int(count) == 0 and int(mark) == 0
+    (magic,) = connection.execute("PRAGMA application_id").fetchone()
+    return int(count) == 0 and int(magic) == 0
 
 
 def _create(connection: sqlite3.Connection) -> None:
@@ -207,9 +225,9 @@ def _create(connection: sqlite3.Connection) -> None:
 
 
 def _check_format(connection: sqlite3.Connection) -> None:
-    (mark,) = connection.execute("PRAGMA application_id").fetchone()
+    (magic,) = connection.execute("PRAGMA application_id").fetchone()
     (version,) = connection.execute("PRAGMA user_version").fetchone()
-    if mark != APPLICATION_ID:
+    if magic != APPLICATION_ID:
         raise AuditFormatError(
             "the file is an SQLite database of another program, not a ledger: "
             "choose another path"
@@ -222,9 +240,9 @@ def _check_format(connection: sqlite3.Connection) -> None:
 
 
 def _connect_to_read(path: Path) -> sqlite3.Connection:
-    place = f"file:{quote(str(path.resolve()))}"
+    uri = f"file:{quote(str(path.resolve()))}"
     connection = sqlite3.connect(
-        f"{place}?mode=ro", uri=True, timeout=10, check_same_thread=False
+        f"{uri}?mode=ro", uri=True, timeout=10, check_same_thread=False
     )
     try:
         connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
@@ -236,7 +254,7 @@ def _connect_to_read(path: Path) -> sqlite3.Connection:
         if wal.exists() and wal.stat().st_size:
             raise
         connection = sqlite3.connect(
-            f"{place}?immutable=1", uri=True, check_same_thread=False
+            f"{uri}?immutable=1", uri=True, check_same_thread=False
         )
         connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
     connection.execute("PRAGMA query_only = ON")

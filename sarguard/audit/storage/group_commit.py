@@ -1,6 +1,6 @@
-"""Let threads and processes write to one ledger, one at a time, all together.
+"""Group commit: threads and processes write to one ledger, one transaction at a time.
 
-Records that wait while another thread commits are committed as one: under load one
+Records that wait while another thread commits are committed together: under load one
 flush of the disk serves many.
 """
 
@@ -17,13 +17,11 @@ from typing import TypeVar
 
 from sarguard.audit.proof.signed_notes import Checkpoint
 from sarguard.audit.proof.signing_keys import Signer
-from sarguard.audit.records.fields import FaultFact
-from sarguard.audit.records.fields import Writer as WriterFact
-from sarguard.audit.records.header import Header
+from sarguard.audit.records.fields import FaultRef, Header, WriterRef
 from sarguard.audit.records.ids import new_name
-from sarguard.audit.storage.appender import Pace, Pen, draft
-from sarguard.audit.storage.chain_head import End
-from sarguard.audit.storage.database import open_writer, transaction
+from sarguard.audit.storage.appender import Appender, Pace, draft
+from sarguard.audit.storage.chain_head import ChainHead
+from sarguard.audit.storage.database import newest_checkpoint, open_writer, transaction
 from sarguard.audit.storage.write_errors import write_error
 from sarguard.errors import (
     AuditError,
@@ -35,22 +33,22 @@ from sarguard.errors import (
 
 T = TypeVar("T")
 
-Written = tuple[int, str]
+SeqAndTime = tuple[int, str]
 """The number and time of a record."""
 
 
 @dataclass(slots=True)
-class Job:
-    """Hold a record that one thread wants written, and what became of it."""
+class PendingWrite:
+    """Record that one thread wants written, and what became of it."""
 
     record: Header
-    written: Written | None = None
+    written: SeqAndTime | None = None
     error: Exception | None = None
     finished: bool = False
 
 
-class Writer:
-    """Write to a ledger's file.
+class GroupCommitWriter:
+    """Writer to a ledger's file; threads may share it.
 
     Args:
         path: the file.
@@ -75,20 +73,25 @@ class Writer:
         self.pace = pace
         self.timeout = timeout
         self._published = published
-        self.begin()
+        self._reset()
         _ALIVE.add(self)
 
-    def begin(self) -> None:
-        """Start without a connection or a memory: at first, and in a forked child."""
-        self.fact = WriterFact(instance=new_name("writer"), pid=os.getpid())
+    def _reset(self) -> None:
+        """Start without a connection or known state: at first, and in a forked child.
+
+        The locks are new as well: a thread of the parent may have held the old ones
+        when the process was forked, and would never release them in the child.
+        """
+        self.ref = WriterRef(instance=new_name("writer"), pid=os.getpid())
         self._connection: sqlite3.Connection | None = None
         self._inode: tuple[int, int] | None = None
-        self._end: End | None = None
+        self._head: ChainHead | None = None
+        # Reentrant: publishing a checkpoint may record that a mirror failed.
         self._lock = threading.RLock()
-        self._queue: list[Job] = []
+        self._queue: list[PendingWrite] = []
         self._queue_lock = threading.Lock()
 
-    def write(self, record: Header) -> Written:
+    def write(self, record: Header) -> SeqAndTime:
         """Write a drafted record; return its number and time once it is durable.
 
         Raises:
@@ -96,34 +99,33 @@ class Writer:
             AuditWriteError: if it cannot be made durable.
             AuditIntegrityError: if the ledger is not what was written to it.
         """
-        job = Job(record)
+        pending = PendingWrite(record)
         with self._queue_lock:
-            self._queue.append(job)
+            self._queue.append(pending)
+        # Whoever gets the lock commits all that has queued up meanwhile; the others
+        # then find theirs finished.
         with self._lock:
-            if not job.finished:
+            if not pending.finished:
                 with self._queue_lock:
-                    jobs, self._queue = self._queue, []
-                self._commit(jobs)
-        if job.written is None:
-            raise job.error or AuditWriteError("the record was not written")
-        return job.written
+                    batch, self._queue = self._queue, []
+                self._commit(batch)
+        if pending.written is None:
+            raise pending.error or AuditWriteError("the record was not written")
+        return pending.written
 
-    def note(self, checkpoint: Checkpoint, error: Exception) -> None:
+    def record_mirror_failure(self, checkpoint: Checkpoint, error: Exception) -> None:
         """Record that a checkpoint could not be copied to its second place."""
-        fault = FaultFact(type=type(error).__name__)
-        self.act(
-            lambda pen: pen.write(
-                draft("mirror_failed", {"size": checkpoint.size, "fault": fault})
-            )
-        )
+        fault = FaultRef(type=type(error).__name__)
+        record = draft("mirror_failed", {"size": checkpoint.size, "fault": fault})
+        self.transact(lambda appender: appender.write(record))
 
     def unsigned(self) -> int:
-        """Return how many records stand after the newest checkpoint known here."""
-        end = self._end
-        return 0 if end is None else end.size - end.signed
+        """Return how many records follow the newest checkpoint known here."""
+        head = self._head
+        return 0 if head is None else head.size - head.signed
 
-    def act(self, action: Callable[[Pen], T]) -> T:
-        """Run something in a transaction of its own, with the lock held.
+    def transact(self, action: Callable[[Appender], T]) -> T:
+        """Run an action in a transaction of its own, with the lock held.
 
         Raises:
             AuditWriteError: if it cannot be made durable.
@@ -131,59 +133,64 @@ class Writer:
         """
         with self._lock:
             try:
-                result, note = self._transact(action)
+                result, note = self._run(action)
             except BaseException as error:
-                # What was pushed in memory is not in the file: read it again.
-                self._end = None
-                if isinstance(error, AuditError) or not isinstance(
-                    error, (sqlite3.Error, OSError)
+                # What was appended in memory is not in the file: read it again.
+                self._head = None
+                if isinstance(error, (sqlite3.Error, OSError)) and not isinstance(
+                    error, AuditError
                 ):
-                    raise
-                self._drop()
-                raise write_error(error, f"the ledger {self.path}") from error
+                    self.close()
+                    raise write_error(error, f"the ledger {self.path}") from error
+                raise
         if note is not None:
             self._published(note)
         return result
 
-    def _transact(self, action: Callable[[Pen], T]) -> tuple[T, Checkpoint | None]:
-        connection, end = self._ready()
+    def _run(self, action: Callable[[Appender], T]) -> tuple[T, Checkpoint | None]:
+        connection, head = self._ready()
         with transaction(connection, self.timeout):
-            end.catch_up(connection)
-            self._check_signer(end)
-            before = end.signed
-            result = action(Pen(connection, end, self.fact, self.signer, self.pace))
-            note = _newest(connection) if end.signed != before else None
+            head.catch_up(connection)
+            self._check_signer(head)
+            before = head.signed
+            result = action(
+                Appender(connection, head, self.ref, self.signer, self.pace)
+            )
+            note = newest_checkpoint(connection) if head.signed != before else None
         return result, note
 
     def close(self) -> None:
         """Close the connection; the next write opens it again."""
         with self._lock:
-            self._drop()
+            if self._connection is not None:
+                self._connection.close()
+            self._connection = self._head = None
 
-    def _commit(self, jobs: list[Job]) -> None:
-        """Write the records of several threads; tell each what became of its own."""
+    def _commit(self, batch: list[PendingWrite]) -> None:
+        """Write the records of several threads, and note the result of each."""
         try:
-            self.act(lambda pen: _write_all(pen, jobs))
+            self.transact(lambda appender: _write_all(appender, batch))
         except Exception as error:
-            for job in jobs:
-                job.written, job.error = None, job.error or error
+            for pending in batch:
+                pending.written, pending.error = None, pending.error or error
         finally:
-            for job in jobs:
-                job.finished = True
+            for pending in batch:
+                pending.finished = True
 
-    def _ready(self) -> tuple[sqlite3.Connection, End]:
+    def _ready(self) -> tuple[sqlite3.Connection, ChainHead]:
         if self._connection is None:
             self._connection = open_writer(self.path, timeout=self.timeout)
             self._inode = self._found_inode()
-            self._end = None
+            self._head = None
         elif self._found_inode() != self._inode:
+            # Written on, the records would go to a file that nobody can open.
             raise AuditIntegrityError(
                 f"the file at {self.path} is not the one this process has been "
                 "writing to: it was replaced or removed; keep both and verify them"
             )
-        if self._end is None:
-            self._end = End()
-        return self._connection, self._end
+        if self._head is None:
+            self._head = ChainHead()
+        return self._connection, self._head
 
     def _found_inode(self) -> tuple[int, int] | None:
         try:
@@ -192,54 +199,42 @@ class Writer:
             return None
         return found.st_dev, found.st_ino
 
-    def _check_signer(self, end: End) -> None:
-        if not end.size or end.key == str(self.signer.verifier):
+    def _check_signer(self, head: ChainHead) -> None:
+        if not head.size or head.key == str(self.signer.verifier):
             return
         self.signer = self._find_signer()
         found = self.signer.verifier
-        if end.key != str(found):
+        if head.key != str(found):
             raise AuditKeyError(
-                f"checkpoints of this ledger are signed by {end.key}, "
+                f"checkpoints of this ledger are signed by {head.key}, "
                 f"the key given is {found}: give the ledger its own key"
             )
 
-    def _drop(self) -> None:
-        if self._connection is not None:
-            self._connection.close()
-        self._connection = self._end = None
-
-    def leave(self) -> None:
-        """Forget a connection that belongs to the parent of a forked process."""
+    def after_fork(self) -> None:
+        """Drop a connection that belongs to the parent of a forked process."""
         if self._connection is not None:
             # Closing it here could release the parent's locks on the file.
-            _LEFT.append(self._connection)
-        self.begin()
+            _OF_PARENT.append(self._connection)
+        self._reset()
 
 
-def _write_all(pen: Pen, jobs: list[Job]) -> None:
-    for job in jobs:
+def _write_all(appender: Appender, batch: list[PendingWrite]) -> None:
+    for pending in batch:
         try:
-            job.written = pen.write(job.record)
+            pending.written = appender.write(pending.record)
         except AuditRecordError as error:
-            job.error = error
-    if pen.sign_is_due():
-        pen.sign()
+            pending.error = error
+    if appender.sign_is_due():
+        appender.sign()
 
 
-def _newest(connection: sqlite3.Connection) -> Checkpoint:
-    (note,) = connection.execute(
-        "SELECT note FROM checkpoints ORDER BY size DESC LIMIT 1"
-    ).fetchone()
-    return Checkpoint.parse(note)
-
-
-_ALIVE: weakref.WeakSet[Writer] = weakref.WeakSet()
-_LEFT: list[sqlite3.Connection] = []
+_ALIVE: weakref.WeakSet[GroupCommitWriter] = weakref.WeakSet()
+_OF_PARENT: list[sqlite3.Connection] = []
 
 
 def _after_fork() -> None:
     for writer in list(_ALIVE):
-        writer.leave()
+        writer.after_fork()
 
 
 if hasattr(os, "register_at_fork"):

@@ -1,4 +1,4 @@
-"""Begin to write: find the key, hold the ledger to its mirror, say who writes."""
+"""Opening a ledger to write: its key, its mirrors, and the first record."""
 
 from __future__ import annotations
 
@@ -10,22 +10,17 @@ from pathlib import Path
 from sarguard.audit.proof.mirror import FileMirror, Publisher
 from sarguard.audit.proof.signed_notes import Checkpoint
 from sarguard.audit.proof.signing_keys import Signer, SigningKey
-from sarguard.audit.storage.appender import Pace, Pen, draft
+from sarguard.audit.storage.appender import Appender, Pace, draft
 from sarguard.audit.storage.chain_head import subtree
-from sarguard.audit.storage.database import open_reader
-from sarguard.audit.storage.group_commit import Writer
-from sarguard.audit.storage.recorder import OnFailure, Recorder, check_on_failure
+from sarguard.audit.storage.database import last_seq, open_reader
+from sarguard.audit.storage.group_commit import GroupCommitWriter
+from sarguard.audit.storage.recorder import DurableRecorder, OnFailure, check_on_failure
 from sarguard.audit.storage.spool import Spool
 from sarguard.errors import AuditIntegrityError
 
 
-def library_version() -> str:
-    """Return the version of the library that is installed."""
-    return version("sarguard")
-
-
-def key_at(path: Path, key: Signer | str | Path | None) -> Callable[[], Signer]:
-    """Return what finds the ledger's key, and makes it if the ledger is new."""
+def find_signer(path: Path, key: Signer | str | Path | None) -> Callable[[], Signer]:
+    """Return a function that finds the ledger's key, and makes that of a new ledger."""
     if key is not None and not isinstance(key, (str, Path)):
         return lambda: key
     place = Path(key) if key else path.with_name(f"{path.name}.key")
@@ -39,14 +34,14 @@ def key_at(path: Path, key: Signer | str | Path | None) -> Callable[[], Signer]:
                 # Another process opened the new ledger at the same moment.
                 return SigningKey.load(place)
         if not new and not place.exists():
-            # Say first if the file is not a ledger at all.
+            # A file that is no ledger at all is the error to name, not its key.
             open_reader(path).close()
         return SigningKey.load(place)
 
     return find
 
 
-def prepare(
+def open_recorder(
     path: Path,
     signer: Callable[[], Signer],
     publisher: Publisher,
@@ -56,38 +51,39 @@ def prepare(
     spool_limit: int,
     lock_timeout: float,
     pace: Pace,
-) -> Recorder:
-    """Open a ledger to write, after holding it to its mirrors."""
+) -> DurableRecorder:
+    """Open a ledger to write, after comparing it with its mirrors."""
     check_on_failure(on_failure)
     check_mirrors(path, publisher.files)
-    writer = Writer(
+    writer = GroupCommitWriter(
         path, signer, pace=pace, timeout=lock_timeout, published=publisher.publish
     )
     place = spool or path.with_name(f"{path.name}.spool")
-    waiting = Spool(place, limit=spool_limit, timeout=lock_timeout)
-    publisher.failed = writer.note
-    start(writer)
-    recorder = Recorder(writer, waiting, on_failure)
-    recorder.settle()
+    publisher.failed = writer.record_mirror_failure
+    _record_opening(writer)
+    recorder = DurableRecorder(
+        writer, Spool(place, limit=spool_limit, timeout=lock_timeout), on_failure
+    )
+    recorder.flush()
     return recorder
 
 
-def start(writer: Writer) -> None:
+def _record_opening(writer: GroupCommitWriter) -> None:
     """Write the first record of a ledger, or that one more process writes to it."""
-    library = library_version()
+    library = version("sarguard")
 
-    def begin(pen: Pen) -> None:
-        if pen.end.size == 0:
-            pen.begin_ledger(library)
-            pen.sign()
+    def begin(appender: Appender) -> None:
+        if appender.head.size == 0:
+            appender.begin_ledger(library)
+            appender.sign()
         else:
-            pen.write(draft("writer_opened", {"library": library}))
+            appender.write(draft("writer_opened", {"library": library}))
 
-    writer.act(begin)
+    writer.transact(begin)
 
 
 def check_mirrors(path: Path, mirrors: Iterable[FileMirror]) -> None:
-    """Hold an existing ledger to the newest checkpoint that was copied elsewhere.
+    """Compare an existing ledger with the newest checkpoint that was copied elsewhere.
 
     Raises:
         AuditIntegrityError: if the ledger is shorter or different.
@@ -105,9 +101,7 @@ def _check(path: Path, copy: Checkpoint, where: Path) -> None:
             f"ledger at {path}: restore it, or name another mirror"
         )
     with closing(open_reader(path)) as connection:
-        (size,) = connection.execute(
-            "SELECT coalesce(max(seq), 0) FROM records"
-        ).fetchone()
+        size = last_seq(connection)
         if size < copy.size:
             raise AuditIntegrityError(
                 f"records {size + 1} to {copy.size} are missing from the end of "

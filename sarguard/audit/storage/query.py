@@ -1,4 +1,7 @@
-"""Read and search the ledger: its own connection each time, never a lock."""
+"""Reading and searching the ledger, with a connection of its own each time.
+
+A write-ahead log lets readers go on while others write: no lock is held.
+"""
 
 from __future__ import annotations
 
@@ -14,16 +17,21 @@ from typing import Any
 
 from sarguard.audit.proof.merkle import leaf_hash
 from sarguard.audit.proof.signed_notes import Checkpoint
-from sarguard.audit.records.header import Header
+from sarguard.audit.records.fields import Header
 from sarguard.audit.records.ids import time_us
 from sarguard.audit.records.schema import parse
-from sarguard.audit.storage.database import open_reader, stored_bytes
+from sarguard.audit.storage.database import (
+    last_seq,
+    newest_checkpoint,
+    open_reader,
+    stored_bytes,
+)
 from sarguard.errors import AuditNotFoundError, AuditRecordError
 
 
 @dataclass(frozen=True)
 class Entry:
-    """Hold one stored record: its number and the exact bytes that were hashed."""
+    """One stored record: its number and the exact bytes that were hashed."""
 
     seq: int
     data: bytes
@@ -51,6 +59,11 @@ class Entry:
         return values
 
     @property
+    def time(self) -> str:
+        """Return when the record was written; the text sorts by time."""
+        return str(self.values["time"])
+
+    @property
     def leaf(self) -> str:
         """Return the record's leaf hash in hexadecimal."""
         return leaf_hash(self.data).hex()
@@ -58,14 +71,14 @@ class Entry:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Query:
-    """Say which records are wanted; what is None or empty is not asked for.
+    """Filter of records; what is None selects nothing out.
 
     Times are datetimes with a zone, or texts as records hold them.
     """
 
     since: datetime | str | None = None
     until: datetime | str | None = None
-    """The first moment that is not wanted."""
+    """The first moment after the wanted ones."""
     kind: str | None = None
     outcome: str | None = None
     policy: str | None = None
@@ -78,14 +91,14 @@ class Query:
 
     def values(self) -> dict[str, str]:
         """Return the values that have an index each, by their columns."""
-        asked = {
+        values = {
             "kind": self.kind,
             "outcome": None if self.outcome is None else str(self.outcome),
             "policy": self.policy,
             "tenant": self.tenant,
             "audit_id": self.audit_id,
         }
-        return {name: value for name, value in asked.items() if value is not None}
+        return {name: value for name, value in values.items() if value is not None}
 
     def conditions(self, index: str | None = None) -> tuple[str, list[object]]:
         """Return the query as SQL and its values.
@@ -109,12 +122,12 @@ class Query:
                 None if self.containing is None else self.containing.encode(),
             ),
         ]
-        asked = [(sql, value) for sql, value in wanted if value is not None]
-        return " AND ".join(sql for sql, _ in asked) or "1", [v for _, v in asked]
+        given = [(sql, value) for sql, value in wanted if value is not None]
+        return " AND ".join(sql for sql, _ in given) or "1", [v for _, v in given]
 
 
-class Reader:
-    """Read one ledger's file.
+class LedgerReader:
+    """Reader of one ledger's file.
 
     Raises:
         AuditNotFoundError: if there is no file.
@@ -187,7 +200,7 @@ class Reader:
         raise AuditNotFoundError(f"no record {seq} in {self.path}")
 
     def unfinished(self) -> Iterator[Entry]:
-        """Yield the records of requests that began and have no outcome."""
+        """Yield the first records of requests that have no outcome."""
         with closing(self.connect()) as connection:
             for seq, data in connection.execute(
                 "SELECT seq, record FROM records AS begun "
@@ -200,10 +213,7 @@ class Reader:
     def size(self) -> int:
         """Return the number of the last record."""
         with closing(self.connect()) as connection:
-            (size,) = connection.execute(
-                "SELECT coalesce(max(seq), 0) FROM records"
-            ).fetchone()
-        return int(size)
+            return last_seq(connection)
 
     def checkpoints(self) -> list[Checkpoint]:
         """Return every stored checkpoint, oldest first."""
@@ -214,14 +224,11 @@ class Reader:
     def checkpoint(self) -> Checkpoint | None:
         """Return the newest stored checkpoint."""
         with closing(self.connect()) as connection:
-            found = connection.execute(
-                "SELECT note FROM checkpoints ORDER BY size DESC LIMIT 1"
-            ).fetchone()
-        return None if found is None else Checkpoint.parse(found[0])
+            return newest_checkpoint(connection)
 
 
-_COMMON = 10_000
-"""Records from which on a value is not told from others that are common."""
+_MAX_COUNTED = 10_000
+"""Records counted of one value; beyond it, values count as equally common."""
 
 
 def _rarest(connection: sqlite3.Connection, query: Query) -> str | None:
@@ -230,17 +237,17 @@ def _rarest(connection: sqlite3.Connection, query: Query) -> str | None:
     SQLite keeps no count of a value, and takes the index of the one policy that
     every record names as readily as that of a rare outcome.
     """
-    asked = query.values()
-    if len(asked) < 2:
+    values = query.values()
+    if len(values) < 2:
         return None
-    held = {}
-    for name, value in asked.items():
-        (held[name],) = connection.execute(
+    counts = {}
+    for name, value in values.items():
+        (counts[name],) = connection.execute(
             "SELECT count(*) FROM (SELECT 1 FROM records "
-            f"WHERE {name} = ? LIMIT {_COMMON})",
+            f"WHERE {name} = ? LIMIT {_MAX_COUNTED})",
             (value,),
         ).fetchone()
-    return min(held, key=lambda name: held[name])
+    return min(counts, key=lambda name: counts[name])
 
 
 def _micros(moment: datetime | str | None) -> int | None:
@@ -255,8 +262,10 @@ def _micros(moment: datetime | str | None) -> int | None:
         raise AuditRecordError(
             f"the time {moment.isoformat()} has no zone: add one, such as +00:00"
         )
-    gone = moment - datetime(1970, 1, 1, tzinfo=UTC)
-    return (gone.days * 86_400 + gone.seconds) * 1_000_000 + gone.microseconds
+    # In whole numbers: a float would lose microseconds.
+    elapsed = moment - datetime(1970, 1, 1, tzinfo=timezone.utc)
+    seconds = elapsed.days * 86_400 + elapsed.seconds
+    return seconds * 1_000_000 + elapsed.microseconds
 
 
 def _read_time(text: str) -> datetime:

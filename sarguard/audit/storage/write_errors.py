@@ -1,4 +1,4 @@
-"""Say why a ledger could not be written, in words that a policy can act on."""
+"""Why a ledger could not be written, as codes that a policy can act on."""
 
 from __future__ import annotations
 
@@ -58,8 +58,9 @@ def cause_of(error: Exception) -> str:
         for start, cause in _BY_NAME.items():
             if name.startswith(start):
                 return cause
-        words = (cause for text, cause in _BY_WORDS.items() if text in str(error))
-        return next(words, "io_error")
+        # Python 3.10 gives no error names: the message has to do.
+        causes = (cause for text, cause in _BY_WORDS.items() if text in str(error))
+        return next(causes, "io_error")
     if isinstance(error, OSError) and error.errno is not None:
         return _BY_ERRNO.get(error.errno, "io_error")
     return "io_error"

@@ -1,10 +1,11 @@
-"""Options that the parts of `sarguard audit` share."""
+"""Options that the commands of `sarguard audit` share, and what they open."""
 
 from __future__ import annotations
 
 import argparse
 import getpass
 import re
+import sys
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,8 +13,7 @@ from typing import TYPE_CHECKING
 from sarguard.cli.options import Command, positive_int
 
 if TYPE_CHECKING:
-    from sarguard.audit import AuditLog, Query
-    from sarguard.audit.privacy.content import Privacy
+    from sarguard.audit import AuditLog, Privacy, Query
     from sarguard.cli.options import Commands
 
 INTERVENTIONS = ("refused", "blocked", "error_closed", "error_open", "timeout")
@@ -21,12 +21,12 @@ _SPAN = re.compile(r"^(\d+)\s*(m|h|d|w)$")
 _UNITS = {"m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 
 
-def add_part(
-    parts: Commands, name: str, run: Command, does: str, *, more: str = ""
+def add_command(
+    commands: Commands, name: str, run: Command, does: str, *, more: str = ""
 ) -> argparse.ArgumentParser:
-    """Add a part of the command, with the options that all have."""
+    """Add a command, with the options that all have."""
     described = f"{does[0].upper()}{does[1:]}.{' ' if more else ''}{more}"
-    parser = parts.add_parser(name, help=does, description=described)
+    parser = commands.add_parser(name, help=does, description=described)
     parser.set_defaults(run=run)
     parser.add_argument(
         *("-l", "--ledger"),
@@ -39,7 +39,7 @@ def add_part(
 
 
 def add_writing(parser: argparse.ArgumentParser) -> None:
-    """Add what a part needs that adds a record to the ledger."""
+    """Add the options of a command that adds a record to the ledger."""
     parser.add_argument(
         "--signing-key",
         metavar="FILE",
@@ -54,7 +54,7 @@ def add_writing(parser: argparse.ArgumentParser) -> None:
 
 
 def add_filters(parser: argparse.ArgumentParser) -> None:
-    """Add what says which records are wanted."""
+    """Add the options that filter records."""
     group = parser.add_argument_group("which records")
     group.add_argument(
         "--since",
@@ -85,7 +85,7 @@ def add_filters(parser: argparse.ArgumentParser) -> None:
 
 
 def add_privacy(parser: argparse.ArgumentParser) -> None:
-    """Add where the secrets and the sealed content are."""
+    """Add the options for the files of secrets and of sealed content."""
     parser.add_argument(
         "--keys",
         metavar="FILE",
@@ -102,8 +102,8 @@ def moment(text: str) -> datetime:
     """Return a time that was given as a date, a time, or as how long ago it was."""
     span = _SPAN.match(text.strip())
     if span:
-        gone = timedelta(**{_UNITS[span[2]]: int(span[1])})
-        return datetime.now(UTC) - gone
+        elapsed = timedelta(**{_UNITS[span[2]]: int(span[1])})
+        return datetime.now(UTC) - elapsed
     try:
         found = datetime.fromisoformat(text.strip().replace("Z", "+00:00"))
     except ValueError as error:
@@ -115,7 +115,7 @@ def moment(text: str) -> datetime:
 
 
 def queries(options: argparse.Namespace) -> list[Query]:
-    """Return the queries that were asked for: one for each outcome, or one.
+    """Return the queries that the filters make: one for each outcome, or one.
 
     Raises:
         AuditRecordError: if an outcome or a kind does not exist.
@@ -147,7 +147,7 @@ def queries(options: argparse.Namespace) -> list[Query]:
     ]
 
 
-def asked(options: argparse.Namespace) -> str:
+def describe_filters(options: argparse.Namespace) -> str:
     """Return the filters that were given, in words, for the record."""
     names = ("since", "until", "kind", "policy", "tenant", "request", "containing")
     given = [(name, getattr(options, name)) for name in (*names, "first", "last")]
@@ -172,14 +172,21 @@ def open_to_write(options: argparse.Namespace) -> AuditLog:
 
 
 def can_write(options: argparse.Namespace) -> bool:
-    """Tell whether the ledger's signing key is at hand."""
-    place = options.signing_key or f"{options.ledger}.key"
-    return Path(place).exists()
+    """Return whether the ledger's signing key is there."""
+    return Path(options.signing_key or f"{options.ledger}.key").exists()
+
+
+def warn_unrecorded() -> None:
+    """Say that a command could not add its own record to the ledger."""
+    sys.stderr.write(
+        "sarguard: note: the ledger's signing key is not here, so this was not "
+        "recorded in it\n"
+    )
 
 
 def open_privacy(options: argparse.Namespace) -> Privacy:
     """Return the keys and the sealed content that belong to the ledger."""
-    from sarguard.audit.privacy.content import Privacy
+    from sarguard.audit import Privacy
 
     return Privacy.open(options.ledger, keyring=options.keys, sealed=options.sealed)
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING
 
+from sarguard.audit.exports import FORMATS
+from sarguard.audit.wording import LABELS
 from sarguard.cli.audit.options import (
+    add_command,
     add_filters,
-    add_part,
     add_privacy,
     add_writing,
 )
@@ -19,31 +21,28 @@ if TYPE_CHECKING:
 
     from sarguard.cli.options import Command, Commands
 
-_FORMATS = ("jsonl", "csv", "parquet", "evidence", "otel", "ocsf", "cloudevents")
-_LABELS = ("correct", "over_refusal", "missed", "needs_follow_up")
 
-
-def add_parser(commands: Commands) -> None:
-    """Add the command and what it can do."""
-    parser = commands.add_parser(
+def add_parser(parent: Commands) -> None:
+    """Add `sarguard audit` and its commands."""
+    parser = parent.add_parser(
         "audit",
         help="search, verify, prove, export and review the ledger",
         description="Work with the ledger. Every part takes --help and --json.",
     )
-    parts = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    _add_reading(parts)
-    _add_review(parts)
-    _add_proving(parts)
-    _add_export(parts)
-    _add_lookup(parts)
-    _add_erase(parts)
-    _add_retention(parts)
-    _add_hold(parts)
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    _add_query(commands)
+    _add_review(commands)
+    _add_proof(commands)
+    _add_export(commands)
+    _add_lookup(commands)
+    _add_erase(commands)
+    _add_retention(commands)
+    _add_hold(commands)
 
 
-def _add_reading(parts: Commands) -> None:
-    tail = add_part(
-        parts, "tail", _deferred("reading", "run_tail"), "show the newest records"
+def _add_query(commands: Commands) -> None:
+    tail = add_command(
+        commands, "tail", _when_run("query", "run_tail"), "show the newest records"
     )
     tail.add_argument("-n", "--number", type=positive_int, default=20, metavar="N")
     tail.add_argument(
@@ -52,13 +51,13 @@ def _add_reading(parts: Commands) -> None:
     does = (
         "find records by time, outcome, policy, tenant; exits with 1 if there is none"
     )
-    search = add_part(parts, "search", _deferred("reading", "run_search"), does)
+    search = add_command(commands, "search", _when_run("query", "run_search"), does)
     add_filters(search)
     search.add_argument(
         "--limit", type=positive_int, default=50, metavar="N", help="default: 50"
     )
     does = "show one record, or all of one request"
-    show = add_part(parts, "show", _deferred("reading", "run_show"), does)
+    show = add_command(commands, "show", _when_run("query", "run_show"), does)
     show.add_argument("record", help="a record's number, or a request's audit id")
     show.add_argument(
         "--content",
@@ -68,28 +67,28 @@ def _add_reading(parts: Commands) -> None:
     add_privacy(show)
     add_writing(show)
     does = "count requests by outcome, policy and tenant"
-    stats = add_part(parts, "stats", _deferred("reading", "run_stats"), does)
+    stats = add_command(commands, "stats", _when_run("query", "run_stats"), does)
     add_filters(stats)
 
 
-def _add_review(parts: Commands) -> None:
-    review = add_part(
-        parts,
+def _add_review(commands: Commands) -> None:
+    review = add_command(
+        commands,
         "review",
-        _deferred("changing", "run_review"),
+        _when_run("operations", "run_review"),
         "label a request as its reviewer",
         more="A label is a record of its own; a later one does not erase it.",
     )
     review.add_argument("request", help="its audit id, or the number of its record")
-    review.add_argument("label", choices=_LABELS)
+    review.add_argument("label", choices=tuple(LABELS))
     review.add_argument("--note", help="why")
     review.add_argument("--reviewer", metavar="NAME", help="default: the actor")
     add_writing(review)
 
 
-def _add_proving(parts: Commands) -> None:
+def _add_proof(commands: Commands) -> None:
     does = "check every record, hash and signature; exits with 1 if one does not fit"
-    verify = add_part(parts, "verify", _deferred("proving", "run_verify"), does)
+    verify = add_command(commands, "verify", _when_run("proof", "run_verify"), does)
     verify.add_argument(
         "--key",
         metavar="KEY",
@@ -108,7 +107,7 @@ def _add_proving(parts: Commands) -> None:
     )
     add_writing(verify)
     does = "prove to anybody that one record is in the signed ledger"
-    prove = add_part(parts, "prove", _deferred("proving", "run_prove"), does)
+    prove = add_command(commands, "prove", _when_run("proof", "run_prove"), does)
     prove.add_argument("record", type=positive_int, help="the record's number")
     prove.add_argument(
         *("-o", "--output"),
@@ -116,27 +115,29 @@ def _add_proving(parts: Commands) -> None:
         help="write NAME.json and NAME.tlog-proof, as the stand-alone verifier reads",
     )
     does = "sign the ledger as it is; keep the result elsewhere"
-    checkpoint = add_part(
-        parts, "checkpoint", _deferred("proving", "run_checkpoint"), does
+    checkpoint = add_command(
+        commands, "checkpoint", _when_run("proof", "run_checkpoint"), does
     )
     checkpoint.add_argument("-o", "--output", metavar="FILE", help="default: stdout")
     add_writing(checkpoint)
     does = "write the public key that auditors are given"
-    add_part(parts, "key", _deferred("proving", "run_key"), does)
+    add_command(commands, "key", _when_run("proof", "run_key"), does)
 
 
-def _add_export(parts: Commands) -> None:
+def _add_export(commands: Commands) -> None:
     does = "write records to a file; that is recorded in the ledger"
-    export = add_part(parts, "export", _deferred("sharing", "run_export"), does)
-    export.add_argument("-f", "--format", choices=_FORMATS, default="csv")
+    export = add_command(commands, "export", _when_run("query", "run_export"), does)
+    export.add_argument("-f", "--format", choices=FORMATS, default="csv")
     export.add_argument("-o", "--output", metavar="FILE", required=True)
     add_filters(export)
     add_writing(export)
 
 
-def _add_lookup(parts: Commands) -> None:
+def _add_lookup(commands: Commands) -> None:
     does = "find a caller's records; that is recorded. Exits with 1 if there is none"
-    lookup = add_part(parts, "lookup", _deferred("sharing", "run_lookup"), does)
+    lookup = add_command(
+        commands, "lookup", _when_run("operations", "run_lookup"), does
+    )
     subject = lookup.add_mutually_exclusive_group(required=True)
     subject.add_argument("--audio", metavar="FILE", help="the recording that came in")
     subject.add_argument("--text", help="the text that came in or went out; - reads it")
@@ -153,11 +154,11 @@ def _add_lookup(parts: Commands) -> None:
     add_writing(lookup)
 
 
-def _add_erase(parts: Commands) -> None:
-    erase = add_part(
-        parts,
+def _add_erase(commands: Commands) -> None:
+    erase = add_command(
+        commands,
         "erase",
-        _deferred("changing", "run_erase"),
+        _when_run("operations", "run_erase"),
         "destroy the keys of a caller's content",
         more="Records stay, and stay valid; what they speak of becomes unreadable.",
     )
@@ -176,10 +177,10 @@ def _add_erase(parts: Commands) -> None:
     add_writing(erase)
 
 
-def _add_retention(parts: Commands) -> None:
+def _add_retention(commands: Commands) -> None:
     does = "say which old segments may go, and delete them with --apply"
-    retention = add_part(
-        parts, "retention", _deferred("changing", "run_retention"), does
+    retention = add_command(
+        commands, "retention", _when_run("operations", "run_retention"), does
     )
     retention.add_argument("--days", type=positive_int, default=365)
     retention.add_argument(
@@ -191,9 +192,9 @@ def _add_retention(parts: Commands) -> None:
     add_writing(retention)
 
 
-def _add_hold(parts: Commands) -> None:
+def _add_hold(commands: Commands) -> None:
     does = "place, lift or list legal holds: what they cover is not deleted"
-    hold = add_part(parts, "hold", _deferred("changing", "run_hold"), does)
+    hold = add_command(commands, "hold", _when_run("operations", "run_hold"), does)
     hold.add_argument("action", choices=("list", "place", "lift"))
     hold.add_argument("hold", nargs="?", help="the hold to lift")
     hold.add_argument("--reason")
@@ -203,12 +204,12 @@ def _add_hold(parts: Commands) -> None:
     add_writing(hold)
 
 
-def _deferred(module: str, name: str) -> Command:
-    """Return a command that loads what it needs, tables among it, when it is run."""
+def _when_run(module: str, name: str) -> Command:
+    """Return a command that imports what it needs when it is run, not before."""
 
     def run(options: argparse.Namespace) -> int:
         warn_only()
-        found: Command = getattr(import_module(f"sarguard.cli.audit_{module}"), name)
+        found: Command = getattr(import_module(f"sarguard.cli.audit.{module}"), name)
         return found(options)
 
     return run

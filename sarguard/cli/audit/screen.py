@@ -1,32 +1,41 @@
-"""Show records as tables and pages."""
+"""Records as tables and pages, and as lines of JSON."""
 
 from __future__ import annotations
 
 import json
 import sys
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rich.table import Table
 from rich.text import Text
 
-from sarguard.audit.wording import OUTCOMES, STYLES, detail, plain, what
+from sarguard.audit.views import ListRow, list_row, record_page
+from sarguard.audit.wording import printable
 from sarguard.cli.screen import results
 
 if TYPE_CHECKING:
     from sarguard.audit import Entry
 
+_STYLES = {
+    "answered": "green",
+    "refused": "yellow",
+    "blocked": "yellow",
+    "error_closed": "red",
+    "error_open": "bold red",
+    "cancelled": "dim",
+    "timeout": "red",
+}
 
-def write_line(entry: Entry) -> None:
-    """Write one record as a line of JSON."""
-    found = {"seq": entry.seq, "leaf": entry.leaf, "record": entry.values}
-    sys.stdout.write(json.dumps(found, ensure_ascii=False) + "\n")
 
-
-def write_lines(entries: Iterable[Entry]) -> None:
-    """Write records as JSON, one a line."""
+def write_json_lines(entries: Iterable[Entry]) -> int:
+    """Write records as JSON, one a line; return how many there were."""
+    count = 0
     for entry in entries:
-        write_line(entry)
+        values = {"seq": entry.seq, "leaf": entry.leaf, "record": entry.values}
+        sys.stdout.write(json.dumps(values, ensure_ascii=False) + "\n")
+        count += 1
+    return count
 
 
 def write_table(entries: Iterable[Entry]) -> int:
@@ -36,93 +45,47 @@ def write_table(entries: Iterable[Entry]) -> int:
     table.add_column("time (UTC)", no_wrap=True)
     table.add_column("what", overflow="fold")
     table.add_column("request", no_wrap=True)
-    count = 0
     for entry in entries:
-        table.add_row(*_cells(entry))
-        count += 1
-    if count:
+        table.add_row(*_cells(list_row(entry)))
+    if table.row_count:
         results().print(table)
-    return count
+    return table.row_count
 
 
 def write_facts(title: str, facts: Iterable[tuple[str, object]]) -> None:
-    """Write a heading and a list of facts."""
+    """Write a heading and named values, one a line."""
     table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
     table.add_column(style="dim", no_wrap=True)
     table.add_column(overflow="fold")
     for name, value in facts:
         if value is not None and value != "":
-            table.add_row(Text(plain(name)), Text(plain(value)))
+            table.add_row(Text(printable(name)), Text(printable(value)))
     console = results()
     console.print(Text(title, style="bold"))
     console.print(table if table.row_count else "none")
 
 
-def write_request(entries: list[Entry]) -> None:
-    """Write a request from its first record to its last."""
-    records = [entry.values for entry in entries]
-    for entry, record in zip(entries, records, strict=True):
-        outcome = record.get("outcome")
-        said = f"{outcome} - {OUTCOMES[outcome]}" if outcome else None
-        head = [("outcome", said), ("in short", detail(record))]
-        write_facts(
-            f"record {entry.seq}: {what(record)}, {record['time']}",
-            [*head, *_flat(record), ("leaf hash", entry.leaf)],
-        )
+def write_pages(entries: Iterable[Entry]) -> None:
+    """Write everything that some records hold."""
+    for entry in entries:
+        page = record_page(entry)
+        write_facts(page.title, page.lines)
 
 
 def say(text: str, style: str = "") -> None:
     """Write a sentence."""
-    results().print(Text(plain(text), style=style))
+    results().print(Text(printable(text), style=style))
 
 
-def _cells(entry: Entry) -> list[Text]:
-    record = entry.values
-    outcome = record.get("outcome")
-    told = Text(what(record))
-    if outcome:
-        told.append(": ").append(outcome, style=STYLES.get(outcome, ""))
-    if below := _below(record):
-        told.append(f"\n{below}", style="dim")
+def _cells(row: ListRow) -> list[Text]:
+    what = Text(row.kind)
+    if row.outcome:
+        what.append(": ").append(row.outcome, style=_STYLES.get(row.outcome, ""))
+    if row.detail:
+        what.append(f"\n{row.detail}", style="dim")
     return [
-        Text(str(entry.seq)),
-        Text(record["time"][:19].replace("T", " ")),
-        told,
-        Text(plain(record.get("audit_id") or record.get("request") or "")),
+        Text(str(row.seq)),
+        Text(row.time[:19].replace("T", " ")),
+        what,
+        Text(row.request),
     ]
-
-
-def _below(record: dict[str, Any]) -> str:
-    """Say whose request it was, under which policy, and the one thing more."""
-    policy = record.get("policy") or {}
-    tier = f"/{policy['tier']}" if policy.get("tier") else ""
-    parts = (record.get("tenant"), f"{policy.get('id', '')}{tier}", detail(record))
-    return ", ".join(plain(part) for part in parts if part)
-
-
-_SHOWN = {"kind", "outcome", "seq", "time", "schema_version", "mono_ns", "content"}
-
-
-def _flat(record: dict[str, Any], before: str = "") -> list[tuple[str, object]]:
-    """List what a record holds, one fact a line."""
-    facts: list[tuple[str, object]] = []
-    for name, value in record.items():
-        if not before and name in _SHOWN:
-            continue
-        path = f"{before}{name}".replace("_", " ")
-        if isinstance(value, dict):
-            facts += _flat(value, f"{path} ")
-        elif isinstance(value, list) and any(isinstance(v, dict) for v in value):
-            for number, part in enumerate(value, 1):
-                facts += _flat(part, f"{path} {number} ")
-        else:
-            facts.append((path, _value(value)))
-    return facts
-
-
-def _value(value: object) -> str:
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, list):
-        return ", ".join(map(str, value))
-    return str(value)

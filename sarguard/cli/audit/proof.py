@@ -1,4 +1,4 @@
-"""`sarguard audit verify | prove | checkpoint`: show that the ledger holds."""
+"""`sarguard audit verify | prove | checkpoint | key`: prove what the ledger holds."""
 
 from __future__ import annotations
 
@@ -14,13 +14,12 @@ from sarguard.cli.screen import print_json, steps
 from sarguard.errors import AuditError, AuditFormatError, ConfigurationError
 
 if TYPE_CHECKING:
-    from sarguard.audit.proof.report import Report
-    from sarguard.audit.proof.signed_notes import Checkpoint
+    from sarguard.audit import Checkpoint, VerificationReport
 
 
 def run_verify(options: argparse.Namespace) -> int:
     """Verify the whole ledger; 1 if something does not fit."""
-    from sarguard.audit.proof.verify import verify
+    from sarguard.audit import verify
 
     expected = [found for path in options.expect for found in _checkpoints(path)]
     with steps("Verifying") as advance:
@@ -41,7 +40,7 @@ def run_verify(options: argparse.Namespace) -> int:
 
 def run_prove(options: argparse.Namespace) -> int:
     """Write a proof that a record is in the signed ledger."""
-    from sarguard.audit.proof.inclusion import prove
+    from sarguard.audit import prove
 
     log = open_to_read(options)
     proof = prove(options.ledger, options.record)
@@ -106,7 +105,7 @@ def run_key(options: argparse.Namespace) -> int:
     return 0
 
 
-def _write_report(report: Report) -> None:
+def _write_report(report: VerificationReport) -> None:
     if report.ok:
         say(f"VALID: {report.path}", "bold green")
     else:
@@ -138,7 +137,7 @@ def _write_report(report: Report) -> None:
         say(f"  - {text}")
 
 
-def _record(options: argparse.Namespace, report: Report) -> None:
+def _record(options: argparse.Namespace, report: VerificationReport) -> None:
     if not report.root:
         raise AuditError("the ledger is too damaged for the result to be added to it")
     with open_to_write(options) as log:

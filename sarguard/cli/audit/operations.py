@@ -1,29 +1,43 @@
-"""`sarguard audit review | erase | retention | hold`: what reviewers may do."""
+"""`sarguard audit review | lookup | erase | retention | hold`: work with the ledger."""
 
 from __future__ import annotations
 
 import argparse
+import sys
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
-from sarguard.cli.audit.options import open_privacy, open_to_read, open_to_write
-from sarguard.cli.audit.screen import say, write_facts
+from sarguard.cli.audit.options import (
+    can_write,
+    open_privacy,
+    open_to_read,
+    open_to_write,
+    warn_unrecorded,
+)
+from sarguard.cli.audit.screen import (
+    say,
+    write_facts,
+    write_json_lines,
+    write_table,
+)
 from sarguard.cli.screen import print_json, results
-from sarguard.errors import AuditRecordError, ConfigurationError
+from sarguard.errors import ConfigurationError
 
 if TYPE_CHECKING:
-    from sarguard.audit import AuditLog
-    from sarguard.audit.operations.retention import Decision, RetentionRule
+    from sarguard.audit.operations.retention import RetentionRule, SegmentDecision
+    from sarguard.audit.operations.subject_lookup import MakePseudonym
 
 
 def run_review(options: argparse.Namespace) -> int:
     """Record a reviewer's judgement of a request."""
-    from sarguard.audit.operations.reviews import LABELS, review
+    from sarguard.audit.operations.reviews import review
+    from sarguard.audit.views import request_of
+    from sarguard.audit.wording import LABELS
 
     with open_to_write(options) as log:
         receipt = review(
             log,
-            _request(log, options.request),
+            request_of(log, options.request),
             options.label,
             reviewer=options.reviewer or options.actor,
             note=options.note,
@@ -35,14 +49,54 @@ def run_review(options: argparse.Namespace) -> int:
     return 0
 
 
-def _request(log: AuditLog, name: str) -> str:
-    """Return a request's name, from its name or from one of its records' numbers."""
-    if not name.isdecimal():
-        return name
-    found = getattr(log.reader.get(int(name)).record, "audit_id", None)
-    if found is None:
-        raise AuditRecordError(f"record {name} is not about a request")
-    return str(found)
+def run_lookup(options: argparse.Namespace) -> int:
+    """Find a caller's records, and record that they were looked for; 1 if none."""
+    from sarguard.audit.operations.subject_lookup import lookup, record_access
+
+    make, query = _subject(options)
+    found = lookup(
+        open_to_read(options),
+        open_privacy(options).keyring,
+        make,
+        tenant=options.tenant,
+        every_tenant=options.every_tenant,
+    )
+    recorded = can_write(options)
+    if recorded:
+        with open_to_write(options) as log:
+            record_access(log, "lookup", found, actor=options.actor, query=query)
+    if options.json:
+        write_json_lines(found.entries)
+    else:
+        write_table(found.entries)
+        requests = {getattr(e.record, "audit_id", None) for e in found.entries}
+        say(f"{len(found.entries)} records, {len(requests)} requests hold this mark.")
+        if requests:
+            say("How one ended: sarguard audit show REQUEST, with its name from above.")
+        if not recorded:
+            warn_unrecorded()
+    return 0 if found.entries else 1
+
+
+def _subject(options: argparse.Namespace) -> tuple[MakePseudonym, str]:
+    """Return what makes the pseudonym, and a word for the record on what it is of."""
+    from sarguard.audit.operations.subject_lookup import audio_pseudonym
+
+    if options.audio is not None:
+        return audio_pseudonym(options.audio, sample_rate=options.rate), "--audio"
+    if options.text is not None:
+        text = _read_dash(options.text)
+        return (lambda pseudonyms: pseudonyms.text(text)), "--text"
+    if options.session is not None:
+        name = _read_dash(options.session)
+        return (lambda pseudonyms: pseudonyms.session(name)), "--session"
+    name = _read_dash(options.caller)
+    return (lambda pseudonyms: pseudonyms.actor(name)), "--caller"
+
+
+def _read_dash(given: str) -> str:
+    """Return a value, read from stdin if it is a dash: lists of processes show it."""
+    return sys.stdin.read().rstrip("\n") if given == "-" else given
 
 
 def run_erase(options: argparse.Namespace) -> int:
@@ -56,7 +110,7 @@ def run_erase(options: argparse.Namespace) -> int:
     privacy = open_privacy(options)
     session = options.session
     if session is not None and not options.mark:
-        session = _session_mark(options, session)
+        session = _session_pseudonym(options, session)
     with open_to_write(options) as log:
         done = erase(
             log,
@@ -79,7 +133,7 @@ def run_erase(options: argparse.Namespace) -> int:
 
 
 def run_retention(options: argparse.Namespace) -> int:
-    """Say what retention would delete; delete it if asked to."""
+    """Write what retention would delete; delete it with `--apply`."""
     from sarguard.audit.operations.retention import apply, plan
 
     rule = _rule(options)
@@ -103,10 +157,14 @@ def run_retention(options: argparse.Namespace) -> int:
 
 def run_hold(options: argparse.Namespace) -> int:
     """Place, lift or list legal holds."""
-    from sarguard.audit.operations.legal_holds import holds, lift_hold, place_hold
+    from sarguard.audit.operations.legal_holds import (
+        active_holds,
+        lift_hold,
+        place_hold,
+    )
 
     if options.action == "list":
-        found = holds(open_to_read(options))
+        found = active_holds(open_to_read(options))
         if options.json:
             print_json([asdict(hold) for hold in found])
         for hold in () if options.json else found:
@@ -136,18 +194,17 @@ def run_hold(options: argparse.Namespace) -> int:
     return 0
 
 
-def _session_mark(options: argparse.Namespace, session: str) -> str:
-    """Return a session's mark under its tenant's secret; never make a secret."""
+def _session_pseudonym(options: argparse.Namespace, session: str) -> str:
+    """Return a session's pseudonym under its tenant's secret; never make a secret."""
     from sarguard.errors import AuditNotFoundError
 
     keyring = open_privacy(options).keyring
-    made = [marks for _, marks in keyring.all_marks(options.tenant)]
-    marks = [each.session(session) for each in made]
-    for mark in marks:
-        if any(secret.session == mark for secret in keyring.secrets()):
-            return mark
-    if marks:
-        return marks[-1]
+    made = [each.session(session) for _, each in keyring.all_pseudonyms(options.tenant)]
+    # After a rotation, the one that the session's content was sealed under.
+    in_use = {secret.session for secret in keyring.secrets()}
+    found = [each for each in made if each in in_use] or made[-1:]
+    if found:
+        return found[0]
     raise AuditNotFoundError(
         f"{keyring.path} holds no key of this tenant: name the tenant and the keys"
     )
@@ -166,10 +223,10 @@ def _rule(options: argparse.Namespace) -> RetentionRule:
     )
 
 
-def _write_plan(decisions: list[Decision]) -> None:
+def _write_plan(decisions: list[SegmentDecision]) -> None:
     from rich.table import Table
 
-    from sarguard.audit.wording import plain
+    from sarguard.audit.wording import printable
 
     table = Table(box=None, pad_edge=False, header_style="bold")
     for name in ("segment", "records", "until (UTC)", "fate", "why"):
@@ -181,7 +238,7 @@ def _write_plan(decisions: list[Decision]) -> None:
             f"{segment.first_seq} to {segment.last_seq}",
             segment.last_time[:19].replace("T", " "),
             decision.fate,
-            plain(decision.why).replace("[", "("),
+            printable(decision.why).replace("[", "("),
         )
     if decisions:
         results().print(table)
