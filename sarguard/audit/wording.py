@@ -84,6 +84,11 @@ def _started(record: dict[str, Any]) -> str:
 
 def _finished(record: dict[str, Any]) -> str:
     parts = [record["reason"]] if record.get("reason") else []
+    parts += [
+        f"check {check['name']}: {check['verdict']}"
+        for check in record.get("checks", ())
+        if check["verdict"] != "allowed"
+    ]
     receipt = record.get("receipt")
     if receipt:
         steered, expected = receipt["steered_positions"], receipt["expected_positions"]

@@ -215,6 +215,45 @@ def test_spans_follow_the_genai_conventions(log: AuditLog, tmp_path: Path) -> No
     assert codes == [1, 1, 1, 2, 2, 2]
 
 
+TRACE, SPAN = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
+
+
+def test_spans_and_events_carry_the_recorded_trace(tmp_path: Path) -> None:
+    log, _ = ledger(tmp_path)
+    with log:
+        for trace_id, span_id in (
+            (TRACE, SPAN),
+            (TRACE, None),
+            (None, None),
+            ("0" * 32, SPAN),
+            ("a name of another system", SPAN),
+            (TRACE, "another name"),
+        ):
+            started = log.started(entry="generate", trace_id=trace_id, span_id=span_id)
+            log.finished(str(started.audit_id), outcome="answered")
+        for name in ("first", "again"):
+            export(log, tmp_path / name, "otel", record=False)
+        # Without the first records, too.
+        ends = Query(kind="request_finished")
+        export(log, tmp_path / "ends", "otel", ends, record=False)
+        export(log, tmp_path / "events", "cloudevents", ends, record=False)
+    spans = [_span(line) for line in _lines(tmp_path / "first")]
+    assert spans == [_span(line) for line in _lines(tmp_path / "again")]
+    ids = [(span["traceId"], span.get("parentSpanId")) for span in spans]
+    assert [own for own, _ in ids].count(TRACE) == 3
+    assert [parent for _, parent in ids] == [SPAN, *[None] * 5]
+    assert len({span["spanId"] for span in spans} - {SPAN}) == 6
+    assert all(re.fullmatch("[0-9a-f]{32}", own) and int(own, 16) for own, _ in ids)
+    alone = [_span(line) for line in _lines(tmp_path / "ends")]
+    assert [(s["traceId"], s.get("parentSpanId")) for s in alone] == ids
+    events = _lines(tmp_path / "events")
+    assert [event.get("traceparent") for event in events] == [
+        f"00-{TRACE}-{SPAN}-01",
+        *[None] * 5,
+    ]
+    assert events[0]["type"] == "dev.sarguard.audit.request_finished.v2"
+
+
 def _span(line: dict[str, Any]) -> dict[str, Any]:
     ((scope,),) = (r["scopeSpans"] for r in line["resourceSpans"])
     (span,) = scope["spans"]

@@ -14,6 +14,7 @@ import pytest
 import soundfile
 
 from sarguard.audio import load_audio
+from sarguard.audit import AuditLog, CheckVerdict
 from sarguard.audit.storage.database import TRIGGERS
 from sarguard.audit.wording import KIND_WORDS, OUTCOME_WORDS, printable
 from tests.audit.filled import POLICY, RATE, SECRET_WORDS, ask, clip, ledger
@@ -92,6 +93,20 @@ def test_tail_is_the_end_in_order(run: Run) -> None:
     _, out, _ = run("audit", "tail")
     assert "request ended: blocked" in out
     assert "guard proven" in out
+
+
+def test_show_lists_the_verdicts_of_checks(run: Run, tmp_path: Path) -> None:
+    path = tmp_path / "checked.db"
+    with AuditLog.open(path) as log:
+        name = str(log.started(entry="generate").audit_id)
+        verdict = CheckVerdict(
+            name="topic", version="1", stage="input", verdict="timed_out"
+        )
+        log.finished(name, outcome="blocked", reason="check", checks=[verdict])
+    _, out, _ = run("audit", "show", name, "-l", str(path))
+    assert re.search(r"checks 1 name +topic", out)
+    assert re.search(r"checks 1 verdict +timed_out", out)
+    assert "check topic: timed_out" in out
 
 
 def test_show_opens_sealed_content_only_when_asked(request_id: str, run: Run) -> None:
