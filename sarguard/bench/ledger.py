@@ -1,7 +1,7 @@
 """Benchmark of the ledger: `python -m sarguard.bench.ledger --help`.
 
 Each figure is given with its target. A plain SQLite table with the same settings and
-the same bytes is written beside the ledger, so that a slow disk is told from slow code.
+the same bytes is written beside the ledger, to tell a slow disk from slow code.
 Give `--folder` on the disk that is to be measured: a folder in memory flushes nothing.
 """
 
@@ -163,11 +163,11 @@ def build(path: Path, records: int, progress: Progress = ignore) -> None:
         recorder = log._recorder
         if recorder is None:
             raise RuntimeError("the ledger is not open to write")
-        while (held := log.reader.size()) < records:
-            wanted = min(BATCH, records - held)
-            batch = [_request(held + place) for place in range(0, wanted, 2)]
+        while (size := log.reader.size()) < records:
+            wanted = min(BATCH, records - size)
+            batch = [_request(size + place) for place in range(0, wanted, 2)]
             recorder.writer.transact(partial(_write, batch))
-            progress(held + wanted, records)
+            progress(size + wanted, records)
 
 
 def _request(number: int) -> tuple[Header, Header]:
@@ -251,7 +251,7 @@ def measure_kills(
     }
 
 
-BARS = {
+TARGETS = {
     "append, median, ms": ("<=", 1.0),
     "append, p99, ms": ("<=", 20.0),
     "8 writers, records/s": (">=", 500.0),
@@ -259,29 +259,30 @@ BARS = {
     "kill -9, records lost": ("<=", 0.0),
     "kill -9, problems in the chain": ("<=", 0.0),
 }
-"""What is asked for; every search has to take less than 200 ms."""
-_HOLDS = {"<": operator.lt, "<=": operator.le, ">=": operator.ge}
+"""Targets of figures; every search has to take less than 200 ms."""
+_COMPARE = {"<": operator.lt, "<=": operator.le, ">=": operator.ge}
 
 
-def bar_of(figure: str) -> tuple[str, float] | None:
-    """Return the bar that a figure is held to, if there is one."""
-    return ("<", 200.0) if figure.startswith("search") else BARS.get(figure)
+def target_of(figure: str) -> tuple[str, float] | None:
+    """Return the target of a figure, if it has one."""
+    return ("<", 200.0) if figure.startswith("search") else TARGETS.get(figure)
 
 
 def write_table(found: Mapping[str, float]) -> None:
-    """Print each figure with its bar, and whether it is met."""
+    """Print each figure with its target, and whether it is met."""
     table = Table("figure", "found", "bar", "met", box=None, pad_edge=False)
     table.columns[1].justify = "right"
     for figure, value in found.items():
-        bar = bar_of(figure)
+        target = target_of(figure)
         shown = (
             f"{value:,.0f}" if value >= 1000 or value == int(value) else f"{value:.3g}"
         )
-        told = ("", "")
-        if bar is not None:
-            met = _HOLDS[bar[0]](value, bar[1])
-            told = (f"{bar[0]} {bar[1]:g}", "yes" if met else "NO")
-        table.add_row(figure, shown, *told)
+        cells = ("", "")
+        if target is not None:
+            sign, limit = target
+            met = _COMPARE[sign](value, limit)
+            cells = (f"{sign} {limit:g}", "yes" if met else "NO")
+        table.add_row(figure, shown, *cells)
     Console(width=90).print(table)
 
 

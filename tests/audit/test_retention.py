@@ -62,7 +62,7 @@ def test_old_segments_go_and_the_ledger_stays_valid(tmp_path: Path) -> None:
 
 def _pieces(privacy: object) -> int:
     store = privacy.sealer.store  # type: ignore[attr-defined]
-    connection = store._connect()
+    connection = store._file.connect()
     (count,) = connection.execute("SELECT count(*) FROM contents").fetchone()
     connection.close()
     return int(count)

@@ -111,7 +111,7 @@ def close_log(client: SafeAudioLLM, patch: Patch) -> None:
 
 
 def lose_keyring(client: SafeAudioLLM, patch: Patch) -> None:
-    patch.setattr(Privacy, "marks", _raise(AuditWriteError("keys unwritable")))
+    patch.setattr(Privacy, "pseudonyms", _raise(AuditWriteError("keys unwritable")))
 
 
 FAULTS = {

@@ -154,6 +154,7 @@ def _key_of(log: AuditLog, checkpoint: Checkpoint) -> str:
         ("segment_sealed", "key"),
         ("log_opened", "key"),
     ):
+        # The id of a signature line is a hash of the key: it finds the key itself.
         for entry in log.search(Query(kind=kind), limit=None):
             key = str(entry.values[name])
             if any(s.key_id == key.split("+")[1] for s in checkpoint.signatures):

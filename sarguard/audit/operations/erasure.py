@@ -74,6 +74,7 @@ def erase(
         if _is_concerned(secret, tenant, session)
     )
     sealer.keyring.destroy(keys)
+    # Unreadable already; deleting frees the space and keeps backups small.
     contents = sealer.store.delete_of(keys)
     done = log.event("erased", **subject, keys=keys, contents=contents, actor=actor)
     _log.info("audit_erased", erasure_id=name, keys=len(keys), audit_seq=done.seq)

@@ -11,6 +11,8 @@ from sarguard.audit.records.ids import new_name
 from sarguard.audit.storage.query import Query
 from sarguard.errors import AuditRecordError
 
+_RECORDED = ("hold_id", "reason", "actor", "tenant", "first_seq", "last_seq")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LegalHold:
@@ -91,7 +93,8 @@ def active_holds(log: AuditLog) -> list[LegalHold]:
         if record.action == "lifted":
             found.pop(record.hold_id, None)
         else:
-            found[record.hold_id] = _hold(record)
+            fields = {name: getattr(record, name) for name in _RECORDED}
+            found[record.hold_id] = LegalHold(**fields, placed_seq=record.seq)
     return list(found.values())
 
 
@@ -99,20 +102,5 @@ def carry_over(log: AuditLog, segment: Segment) -> None:
     """Write again the holds in force that a segment's records placed."""
     for hold in active_holds(log):
         if segment.first_seq <= hold.placed_seq <= segment.last_seq:
-            log.event(
-                "hold_changed",
-                action="placed",
-                hold_id=hold.hold_id,
-                reason=hold.reason,
-                actor=hold.actor,
-                tenant=hold.tenant,
-                first_seq=hold.first_seq,
-                last_seq=hold.last_seq,
-            )
-
-
-def _hold(record: Any) -> LegalHold:  # noqa: ANN401
-    names = ("hold_id", "reason", "actor", "tenant", "first_seq", "last_seq")
-    return LegalHold(
-        **{name: getattr(record, name) for name in names}, placed_seq=record.seq
-    )
+            fields = {name: getattr(hold, name) for name in _RECORDED}
+            log.event("hold_changed", action="placed", **fields)

@@ -140,7 +140,7 @@ def delete_segment(
         How many records were deleted.
 
     Raises:
-        AuditRecordError: if there is no such sealed segment, or it is buried.
+        AuditRecordError: if there is no such sealed segment, or it is deleted.
         AuditIntegrityError: if the segment is not what was sealed.
     """
     segment = _sealed(appender.connection, number)

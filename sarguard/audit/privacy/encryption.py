@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import hmac
 import os
-import sqlite3
-from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -18,16 +17,15 @@ from pathlib import Path
 from sarguard.audit.privacy.keyring import Keyring
 from sarguard.audit.records.fields import Content
 from sarguard.audit.records.ids import new_name, now_us
-from sarguard.audit.storage.write_errors import write_error
-from sarguard.errors import AuditFormatError, AuditIntegrityError, AuditNotFoundError
+from sarguard.audit.storage.private_file import PrivateFile
+from sarguard.errors import AuditIntegrityError, AuditNotFoundError
 
 ENGINE = "AES-256-GCM/1"
 APPLICATION_ID = 0x53415243
 """`SARC`, in the header of the file."""
 
 _DOMAIN = b"sarguard content v1\x00"
-_TABLES = f"""
-PRAGMA application_id = {APPLICATION_ID};
+_TABLES = """
 CREATE TABLE IF NOT EXISTS contents (
   content_id TEXT PRIMARY KEY, key_id TEXT NOT NULL, made INTEGER NOT NULL,
   salt BLOB NOT NULL, nonce BLOB NOT NULL, sealed BLOB NOT NULL);
@@ -56,6 +54,12 @@ class SealedStore:
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
+        self._file = PrivateFile(
+            path=self.path,
+            holds="the ledger's sealed content",
+            application_id=APPLICATION_ID,
+            tables=_TABLES,
+        )
 
     def put(self, sealed: SealedContent) -> None:
         """Keep sealed content, durably.
@@ -67,7 +71,7 @@ class SealedStore:
             *(sealed.content_id, sealed.key_id, now_us()),
             *(sealed.salt, sealed.nonce, sealed.data),
         )
-        with self._writing() as connection:
+        with self._file.writing() as connection:
             connection.execute("INSERT INTO contents VALUES (?, ?, ?, ?, ?, ?)", row)
 
     def get(self, content_id: str) -> SealedContent:
@@ -78,7 +82,7 @@ class SealedStore:
         """
         row = None
         if self.path.exists():
-            with closing(self._connect()) as connection:
+            with closing(self._file.connect()) as connection:
                 row = connection.execute(
                     "SELECT content_id, key_id, salt, nonce, sealed FROM contents "
                     "WHERE content_id = ?",
@@ -108,55 +112,22 @@ class SealedStore:
         """Return the names of the keys that sealed what is still here."""
         if not self.path.exists():
             return set()
-        with closing(self._connect()) as connection:
+        with closing(self._file.connect()) as connection:
             rows = connection.execute("SELECT DISTINCT key_id FROM contents")
             return {key_id for (key_id,) in rows}
 
     def _delete(self, where: str, values: Sequence[tuple[object, ...]]) -> int:
         if not self.path.exists() or not values:
             return 0
-        with self._writing() as connection:
+        with self._file.writing() as connection:
             return sum(
                 connection.execute(f"DELETE FROM contents WHERE {where}", row).rowcount
                 for row in values
             )
 
-    @contextmanager
-    def _writing(self) -> Iterator[sqlite3.Connection]:
-        try:
-            if not self.path.exists():
-                os.close(os.open(self.path, os.O_RDWR | os.O_CREAT, 0o600))
-            with closing(self._connect()) as connection:
-                connection.execute("BEGIN IMMEDIATE")
-                yield connection
-                connection.execute("COMMIT")
-        except (sqlite3.Error, OSError) as error:
-            raise write_error(error, f"sealed content in {self.path}") from error
-
-    def _connect(self) -> sqlite3.Connection:
-        connection = sqlite3.connect(self.path, timeout=10, isolation_level=None)
-        try:
-            (magic,) = connection.execute("PRAGMA application_id").fetchone()
-            (used,) = connection.execute(
-                "SELECT count(*) FROM sqlite_master"
-            ).fetchone()
-        except sqlite3.DatabaseError:
-            magic, used = 0, 1
-        if used and magic != APPLICATION_ID:
-            connection.close()
-            raise AuditFormatError(
-                f"{self.path} does not hold a ledger's sealed content: "
-                "name the right file"
-            )
-        connection.execute("PRAGMA synchronous = FULL")
-        connection.execute("PRAGMA secure_delete = ON")
-        if not used:
-            connection.executescript(_TABLES)
-        return connection
-
 
 class Sealer:
-    """Seals content under its session's key, and opens it again."""
+    """Sealing of content under its session's key, and opening it again."""
 
     def __init__(self, keyring: Keyring, store: SealedStore) -> None:
         self.keyring = keyring
@@ -196,10 +167,10 @@ class Sealer:
         )
 
     def unseal(self, content: Content) -> bytes:
-        """Return content that a record speaks of.
+        """Return the content of a record.
 
         Raises:
-            AuditNotFoundError: if it was erased, or stands elsewhere.
+            AuditNotFoundError: if it was erased, or is in another file.
             AuditIntegrityError: if it is not what the record is committed to.
         """
         from cryptography.exceptions import InvalidTag
@@ -207,6 +178,7 @@ class Sealer:
 
         name, key_id = content.content_id or "", content.key_id or ""
         sealed = self.store.get(name)
+        # The commitment first: it says "changed" also where the key is destroyed.
         if not hmac.compare_digest(sealed.commitment(), content.commitment or ""):
             raise AuditIntegrityError(
                 f"the content {name} is not what its record is committed to: "

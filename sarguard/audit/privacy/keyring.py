@@ -10,24 +10,23 @@ from __future__ import annotations
 import os
 import sqlite3
 import threading
-from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
 from sarguard.audit.privacy.pseudonyms import Pseudonyms
 from sarguard.audit.records.ids import new_name, now_us
-from sarguard.audit.storage.write_errors import write_error
-from sarguard.errors import AuditFormatError, AuditNotFoundError
+from sarguard.audit.storage.private_file import PrivateFile
+from sarguard.errors import AuditNotFoundError
 
 APPLICATION_ID = 0x5341524B
 """`SARK`, in the header of the file."""
 
 Purpose = Literal["mark", "content"]
 
-_TABLES = f"""
-PRAGMA application_id = {APPLICATION_ID};
+_TABLES = """
 CREATE TABLE IF NOT EXISTS secrets (
   key_id TEXT PRIMARY KEY, purpose TEXT NOT NULL, tenant TEXT NOT NULL,
   session TEXT NOT NULL, made INTEGER NOT NULL, secret BLOB NOT NULL);
@@ -56,6 +55,12 @@ class Keyring:
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
+        self._file = PrivateFile(
+            path=self.path,
+            holds="the ledger's keys",
+            application_id=APPLICATION_ID,
+            tables=_TABLES,
+        )
         self._lock = threading.Lock()
         self._known: dict[tuple[str, str, str], Secret] = {}
         self._version = b""
@@ -92,14 +97,14 @@ class Keyring:
 
     def rotate(self, tenant: str | None = None) -> Pseudonyms:
         """Make a new secret for a tenant; the old ones still serve look-ups."""
-        with self._writing() as connection:
+        with self._file.writing() as connection:
             return _pseudonyms(_make(connection, "mark", tenant, None))
 
     def secrets(self) -> list[Secret]:
         """Return every secret, oldest first."""
         if not self.path.exists():
             return []
-        with closing(self._connect()) as connection:
+        with closing(self._file.connect()) as connection:
             return [
                 _secret(row)
                 for row in connection.execute(f"{_SELECT} ORDER BY made, rowid")
@@ -121,7 +126,7 @@ class Keyring:
         """Return whether a secret was destroyed here."""
         if not self.path.exists():
             return False
-        with closing(self._connect()) as connection:
+        with closing(self._file.connect()) as connection:
             found = connection.execute(
                 "SELECT 1 FROM destroyed WHERE key_id = ?", (key_id,)
             )
@@ -133,7 +138,7 @@ class Keyring:
         Raises:
             AuditWriteError: if the file cannot be written.
         """
-        with self._writing() as connection:
+        with self._file.writing() as connection:
             for key_id in key_ids:
                 connection.execute(
                     "INSERT OR IGNORE INTO destroyed SELECT key_id, purpose, tenant, "
@@ -154,7 +159,7 @@ class Keyring:
             if name in self._known:
                 return self._known[name]
         # Looked for again under the file's lock: another process may have made it.
-        with self._writing() as connection:
+        with self._file.writing() as connection:
             secret = _newest(connection, name) or _make(
                 connection, purpose, tenant, session
             )
@@ -172,54 +177,8 @@ class Keyring:
         except FileNotFoundError:
             return b""
 
-    @contextmanager
-    def _writing(self) -> Iterator[sqlite3.Connection]:
-        try:
-            self._create()
-            with closing(self._connect()) as connection:
-                connection.execute("BEGIN IMMEDIATE")
-                yield connection
-                connection.execute("COMMIT")
-        except (sqlite3.Error, OSError) as error:
-            raise write_error(error, f"the keys in {self.path}") from error
-
-    def _create(self) -> None:
-        if self.path.exists():
-            return
-        # SQLite gives its journal the rights of the file that it finds.
-        os.close(os.open(self.path, os.O_RDWR | os.O_CREAT, 0o600))
-
-    def _connect(self) -> sqlite3.Connection:
-        try:
-            connection = sqlite3.connect(self.path, timeout=10, isolation_level=None)
-            _prepare(connection, self.path)
-        except sqlite3.DatabaseError as error:
-            if "not a database" in str(error) or "malformed" in str(error):
-                raise AuditFormatError(
-                    f"{self.path} does not hold the ledger's keys, or is damaged: "
-                    "put the right file there"
-                ) from error
-            raise
-        return connection
-
 
 _SELECT = "SELECT key_id, purpose, tenant, session, made, secret FROM secrets"
-
-
-def _prepare(connection: sqlite3.Connection, path: Path) -> None:
-    (magic,) = connection.execute("PRAGMA application_id").fetchone()
-    (tables,) = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
-    if tables and magic != APPLICATION_ID:
-        raise AuditFormatError(
-            f"{path} is a database of another kind, not the ledger's keys: "
-            "name the right file"
-        )
-    # A write-ahead log would keep a destroyed secret's old page.
-    connection.execute("PRAGMA journal_mode = DELETE")
-    connection.execute("PRAGMA synchronous = FULL")
-    connection.execute("PRAGMA secure_delete = ON")
-    if not tables:
-        connection.executescript(_TABLES)
 
 
 def _newest(

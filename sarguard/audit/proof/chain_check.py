@@ -81,6 +81,7 @@ class ChainCheck:
         except (AuditRecordError, ValueError) as error:
             # A ValueError is a time that no clock shows.
             self.problems.add("unreadable", f"record {seq}: {error}", seq)
+        # Hashed even if unreadable: the records after it are checked all the same.
         self._push(seq, leaf)
         self._after_gap = False
 
@@ -170,6 +171,7 @@ class ChainCheck:
         self.seals.append(record)
         if not self.origin:
             self.origin = record.origin
+        # After a gap the seal is the first record left that names a key.
         if not self.keys or self._after_gap:
             self._new_key(seq, record.key)
         elif record.key != str(self.keys[-1]):
@@ -207,6 +209,7 @@ class ChainCheck:
     def _finished(self, record: RequestFinished) -> None:
         if record.audit_id in self.open_requests:
             self.open_requests.remove(record.audit_id)
+        # Its start may be among records that are deleted or missing.
         elif not self.deleted and not self.broken:
             self._report("request", record.seq, "ends a request that did not begin")
 

@@ -47,6 +47,7 @@ class InclusionProof:
             AuditFormatError: if the text is not one.
         """
         head, _, note = text.partition("\n\n")
+        # The format allows extra lines, which a reader passes over.
         lines = [line for line in head.split("\n") if not line.startswith("extra ")]
         try:
             first, index, *hashes = lines

@@ -38,7 +38,7 @@ class Frontier:
         """Add a leaf's hash, or the root of a full subtree of 2**level leaves.
 
         Raises:
-            ValueError: if a subtree would not stand on its own boundary.
+            ValueError: if a subtree would not begin at a multiple of its size.
         """
         if self.size % (1 << level):
             raise ValueError(

@@ -163,6 +163,7 @@ def _read_all(
 ) -> None:
     deleted = list(_deleted_ranges(connection, chain.problems))
     size = last_seq(connection)
+    # Not through `Entry`: a million records are read, one tuple each.
     for row in connection.execute(
         "SELECT seq, record, kind, time, audit_id, tenant, policy, outcome "
         "FROM records ORDER BY seq"
@@ -232,6 +233,7 @@ def _check_outside(chain: ChainCheck, outside: list[Checkpoint]) -> int:
 
 
 def _check_key(chain: ChainCheck, trusted: VerifierKey | None) -> None:
+    # Any key of the chain: a key got before a rotation vouches for the later ones.
     if trusted is not None and trusted not in chain.keys:
         chain.problems.add(
             "key",

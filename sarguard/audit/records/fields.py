@@ -182,7 +182,7 @@ class OutputDescription(FieldGroup):
 
 
 class Content(FieldGroup):
-    """LegalPiece of content as the policy allows it: redacted or sealed.
+    """Piece of content as the policy allows it: redacted or sealed.
 
     `redacted` content is in `text`. `encrypted` content is outside the chain: the
     record holds `commitment`, a salted hash of the sealed bytes, and the name of the

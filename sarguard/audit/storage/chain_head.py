@@ -41,6 +41,7 @@ class ChainHead:
     def push(self, leaf: bytes, time: int) -> bytes | None:
         """Add a record's leaf; return the root of a tile that it fills."""
         if self.size == self.signed:
+            # The clock of the next checkpoint starts at the first unsigned record.
             self.unsigned_since = time
         self.size += 1
         self.leaf, self.time = leaf.hex(), time
@@ -60,6 +61,7 @@ class ChainHead:
             return
         self._version = version
         if fresh:
+            # From stored hashes of 256 records: opening does not read a whole ledger.
             self._load_tiles(connection)
         for seq, data, time in connection.execute(
             "SELECT seq, record, time FROM records WHERE seq > ? ORDER BY seq",

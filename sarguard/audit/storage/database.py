@@ -36,8 +36,10 @@ TABLES = {
     "tiles": "CREATE TABLE tiles (tile INTEGER PRIMARY KEY, root BLOB NOT NULL)",
     "checkpoints": """CREATE TABLE checkpoints (
   size INTEGER PRIMARY KEY, note TEXT NOT NULL)""",
+    # Leaf hashes of the records that retention deleted, 32 bytes each.
     "burials": """CREATE TABLE burials (
   first_seq INTEGER PRIMARY KEY, last_seq INTEGER NOT NULL, leaves BLOB NOT NULL)""",
+    # Which spool files are in the ledger, and how many of their lines.
     "spools": """CREATE TABLE spools (
   spool TEXT PRIMARY KEY, lines INTEGER NOT NULL) WITHOUT ROWID""",
 }
@@ -45,6 +47,7 @@ TABLES = {
 INDEXES = {
     "by_time": "CREATE INDEX by_time ON records (time)",
     "by_kind": "CREATE INDEX by_kind ON records (kind, time)",
+    # Unique: the database itself refuses a second end of a request.
     "by_request": """CREATE UNIQUE INDEX by_request ON records (audit_id, kind)
   WHERE audit_id IS NOT NULL""",
     "by_outcome": """CREATE INDEX by_outcome ON records (outcome, time)
@@ -85,6 +88,8 @@ def open_writer(path: Path, *, timeout: float) -> sqlite3.Connection:
     """
     check_magic(path)
     try:
+        # Threads share it, one at a time under the writer's lock; transactions are
+        # begun by hand, and waiting for other processes is done below.
         connection = sqlite3.connect(
             path, timeout=0, isolation_level=None, check_same_thread=False
         )

@@ -128,6 +128,7 @@ def _to_line(record: Header) -> str:
     )
     fields["spooled"] = fields.get("spooled") or time_text(now_us())
     text = json.dumps(fields, sort_keys=True)
+    # The hash finds what was changed by accident; the chain begins in the ledger only.
     return json.dumps({"record": text, "sha256": sha256(text.encode()).hexdigest()})
 
 

@@ -6,11 +6,13 @@ import argparse
 import getpass
 import re
 import sys
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sarguard.cli.options import Command, positive_int
+from sarguard.cli.quiet import warn_only
 
 if TYPE_CHECKING:
     from sarguard.audit import AuditLog, Privacy, Query
@@ -22,9 +24,21 @@ _UNITS = {"m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 
 
 def add_command(
-    commands: Commands, name: str, run: Command, does: str, *, more: str = ""
+    commands: Commands, name: str, module: str, does: str, *, more: str = ""
 ) -> argparse.ArgumentParser:
-    """Add a command, with the options that all have."""
+    """Add a command, with the options that all have.
+
+    Its function, `run_` and its name, is imported when it is run: tables and the ledger
+    would slow down every other command.
+    """
+
+    def run(options: argparse.Namespace) -> int:
+        warn_only()
+        found: Command = getattr(
+            import_module(f"sarguard.cli.audit.{module}"), f"run_{name}"
+        )
+        return found(options)
+
     described = f"{does[0].upper()}{does[1:]}.{' ' if more else ''}{more}"
     parser = commands.add_parser(name, help=does, description=described)
     parser.set_defaults(run=run)

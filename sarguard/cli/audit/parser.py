@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from importlib import import_module
 from typing import TYPE_CHECKING
 
 from sarguard.audit.exports import FORMATS
@@ -14,12 +13,9 @@ from sarguard.cli.audit.options import (
     add_writing,
 )
 from sarguard.cli.options import positive_int
-from sarguard.cli.quiet import warn_only
 
 if TYPE_CHECKING:
-    import argparse
-
-    from sarguard.cli.options import Command, Commands
+    from sarguard.cli.options import Commands
 
 
 def add_parser(parent: Commands) -> None:
@@ -41,9 +37,7 @@ def add_parser(parent: Commands) -> None:
 
 
 def _add_query(commands: Commands) -> None:
-    tail = add_command(
-        commands, "tail", _when_run("query", "run_tail"), "show the newest records"
-    )
+    tail = add_command(commands, "tail", "query", "show the newest records")
     tail.add_argument("-n", "--number", type=positive_int, default=20, metavar="N")
     tail.add_argument(
         "-f", "--follow", action="store_true", help="go on as new records come"
@@ -51,13 +45,13 @@ def _add_query(commands: Commands) -> None:
     does = (
         "find records by time, outcome, policy, tenant; exits with 1 if there is none"
     )
-    search = add_command(commands, "search", _when_run("query", "run_search"), does)
+    search = add_command(commands, "search", "query", does)
     add_filters(search)
     search.add_argument(
         "--limit", type=positive_int, default=50, metavar="N", help="default: 50"
     )
     does = "show one record, or all of one request"
-    show = add_command(commands, "show", _when_run("query", "run_show"), does)
+    show = add_command(commands, "show", "query", does)
     show.add_argument("record", help="a record's number, or a request's audit id")
     show.add_argument(
         "--content",
@@ -67,7 +61,7 @@ def _add_query(commands: Commands) -> None:
     add_privacy(show)
     add_writing(show)
     does = "count requests by outcome, policy and tenant"
-    stats = add_command(commands, "stats", _when_run("query", "run_stats"), does)
+    stats = add_command(commands, "stats", "query", does)
     add_filters(stats)
 
 
@@ -75,7 +69,7 @@ def _add_review(commands: Commands) -> None:
     review = add_command(
         commands,
         "review",
-        _when_run("operations", "run_review"),
+        "operations",
         "label a request as its reviewer",
         more="A label is a record of its own; a later one does not erase it.",
     )
@@ -88,7 +82,7 @@ def _add_review(commands: Commands) -> None:
 
 def _add_proof(commands: Commands) -> None:
     does = "check every record, hash and signature; exits with 1 if one does not fit"
-    verify = add_command(commands, "verify", _when_run("proof", "run_verify"), does)
+    verify = add_command(commands, "verify", "proof", does)
     verify.add_argument(
         "--key",
         metavar="KEY",
@@ -107,7 +101,7 @@ def _add_proof(commands: Commands) -> None:
     )
     add_writing(verify)
     does = "prove to anybody that one record is in the signed ledger"
-    prove = add_command(commands, "prove", _when_run("proof", "run_prove"), does)
+    prove = add_command(commands, "prove", "proof", does)
     prove.add_argument("record", type=positive_int, help="the record's number")
     prove.add_argument(
         *("-o", "--output"),
@@ -115,18 +109,16 @@ def _add_proof(commands: Commands) -> None:
         help="write NAME.json and NAME.tlog-proof, as the stand-alone verifier reads",
     )
     does = "sign the ledger as it is; keep the result elsewhere"
-    checkpoint = add_command(
-        commands, "checkpoint", _when_run("proof", "run_checkpoint"), does
-    )
+    checkpoint = add_command(commands, "checkpoint", "proof", does)
     checkpoint.add_argument("-o", "--output", metavar="FILE", help="default: stdout")
     add_writing(checkpoint)
     does = "write the public key that auditors are given"
-    add_command(commands, "key", _when_run("proof", "run_key"), does)
+    add_command(commands, "key", "proof", does)
 
 
 def _add_export(commands: Commands) -> None:
     does = "write records to a file; that is recorded in the ledger"
-    export = add_command(commands, "export", _when_run("query", "run_export"), does)
+    export = add_command(commands, "export", "query", does)
     export.add_argument("-f", "--format", choices=FORMATS, default="csv")
     export.add_argument("-o", "--output", metavar="FILE", required=True)
     add_filters(export)
@@ -135,9 +127,7 @@ def _add_export(commands: Commands) -> None:
 
 def _add_lookup(commands: Commands) -> None:
     does = "find a caller's records; that is recorded. Exits with 1 if there is none"
-    lookup = add_command(
-        commands, "lookup", _when_run("operations", "run_lookup"), does
-    )
+    lookup = add_command(commands, "lookup", "operations", does)
     subject = lookup.add_mutually_exclusive_group(required=True)
     subject.add_argument("--audio", metavar="FILE", help="the recording that came in")
     subject.add_argument("--text", help="the text that came in or went out; - reads it")
@@ -158,7 +148,7 @@ def _add_erase(commands: Commands) -> None:
     erase = add_command(
         commands,
         "erase",
-        _when_run("operations", "run_erase"),
+        "operations",
         "destroy the keys of a caller's content",
         more="Records stay, and stay valid; what they speak of becomes unreadable.",
     )
@@ -179,9 +169,7 @@ def _add_erase(commands: Commands) -> None:
 
 def _add_retention(commands: Commands) -> None:
     does = "say which old segments may go, and delete them with --apply"
-    retention = add_command(
-        commands, "retention", _when_run("operations", "run_retention"), does
-    )
+    retention = add_command(commands, "retention", "operations", does)
     retention.add_argument("--days", type=positive_int, default=365)
     retention.add_argument(
         "--floor-days", type=positive_int, default=183, help="the least of --days"
@@ -194,7 +182,7 @@ def _add_retention(commands: Commands) -> None:
 
 def _add_hold(commands: Commands) -> None:
     does = "place, lift or list legal holds: what they cover is not deleted"
-    hold = add_command(commands, "hold", _when_run("operations", "run_hold"), does)
+    hold = add_command(commands, "hold", "operations", does)
     hold.add_argument("action", choices=("list", "place", "lift"))
     hold.add_argument("hold", nargs="?", help="the hold to lift")
     hold.add_argument("--reason")
@@ -202,14 +190,3 @@ def _add_hold(commands: Commands) -> None:
     hold.add_argument("--first", type=positive_int, metavar="N", help="from record N")
     hold.add_argument("--last", type=positive_int, metavar="N", help="up to record N")
     add_writing(hold)
-
-
-def _when_run(module: str, name: str) -> Command:
-    """Return a command that imports what it needs when it is run, not before."""
-
-    def run(options: argparse.Namespace) -> int:
-        warn_only()
-        found: Command = getattr(import_module(f"sarguard.cli.audit.{module}"), name)
-        return found(options)
-
-    return run
