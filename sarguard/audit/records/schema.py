@@ -141,8 +141,10 @@ def parse(data: bytes) -> Header:
 
 def _version_of(model: type[Header], fields: Mapping[str, object]) -> int:
     """Return the lowest version of the schema that knows a record's fields."""
-    newer = SINCE_VERSION_2.get(model, ())
-    return SCHEMA_VERSION if any(fields.get(name) for name in newer) else 1
+    for name in SINCE_VERSION_2.get(model, ()):
+        if fields.get(name):
+            return SCHEMA_VERSION
+    return 1
 
 
 Columns = tuple[str, int, str | None, str | None, str | None, str | None]
