@@ -263,7 +263,7 @@ def _micros(moment: datetime | str | None) -> int | None:
             f"the time {moment.isoformat()} has no zone: add one, such as +00:00"
         )
     # In whole numbers: a float would lose microseconds.
-    elapsed = moment - datetime(1970, 1, 1, tzinfo=timezone.utc)
+    elapsed = moment - datetime(1970, 1, 1, tzinfo=UTC)
     seconds = elapsed.days * 86_400 + elapsed.seconds
     return seconds * 1_000_000 + elapsed.microseconds
 
