@@ -12,7 +12,7 @@ from sarguard.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from sarguard.cli.options import Commands
-    from sarguard.policy.lint import Weakness
+    from sarguard.policy.lint import LintFinding
     from sarguard.policy.strictness import Change
 
 _WEAK = 1
@@ -60,7 +60,7 @@ def run_init(options: argparse.Namespace) -> int:
 def run_lint(options: argparse.Namespace) -> int:
     """Write what is weak in each policy; 1 if something is."""
     from sarguard.policy.lint import lint
-    from sarguard.policy.loading import open_policy
+    from sarguard.policy.model import open_policy
 
     found = {name: lint(open_policy(name)) for name in options.policy}
     ignored = () if options.strict else ("note",)
@@ -80,8 +80,8 @@ def run_lint(options: argparse.Namespace) -> int:
 
 def run_show(options: argparse.Namespace) -> int:
     """Write a policy with all that it extends, and its digest."""
-    from sarguard.policy.loading import open_policy
-    from sarguard.policy.template import write_yaml
+    from sarguard.policy.files import write_yaml
+    from sarguard.policy.model import open_policy
 
     policy = open_policy(options.policy)
     if options.digest:
@@ -97,7 +97,7 @@ def run_show(options: argparse.Namespace) -> int:
 
 def run_diff(options: argparse.Namespace) -> int:
     """Write in which settings two policies differ; 1 if in any."""
-    from sarguard.policy.loading import open_policy
+    from sarguard.policy.model import open_policy
     from sarguard.policy.strictness import compare
 
     old, new = open_policy(options.old), open_policy(options.new)
@@ -112,7 +112,7 @@ def run_diff(options: argparse.Namespace) -> int:
 
 def run_schema(options: argparse.Namespace) -> int:
     """Write the JSON Schema."""
-    from sarguard.policy.schema import policy_schema
+    from sarguard.policy.template import policy_schema
 
     _print_json(policy_schema())
     return 0
@@ -173,7 +173,7 @@ def _add_diff(parts: Commands) -> None:
     parser.add_argument("--json", action="store_true", help="write changes as JSON")
 
 
-def _write_weaknesses(name: str, weaknesses: list[Weakness]) -> None:
+def _write_weaknesses(name: str, weaknesses: list[LintFinding]) -> None:
     if not weaknesses:
         sys.stdout.write(f"{name}: nothing weak found\n")
     for weak in weaknesses:

@@ -61,7 +61,7 @@ def steering_ref(bundle: SteeringBundle) -> SteeringRef:
 
 def policy_ref(policy: Policy, tier: Tier | None) -> PolicyRef:
     """Name the policy that held, and the request's tier, if it had one."""
-    facts = policy.facts()
+    facts = policy.record_fields()
     facts.pop("tier")
     return PolicyRef(**facts, tier=None if tier is None else tier.value)
 

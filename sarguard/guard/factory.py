@@ -17,9 +17,8 @@ from sarguard.guard.effective_policy import UNWRITTEN, Terms
 from sarguard.guard.policy_guard import Guard, TranscriptCheck
 from sarguard.guard.recorder import Scribe
 from sarguard.models.loading import LoadedModel
-from sarguard.policy.loading import open_policy
 from sarguard.policy.messages import Reason
-from sarguard.policy.model import Policy
+from sarguard.policy.model import Policy, open_policy
 from sarguard.policy.overrides import PolicyInForce
 from sarguard.policy.tiers import Tier
 from sarguard.steering.bundle import SteeringBundle

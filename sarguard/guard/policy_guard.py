@@ -179,7 +179,7 @@ class Guard:
         with self._changing:
             terms = self._terms.overridden(override)
             if self._scribe is not None:
-                for facts in override.facts(self.policy):
+                for facts in override.record_fields(self.policy):
                     ref = PolicyRef(**facts.pop("policy"))
                     receipt = self._scribe.log.event(
                         "policy_overridden", policy=ref, **facts

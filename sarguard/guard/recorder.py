@@ -14,8 +14,7 @@ from sarguard.audit.storage.recorder import RecordReceipt
 from sarguard.errors import ConfigurationError
 from sarguard.guard import accounts
 from sarguard.guard.case import Case
-from sarguard.policy.fallback import Message
-from sarguard.policy.locales import normalise_locale
+from sarguard.policy.fallback import Message, normalise_locale
 from sarguard.policy.model import Policy
 from sarguard.policy.strictness import Effect, effect_of
 from sarguard.serving.request import Asked

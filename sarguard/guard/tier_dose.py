@@ -86,7 +86,7 @@ def tier_dose(
     return TierDose(
         gate=bundle.gate,
         rule=replace(rule, block=held.block_score(rule.block)),
-        least=max(least, held.strength(0.0)),
+        least=max(least, held.alpha_for(0.0)),
         shadow=mode is Mode.SHADOW,
         bare=bare,
     )

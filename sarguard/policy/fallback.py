@@ -1,8 +1,9 @@
-"""Choosing the message that stands in place of an answer."""
+"""Messages in place of an answer: a policy's own words, and their locales."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -15,31 +16,63 @@ from pydantic import (
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema
 
-from sarguard.policy.frozen import FREEZE, THAW
-from sarguard.policy.locales import fallback_chain, normalise_locale
 from sarguard.policy.messages import DEFAULT_MESSAGES, Reason
-from sarguard.policy.section import Section
+from sarguard.policy.section import FREEZE, THAW, Section
 from sarguard.policy.speech import check_speakable, check_ssml, make_ssml
+
+LAST_RESORT = "en"
+
+_TAG = re.compile(r"^[A-Za-z]{2,8}(-[A-Za-z0-9]{1,8})*$")
+_MAX_TAG = 35
+
+
+def normalise_locale(tag: str) -> str | None:
+    """Return a tag in the case that BCP 47 recommends, or None if it is malformed.
+
+    Language in lower case, script with a capital, region in capitals: `PT_br` is
+    written `pt-BR`, `zh-hant-tw` is written `zh-Hant-TW`.
+    """
+    tag = tag.strip().replace("_", "-")
+    if len(tag) > _MAX_TAG or not _TAG.match(tag):
+        return None
+    language, *rest = tag.split("-")
+    return "-".join([language.lower(), *map(_subtag_case, rest)])
+
+
+def fallback_chain(*tags: str | None) -> Iterator[str]:
+    """Yield each tag, its ever shorter prefixes, and English last.
+
+    This is the lookup of RFC 4647, section 3.4: `zh-Hant-TW`, `zh-Hant`, `zh`. A
+    malformed tag is skipped, so a request always gets a message.
+    """
+    seen: set[str] = set()
+    for tag in (*tags, LAST_RESORT):
+        for shorter in _shortened(normalise_locale(tag) if tag else None):
+            if shorter not in seen:
+                seen.add(shorter)
+                yield shorter
 
 
 def check_locale(tag: str) -> str:
-    """Return a locale as BCP 47 recommends to write it.
+    """Return a locale in the case that BCP 47 recommends.
 
     Raises:
-        ValueError: It is no locale.
+        ValueError: It is not a locale.
     """
     found = normalise_locale(tag)
     if found is None:
-        raise ValueError(f"{tag!r} is no locale: write one such as en or pt-BR")
+        raise ValueError(
+            f"{tag!r} is not a locale: write a BCP 47 tag such as en or pt-BR"
+        )
     return found
 
 
 class Wording(Section):
-    """Hold a policy's own words."""
+    """A policy's own words for one reason."""
 
     text: Annotated[str, AfterValidator(check_speakable)]
     ssml: Annotated[str, AfterValidator(check_ssml)] | None = None
-    """The same in SSML; without it, made from the text."""
+    """The same as an SSML document; without it, one is made from the text."""
 
     @model_validator(mode="before")
     @classmethod
@@ -50,18 +83,18 @@ class Wording(Section):
     def __get_pydantic_json_schema__(
         cls, core_schema: CoreSchema, handler: GetJsonSchemaHandler
     ) -> JsonSchemaValue:
-        """Say in the schema that the text alone may stand for both."""
+        """Allow plain text in the schema: it is short for `{"text": ...}`."""
         full = handler.resolve_ref_schema(handler(core_schema))
         return {"anyOf": [{"type": "string"}, full]}
 
 
 Wordings = Annotated[Mapping[Reason, Wording], FREEZE, THAW]
-Locale = Annotated[str, Field(max_length=35), AfterValidator(check_locale)]
+Locale = Annotated[str, Field(max_length=_MAX_TAG), AfterValidator(check_locale)]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Message:
-    """Hold what is said in place of an answer."""
+    """What is said in place of an answer."""
 
     text: str
     ssml: str | None
@@ -70,11 +103,11 @@ class Message:
     """Language of the text, which may be another than was asked for."""
     reason: Reason
     message_id: str
-    """Whose words they are, in which language, for which reason."""
+    """`policy` or `default`, the locale and the reason, joined by dots."""
 
 
 class Fallback(Section):
-    """Say what is said when there is no answer."""
+    """What is said when there is no answer."""
 
     locale: Locale = "en"
     """Language of a request that names none."""
@@ -93,9 +126,11 @@ class Fallback(Section):
         found = data.get("messages") if isinstance(data, Mapping) else None
         if isinstance(found, Mapping):
             tags = [normalise_locale(tag) or tag for tag in found if type(tag) is str]
-            twice = {tag for tag in tags if tags.count(tag) > 1}
-            if twice:
-                raise ValueError(f"messages names {min(twice)} twice: keep one")
+            duplicates = {tag for tag in tags if tags.count(tag) > 1}
+            if duplicates:
+                raise ValueError(
+                    f"duplicate locale {min(duplicates)} in messages: keep one"
+                )
         return data
 
     def message(self, reason: Reason | str, locale: str | None = None) -> Message:
@@ -114,7 +149,7 @@ class Fallback(Section):
             if tag in DEFAULT_MESSAGES:
                 said = Wording.model_construct(text=DEFAULT_MESSAGES[tag][reason])
                 return self._message(reason, tag, "default", said)
-        # English has every reason, and every chain ends with it.
+        # Unreachable: every chain ends with English, which has a text for every reason.
         raise KeyError(f"no message for {reason}")
 
     def _message(
@@ -128,3 +163,21 @@ class Fallback(Section):
             reason=reason,
             message_id=f"{source}.{locale}.{reason}",
         )
+
+
+def _shortened(tag: str | None) -> Iterator[str]:
+    parts = tag.split("-") if tag else []
+    while parts:
+        yield "-".join(parts)
+        parts.pop()
+        # A single letter introduces the subtag that was just removed: `en-x-clinic`.
+        while parts and len(parts[-1]) == 1:
+            parts.pop()
+
+
+def _subtag_case(part: str) -> str:
+    if len(part) == 4 and part.isalpha():
+        return part.capitalize()
+    if len(part) == 2 and part.isalpha():
+        return part.upper()
+    return part.lower()

@@ -1,4 +1,4 @@
-"""Finding the settings of a policy that hold less than they seem to."""
+"""Weak settings of a policy, as findings with a fix."""
 
 from __future__ import annotations
 
@@ -7,12 +7,11 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
 
-from sarguard.policy.fallback import Wording
-from sarguard.policy.locales import normalise_locale
+from sarguard.policy.fallback import Wording, normalise_locale
 from sarguard.policy.messages import DEFAULT_MESSAGES, Reason
 from sarguard.policy.model import UNNAMED, Policy
-from sarguard.policy.moments import check_moment
-from sarguard.policy.sections import LEAST_RETENTION_DAYS, Mode
+from sarguard.policy.section import as_utc
+from sarguard.policy.sections import MIN_RETENTION_DAYS, Mode
 from sarguard.policy.tiers import Tier
 
 _LONG_TIMEOUT_S = 120
@@ -22,7 +21,7 @@ _LONG_OPEN = timedelta(days=7)
 _MANY_RECORDS = 1000
 _LONG_CHECKPOINT_S = 3600
 _LONG_OVERRIDE_H = 72
-# Words that tell a caller what stopped them.
+# Words that tell a caller what blocked them.
 _REVEALING = (
     *("policy", "threshold", "rule", "score", "filter", "jailbreak", "steering"),
     *("guardrail", "sarguard", "classifier", "moderation", "flagged"),
@@ -30,7 +29,7 @@ _REVEALING = (
 
 
 class Severity(StrEnum):
-    """Say how much a finding weighs."""
+    """Weight of a finding."""
 
     ERROR = "error"
     WARNING = "warning"
@@ -38,11 +37,11 @@ class Severity(StrEnum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Weakness:
-    """Hold one finding."""
+class LintFinding:
+    """One finding."""
 
     code: str
-    """Stays the same from version to version."""
+    """Stable from version to version."""
     severity: Severity
     path: str
     """The setting."""
@@ -60,39 +59,39 @@ class Weakness:
         }
 
 
-def lint(policy: Policy, now: datetime | None = None) -> list[Weakness]:
-    """Return what is weak in a policy, the gravest first.
+def lint(policy: Policy, now: datetime | None = None) -> list[LintFinding]:
+    """Return what is weak in a policy, the most severe first.
 
     Args:
         policy: What to look at.
-        now: When; an exception that has expired is another finding.
+        now: Time to judge expiries by; the default is the present.
 
     Raises:
-        PolicyFormatError: The moment has no time zone.
+        PolicyFormatError: The time has no time zone.
     """
-    moment = check_moment(now)
+    time = as_utc(now)
     found = [weak for check in _CHECKS for weak in check(policy)]
-    found += _failing_open(policy, moment)
-    found += _shadowing(policy, moment)
+    found += _check_failure(policy, time)
+    found += _check_shadow(policy, time)
     order = list(Severity)
     return sorted(found, key=lambda weak: (order.index(weak.severity), weak.code))
 
 
-def _error(code: str, path: str, found: str, fix: str) -> Weakness:
-    return Weakness(code=code, severity=Severity.ERROR, path=path, found=found, fix=fix)
+def _finding(severity: Severity) -> Callable[[str, str, str, str], LintFinding]:
+    def finding(code: str, path: str, found: str, fix: str) -> LintFinding:
+        return LintFinding(
+            code=code, severity=severity, path=path, found=found, fix=fix
+        )
+
+    return finding
 
 
-def _warning(code: str, path: str, found: str, fix: str) -> Weakness:
-    return Weakness(
-        code=code, severity=Severity.WARNING, path=path, found=found, fix=fix
-    )
+_error = _finding(Severity.ERROR)
+_warning = _finding(Severity.WARNING)
+_note = _finding(Severity.NOTE)
 
 
-def _note(code: str, path: str, found: str, fix: str) -> Weakness:
-    return Weakness(code=code, severity=Severity.NOTE, path=path, found=found, fix=fix)
-
-
-def _naming(policy: Policy) -> Iterator[Weakness]:
+def _check_id(policy: Policy) -> Iterator[LintFinding]:
     if policy.id == UNNAMED:
         yield _warning(
             *("P001", "id", "records cannot tell this policy from others"),
@@ -100,7 +99,7 @@ def _naming(policy: Policy) -> Iterator[Weakness]:
         )
 
 
-def _steering(policy: Policy) -> Iterator[Weakness]:
+def _check_steering(policy: Policy) -> Iterator[LintFinding]:
     steering = policy.steering
     if steering.tier is Tier.PERMISSIVE:
         yield _warning(
@@ -134,7 +133,7 @@ def _steering(policy: Policy) -> Iterator[Weakness]:
         )
 
 
-def _shadowing(policy: Policy, now: datetime) -> Iterator[Weakness]:
+def _check_shadow(policy: Policy, now: datetime) -> Iterator[LintFinding]:
     if policy.answers_bare(now):
         yield _error(
             *("P107", "shadow.reply", "blocks do not hold, and answers are unsteered"),
@@ -147,11 +146,11 @@ def _shadowing(policy: Policy, now: datetime) -> Iterator[Weakness]:
         )
 
 
-def _failing_open(policy: Policy, now: datetime) -> Iterator[Weakness]:
+def _check_failure(policy: Policy, now: datetime) -> Iterator[LintFinding]:
     failure = policy.failure
     if failure.on_fault != "open" or failure.open_until is None:
         return
-    if not failure.opens(now):
+    if not failure.is_open(now):
         yield _warning(
             *("P202", "failure.open_until", "failing open has expired: faults close"),
             "set on_fault: closed, and remove open_reason and open_until",
@@ -168,13 +167,13 @@ def _failing_open(policy: Policy, now: datetime) -> Iterator[Weakness]:
         )
 
 
-def _limits(policy: Policy) -> Iterator[Weakness]:
+def _check_limits(policy: Policy) -> Iterator[LintFinding]:
     if policy.timeouts.total_s > _LONG_TIMEOUT_S:
         yield _warning(
             *(
                 "P301",
                 "timeouts.total_s",
-                f"a caller may wait {_plain(policy.timeouts.total_s)} s",
+                f"a caller may wait {policy.timeouts.total_s:g} s",
             ),
             f"set at most {_LONG_TIMEOUT_S}",
         )
@@ -183,7 +182,7 @@ def _limits(policy: Policy) -> Iterator[Weakness]:
             *(
                 "P302",
                 "timeouts.queue_s",
-                f"a request may queue {_plain(policy.timeouts.queue_s)} s",
+                f"a request may queue {policy.timeouts.queue_s:g} s",
             ),
             f"set at most {_LONG_TIMEOUT_S}",
         )
@@ -203,7 +202,7 @@ def _limits(policy: Policy) -> Iterator[Weakness]:
         )
 
 
-def _auditing(policy: Policy) -> Iterator[Weakness]:
+def _check_audit(policy: Policy) -> Iterator[LintFinding]:
     audit = policy.audit
     if not audit.required:
         yield _error(
@@ -239,19 +238,19 @@ def _auditing(policy: Policy) -> Iterator[Weakness]:
         )
 
 
-def _keeping(policy: Policy) -> Iterator[Weakness]:
-    if policy.retention.days < LEAST_RETENTION_DAYS:
+def _check_retention(policy: Policy) -> Iterator[LintFinding]:
+    if policy.retention.days < MIN_RETENTION_DAYS:
         yield _warning(
             *(
                 "P501",
                 "retention.days",
                 f"records go after {policy.retention.days} days",
             ),
-            f"keep them for at least {LEAST_RETENTION_DAYS} days",
+            f"keep them for at least {MIN_RETENTION_DAYS} days",
         )
 
 
-def _speaking(policy: Policy) -> Iterator[Weakness]:
+def _check_messages(policy: Policy) -> Iterator[LintFinding]:
     fallback = policy.fallback
     spoken = {fallback.locale, *fallback.messages}
     for locale in sorted(spoken):
@@ -282,7 +281,7 @@ def _speaking(policy: Policy) -> Iterator[Weakness]:
                 )
 
 
-def _overriding(policy: Policy) -> Iterator[Weakness]:
+def _check_overrides(policy: Policy) -> Iterator[LintFinding]:
     rules = policy.overrides
     if rules.allowed and not rules.second_person:
         yield _note(
@@ -307,10 +306,14 @@ def _revealed(words: Wording) -> str | None:
     return next((word for word in _REVEALING if word in said.split()), None)
 
 
-def _plain(number: float) -> str:
-    return f"{number:g}"
-
-
-_CHECKS: tuple[Callable[[Policy], Iterator[Weakness]], ...] = (
-    *(_naming, _steering, _limits, _auditing, _keeping, _speaking, _overriding),
+_CHECKS: tuple[Callable[[Policy], Iterator[LintFinding]], ...] = (
+    *(
+        _check_id,
+        _check_steering,
+        _check_limits,
+        _check_audit,
+        _check_retention,
+        _check_messages,
+        _check_overrides,
+    ),
 )

@@ -1,9 +1,9 @@
 # ruff: noqa: RUF001
-"""What is said when there is no answer, in ten languages.
+"""Default messages in place of an answer, in ten languages.
 
 The messages are short and can be spoken. They never name a rule, a score or a
-threshold, and never speak of the request's content: whoever is trying where the limits
-are learns nothing from them.
+threshold, and never mention the request's content, so somebody who probes the limits
+learns nothing from them.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from types import MappingProxyType
 
 
 class Reason(StrEnum):
-    """Name why a message stands in place of an answer."""
+    """Why a message takes the place of an answer."""
 
     REFUSED = "refused"
     BLOCKED = "blocked"
@@ -112,4 +112,4 @@ DEFAULT_MESSAGES: Mapping[str, Mapping[Reason, str]] = MappingProxyType(
         ),
     }
 )
-"""Language, reason, text. Policies may say other words; see `Fallback`."""
+"""Texts by language and reason; a policy may have its own, see `Fallback`."""

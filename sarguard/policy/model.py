@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from datetime import datetime
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -12,9 +13,8 @@ from pydantic import Field, ValidationError, model_validator
 
 from sarguard.errors import PolicyFloorError, PolicyFormatError
 from sarguard.policy.canonical import canonical_digest, canonical_json
-from sarguard.policy.explaining import explain
 from sarguard.policy.fallback import Fallback, Message
-from sarguard.policy.merging import check_raises, follow_floor, merge
+from sarguard.policy.files import base_path, is_policy_path, preset_path, read_values
 from sarguard.policy.messages import Reason
 from sarguard.policy.section import Name, Number, Section
 from sarguard.policy.sections import (
@@ -29,18 +29,23 @@ from sarguard.policy.sections import (
     TextBounds,
     Timeouts,
 )
-from sarguard.policy.strictness import compare
+from sarguard.policy.strictness import check_raises, compare, follow_floor, merge
 from sarguard.policy.tiers import Tier
+from sarguard.policy.validation_errors import explain
 from sarguard.types import Outcome
 
 if TYPE_CHECKING:
     import os
 
 UNNAMED = "unnamed"
+"""The id of a policy that has no other."""
+
+# What identifies a policy is never inherited from the one it extends.
+_NOT_INHERITED = ("id", "version", "description")
 
 
 class Policy(Section):
-    """State what has to hold for every answer; frozen, and checked when built.
+    """What has to hold for every answer; frozen, and validated when built.
 
     Build one in code, or read it with `Policy.load` or `Policy.preset`.
     """
@@ -50,7 +55,7 @@ class Policy(Section):
     id: Name = UNNAMED
     """The policy's name in records."""
     version: Number = 1
-    """Counted up by its author with each change."""
+    """Raised by its author with each change."""
     description: str = Field(default="", max_length=2000)
     """What it is for, in words."""
     mode: Mode = Mode.ENFORCE
@@ -84,9 +89,7 @@ class Policy(Section):
             PolicyFormatError: It is not a policy; the message lists every problem.
             PolicyFloorError: It lowers the floor of what it extends.
         """
-        from sarguard.policy.loading import load_policy
-
-        return load_policy(Path(path))
+        return cls.build(_load_values(Path(path)), source=str(path))
 
     @classmethod
     def preset(cls, name: str) -> Policy:
@@ -95,37 +98,47 @@ class Policy(Section):
         Raises:
             PolicyNotFoundError: There is no such preset.
         """
-        from sarguard.policy.loading import load_preset
-
-        return load_preset(name)
+        return cls.load(preset_path(name))
 
     @classmethod
     def build(cls, values: Mapping[str, Any], *, source: str = "the mapping") -> Policy:
-        """Check plain values, as they stand in a file, and return their policy.
+        """Validate plain values, as in a file, and return their policy.
 
-        Values are taken as they are: "30" is no number, and 1 is not true.
+        Types are not converted: "30" is not a number, and 1 is not true.
 
         Raises:
             PolicyFormatError: They are not a policy; the message lists every problem.
         """
-        written = _written(values, source)
+        document = _to_json(values, source)
         try:
-            return cls.model_validate_json(written, strict=True)
+            return cls.model_validate_json(document, strict=True)
         except ValidationError as error:
             raise explain(error, cls, source) from error
 
-    @property
+    @cached_property
     def digest(self) -> str:
         """Return `sha256:` and the digest of the policy's canonical JSON.
 
         It is the same for any order of keys and any formatting of the file.
         """
+        # Cached: every record and every answer carries it, and a policy is frozen.
         return canonical_digest(self.to_dict())
+
+    def __copy__(self) -> Policy:
+        # `model_copy(update=...)` changes a copy: it must not keep the cached digest.
+        copied = super().__copy__()
+        copied.__dict__.pop("digest", None)
+        return copied
+
+    def __deepcopy__(self, memo: dict[int, Any] | None = None) -> Policy:
+        copied = super().__deepcopy__(memo)
+        copied.__dict__.pop("digest", None)
+        return copied
 
     @property
     def floor(self) -> Tier:
-        """Return the least tier that a request may name."""
-        return self.steering.least_tier
+        """Return the lowest tier that a request may name."""
+        return self.steering.lowest_tier
 
     def to_dict(self) -> dict[str, Any]:
         """Return every setting as plain values, defaults and floor included."""
@@ -137,8 +150,8 @@ class Policy(Section):
         """Return the canonical JSON that the digest is taken of."""
         return canonical_json(self.to_dict())
 
-    def facts(self, tier: Tier | None = None) -> dict[str, str]:
-        """Return what a record says of the policy.
+    def record_fields(self, tier: Tier | None = None) -> dict[str, str]:
+        """Return what a ledger record holds of the policy.
 
         Args:
             tier: The tier of the request, if it is not the policy's own.
@@ -173,28 +186,28 @@ class Policy(Section):
         return tier
 
     def merge_request(self, asked: Mapping[str, Any]) -> Policy:
-        """Return the policy of one request that asks for more.
+        """Return the policy of one request that asks for stricter settings.
 
-        A request may ask for more in `mode`, `steering`, `timeouts`, `audio` and
-        `text`, name any tier from the floor upwards, and choose `fallback.locale` and
-        `fallback.ssml`. A floor above the tier takes the tier with it.
+        A request may tighten `mode`, `steering`, `timeouts`, `audio` and `text`, name
+        any tier from the floor upwards, and choose `fallback.locale` and
+        `fallback.ssml`. A floor above the tier raises the tier to it.
 
         Args:
-            asked: Some of a policy's settings, as they stand in a file.
+            asked: Some of a policy's settings, as in a file.
 
         Raises:
-            PolicyFloorError: Something asked for is less, or not for requests.
-            PolicyFormatError: There is an unknown key or a senseless value.
+            PolicyFloorError: A setting is weaker, or is not for a request to make.
+            PolicyFormatError: There is an unknown key or an invalid value.
         """
         if not isinstance(asked, Mapping):
             raise PolicyFormatError(
-                f"a request asks for {type(asked).__name__}: give some of a policy's "
+                f"a request asks for a {type(asked).__name__}: give some of a policy's "
                 "settings, as a mapping"
             )
-        now = self.to_dict()
+        current = self.to_dict()
         patch = follow_floor(asked, tier=self.steering.tier, floor=self.floor)
-        wanted = Policy.build(merge(now, patch), source="what the request asks for")
-        check_raises(compare(now, wanted.to_dict()), self.floor)
+        wanted = Policy.build(merge(current, patch), source="what the request asks for")
+        check_raises(compare(current, wanted.to_dict()), self.floor)
         return wanted
 
     def raised(
@@ -205,11 +218,11 @@ class Policy(Section):
         alpha: float | None = None,
         block_threshold: float | None = None,
     ) -> Policy:
-        """Return a policy that holds more; what is not given stays.
+        """Return a stricter policy; what is not given stays.
 
         Raises:
-            PolicyFloorError: Something given is less than what holds.
-            PolicyFormatError: A value makes no sense.
+            PolicyFloorError: A value is weaker than the policy's own.
+            PolicyFormatError: A value is invalid.
         """
         given = {
             "tier": None if tier is None else Tier.named(tier).value,
@@ -221,27 +234,76 @@ class Policy(Section):
         return self.merge_request({"steering": steering})
 
     def answers_bare(self, now: datetime | None = None) -> bool:
-        """Return whether answers are the bare model's at this moment.
+        """Return whether answers are the bare model's at a time.
 
         Raises:
-            PolicyFormatError: The moment has no time zone.
+            PolicyFormatError: The time has no time zone.
         """
-        return self.mode is Mode.SHADOW and self.shadow.bares(now)
+        return self.mode is Mode.SHADOW and self.shadow.replies_bare(now)
 
     def message(self, reason: Reason | str, locale: str | None = None) -> Message:
-        """Return what is said in place of an answer; see `Fallback.message`."""
+        """Return the message in place of an answer; see `Fallback.message`."""
         return self.fallback.message(reason, locale)
 
     def fault_outcome(self, now: datetime | None = None) -> Outcome:
         """Return how a request ends when something beside the model failed.
 
         Raises:
-            PolicyFormatError: The moment has no time zone.
+            PolicyFormatError: The time has no time zone.
         """
-        return Outcome.ERROR_OPEN if self.failure.opens(now) else Outcome.ERROR_CLOSED
+        return Outcome.ERROR_OPEN if self.failure.is_open(now) else Outcome.ERROR_CLOSED
 
 
-def _written(values: object, source: str) -> str:
+def open_policy(name: str) -> Policy:
+    """Return the policy of a file's path, or of a preset's name.
+
+    Raises:
+        PolicyNotFoundError: There is neither.
+        PolicyFormatError: It is not a policy.
+        PolicyFloorError: It lowers the floor of what it extends.
+    """
+    return Policy.load(name) if is_policy_path(name) else Policy.preset(name)
+
+
+def _load_values(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
+    """Return a file's settings merged over those of what it extends.
+
+    Args:
+        path: The file.
+        above: The files that extend it, resolved, the outermost first.
+    """
+    resolved = path.resolve()
+    if resolved in above:
+        chain = " -> ".join(step.name for step in (*above, resolved))
+        raise PolicyFormatError(f"policies extend each other in a circle: {chain}")
+    own = read_values(path)
+    extended = own.pop("extends", None)
+    if extended is None:
+        return own
+    base = base_path(extended, path)
+    values = _load_values(base, (*above, resolved))
+    inherited = {key: values[key] for key in values if key not in _NOT_INHERITED}
+    floor = Policy.build(inherited, source=str(base)).floor
+    _check_floor(own, floor, path, base)
+    # The floor is made explicit: left implicit it is the tier, which `own` may raise.
+    return merge(merge(inherited, {"steering": {"floor": floor.value}}), own)
+
+
+def _check_floor(own: Mapping[str, Any], floor: Tier, path: Path, base: Path) -> None:
+    """Refuse a file that goes below the floor of what it extends."""
+    steering = own.get("steering")
+    named = steering if isinstance(steering, Mapping) else {}
+    for key in ("floor", "tier"):
+        lower = [tier for tier in Tier if tier < floor and tier.value == named.get(key)]
+        if lower:
+            raise PolicyFloorError(
+                f"{path} sets steering.{key} to {lower[0]}, below the floor {floor} of "
+                f"{base.name}, which it extends: raise it, or extend a policy with a "
+                "lower floor"
+            )
+
+
+def _to_json(values: object, source: str) -> str:
     if not isinstance(values, Mapping):
         raise PolicyFormatError(
             f"{source} is {type(values).__name__}: a policy is a mapping of settings"
@@ -253,7 +315,7 @@ def _written(values: object, source: str) -> str:
 
 
 def _plain(value: object) -> object:
-    """Give the values of code the form that they have in a file."""
+    """Return a value given in code as it would stand in a file."""
     if isinstance(value, (Tier, Mode, Reason)):
         return value.value
     if isinstance(value, datetime):
@@ -262,4 +324,4 @@ def _plain(value: object) -> object:
         return value.model_dump(mode="json", exclude_unset=True)
     if isinstance(value, Mapping):
         return dict(value)
-    raise TypeError(f"{type(value).__name__} does not belong in a policy")
+    raise TypeError(f"{type(value).__name__} cannot be a value in a policy")

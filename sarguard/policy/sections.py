@@ -9,35 +9,34 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, AwareDatetime, Field, model_validator
 
 from sarguard.audio.limits import AudioLimits
-from sarguard.policy.moments import check_moment
-from sarguard.policy.section import Number, Seconds, Section, Words
+from sarguard.policy.section import Number, Seconds, Section, Words, as_utc
 from sarguard.policy.tiers import Tier
 
-LEAST_RETENTION_DAYS = 183
-"""Half a year: what the library keeps records for unless a policy says otherwise."""
+MIN_RETENTION_DAYS = 183
+"""Half a year: the minimum, unless a policy sets its own `floor_days`."""
 
 
 class Mode(StrEnum):
-    """Say whether blocks hold. Steering is on in both modes, but see `Shadow`."""
+    """Whether blocks are enforced. Steering is on in both modes, but see `Shadow`."""
 
     ENFORCE = "enforce"
     SHADOW = "shadow"
 
 
 class Steering(Section):
-    """Say how strongly answers are steered, and which requests get none."""
+    """How strongly answers are steered, and which requests are blocked."""
 
     tier: Tier = Tier.BALANCED
     """Operating point of a request that names none."""
     floor: Tier | None = None
-    """Least tier that a request may name; without it, the tier."""
+    """Lowest tier that a request may name; without it, the tier."""
     alpha: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
-    """Least strength of every answer, in the bundle's units. It is added on top of
-    the tier: whichever of the two is stronger holds."""
+    """Lowest steering coefficient of every answer, in the bundle's units. The larger
+    of it and the tier's applies."""
     block_threshold: (
         Annotated[float, Field(allow_inf_nan=False)] | Literal["tier", "never"]
     ) = "tier"
-    """Gate score from which on nothing is answered: the tier's own, a number (0 is
+    """Gate score from which nothing is answered: the tier's own, a number (0 is
     undecided, 1 a typical harmful request), or never."""
 
     @model_validator(mode="after")
@@ -50,23 +49,23 @@ class Steering(Section):
         return self
 
     @property
-    def least_tier(self) -> Tier:
+    def lowest_tier(self) -> Tier:
         """Return the floor, which is the tier where none is set."""
         return self.tier if self.floor is None else self.floor
 
-    def strength(self, tier_alpha: float) -> float:
-        """Return the strength that holds, given the one that a tier decided on."""
+    def alpha_for(self, tier_alpha: float) -> float:
+        """Return the steering coefficient, given the one that a tier decided on."""
         return tier_alpha if self.alpha is None else max(tier_alpha, self.alpha)
 
     def block_score(self, tier_score: float | None) -> float | None:
-        """Return the score from which on to block, given the tier's; None is never."""
+        """Return the score from which to block, given the tier's; None is never."""
         if self.block_threshold == "tier":
             return tier_score
         return None if self.block_threshold == "never" else self.block_threshold
 
 
 class Failure(Section):
-    """Say what happens when something fails."""
+    """What happens when something fails."""
 
     on_fault: Literal["closed", "open"] = "closed"
     """`closed`: no answer. `open`: where something beside the model failed, the
@@ -74,7 +73,7 @@ class Failure(Section):
     proven is thrown away in either case."""
     open_reason: Words | None = None
     """Why failing open is acceptable; needed with `open`."""
-    open_until: Annotated[AwareDatetime, AfterValidator(check_moment)] | None = None
+    open_until: Annotated[AwareDatetime, AfterValidator(as_utc)] | None = None
     """When failing open ends, with its time zone; needed with `open`."""
 
     @model_validator(mode="after")
@@ -90,26 +89,26 @@ class Failure(Section):
             )
         return self
 
-    def opens(self, now: datetime | None = None) -> bool:
-        """Return whether a fault lets the answer out at this moment.
+    def is_open(self, now: datetime | None = None) -> bool:
+        """Return whether an answer is let out in spite of a fault, at a time.
 
         Raises:
-            PolicyFormatError: The moment has no time zone.
+            PolicyFormatError: The time has no time zone.
         """
         if self.on_fault == "closed" or self.open_until is None:
             return False
-        return check_moment(now) < self.open_until
+        return as_utc(now) < self.open_until
 
 
 class Shadow(Section):
-    """Say what a caller gets while the policy's mode is `shadow`."""
+    """What a caller gets while the policy's mode is `shadow`."""
 
     reply: Literal["steered", "bare"] = "steered"
     """`bare`: the answer of the model as it is, for a comparison with what was before
     the guard; each record says so. The one way to an answer that is not steered."""
     bare_reason: Words | None = None
     """Why bare answers are acceptable; needed with `bare`."""
-    bare_until: Annotated[AwareDatetime, AfterValidator(check_moment)] | None = None
+    bare_until: Annotated[AwareDatetime, AfterValidator(as_utc)] | None = None
     """When they end, with its time zone; needed with `bare`. From then on answers are
     steered."""
 
@@ -126,19 +125,19 @@ class Shadow(Section):
             )
         return self
 
-    def bares(self, now: datetime | None = None) -> bool:
-        """Return whether answers are bare at this moment.
+    def replies_bare(self, now: datetime | None = None) -> bool:
+        """Return whether answers are bare at a time.
 
         Raises:
-            PolicyFormatError: The moment has no time zone.
+            PolicyFormatError: The time has no time zone.
         """
         if self.reply == "steered" or self.bare_until is None:
             return False
-        return check_moment(now) < self.bare_until
+        return as_utc(now) < self.bare_until
 
 
 class Timeouts(Section):
-    """Bound how long a request may take, in seconds."""
+    """Limits on how long a request may take, in seconds."""
 
     total_s: Seconds = 60.0
     """From the call to the end of the reply."""
@@ -149,10 +148,10 @@ class Timeouts(Section):
 
 
 class AudioBounds(Section):
-    """Bound the clips of a request."""
+    """Limits on the clips of a request."""
 
     max_seconds: Seconds = 30.0
-    """The longest clip; a model that hears less lowers it further."""
+    """The longest clip; the model's own limit may be lower."""
     min_seconds: Seconds = 0.1
     max_bytes: Number = 64 * 2**20
     max_channels: Number = 8
@@ -169,20 +168,24 @@ class AudioBounds(Section):
         return self
 
     def limits(self, model_seconds: float | None = None) -> AudioLimits:
-        """Return the limits of one clip for a model that hears so many seconds."""
-        longest = self.max_seconds
+        """Return the limits of one clip.
+
+        Args:
+            model_seconds: The longest clip that the model takes whole, in seconds.
+        """
+        max_seconds = self.max_seconds
         if model_seconds is not None:
-            longest = min(longest, model_seconds)
+            max_seconds = min(max_seconds, model_seconds)
         return AudioLimits(
-            max_seconds=longest,
-            min_seconds=min(self.min_seconds, longest),
+            max_seconds=max_seconds,
+            min_seconds=min(self.min_seconds, max_seconds),
             max_bytes=self.max_bytes,
             max_channels=self.max_channels,
         )
 
 
 class TextBounds(Section):
-    """Bound the words of a request and of its answer."""
+    """Limits on the text of a request and of its answer."""
 
     max_chars: Number = 8000
     """Characters of the request's text, its system prompt and its history."""
@@ -193,17 +196,17 @@ class TextBounds(Section):
 
 
 class Audit(Section):
-    """Say what the ledger holds, and what happens without it."""
+    """What the ledger holds, and what happens without it."""
 
     required: bool = True
     """Whether nothing is answered without a ledger."""
     content: Literal["none", "redacted", "encrypted"] = "none"
-    """What is kept of sound and words: nothing but keyed marks and lengths; text
-    without what looks personal; or everything, sealed under keys that can be
+    """What is kept of sound and words: nothing but pseudonyms and lengths; text with
+    personal data redacted; or everything, encrypted under keys that can be
     destroyed."""
     on_write_failure: Literal["block", "spool", "degrade"] = "block"
     """When a record cannot be written: no answer; an answer while a bounded spool
-    holds the record; or an answer without a record, said loudly."""
+    holds the record; or an answer without a record, with a warning in the log."""
     spool_records: Number = 1000
     """The most records that wait in the spool."""
     checkpoint_records: Number = 100
@@ -213,10 +216,10 @@ class Audit(Section):
 
 
 class Retention(Section):
-    """Say how long records are kept."""
+    """How long records are kept."""
 
     days: Number = 365
-    floor_days: Number = LEAST_RETENTION_DAYS
+    floor_days: Number = MIN_RETENTION_DAYS
     """The least that `days` may be."""
     legal_hold: bool = False
     """Whether nothing is deleted, whatever its age."""
@@ -225,17 +228,17 @@ class Retention(Section):
     def _check_days(self) -> Retention:
         if self.days < self.floor_days:
             raise ValueError(
-                f"records are kept for {self.days} days, the least is "
+                f"records are kept for {self.days} days, the minimum is "
                 f"{self.floor_days}: keep them longer, or set floor_days as well"
             )
         return self
 
 
 class OverrideRules(Section):
-    """Say whether and how a person may set this policy aside for a while."""
+    """Whether and how a person may override this policy for a while."""
 
     allowed: bool = True
     longest_hours: Annotated[float, Field(gt=0, le=24 * 31)] = 24.0
-    """The longest time that an override may hold."""
+    """The longest duration of an override."""
     second_person: bool = False
     """Whether somebody else has to approve it."""

@@ -1,4 +1,4 @@
-"""Texts that a voice can say: no markup in the plain form, safe markup in SSML."""
+"""Checks that a voice can speak a text: no markup when plain, safe markup in SSML."""
 
 from __future__ import annotations
 
@@ -7,18 +7,18 @@ import unicodedata
 from xml.etree import ElementTree
 from xml.sax.saxutils import escape, quoteattr
 
-MOST_CHARACTERS = 240
+MAX_CHARACTERS = 240
 """The longest message: about a quarter of a minute of speech."""
 
 NAMESPACE = "http://www.w3.org/2001/10/synthesis"
 
-_MOST_SSML = 2000
+_MAX_SSML = 2000
 _MARKDOWN = re.compile(
     r"[*_#`~|<>\[\]{}\\]|^\s*(?:[-+\u2022]|\d+[.)])\s|https?://|www\.", re.MULTILINE
 )
 # Elements of SSML 1.1 that only say how words are spoken. `audio` and the like would
 # fetch something, and `mark` and `metadata` carry what is not speech.
-_SPOKEN = frozenset(
+_ELEMENTS = frozenset(
     (
         *("speak", "p", "s", "break", "prosody", "emphasis", "say-as", "sub"),
         *("phoneme", "lang", "voice", "w", "token"),
@@ -30,15 +30,15 @@ def check_speakable(text: str) -> str:
     """Return a message's text, trimmed.
 
     Raises:
-        ValueError: It is empty, too long, or holds what no voice can say.
+        ValueError: It is empty, too long, or holds markup or control characters.
     """
     text = unicodedata.normalize("NFC", text.strip())
     if not text:
         raise ValueError("the message is empty: say at least one sentence")
-    if len(text) > MOST_CHARACTERS:
+    if len(text) > MAX_CHARACTERS:
         raise ValueError(
-            f"the message has {len(text)} characters, at most {MOST_CHARACTERS} are "
-            "spoken: make it shorter"
+            f"the message has {len(text)} characters, at most {MAX_CHARACTERS} are "
+            "allowed: make it shorter"
         )
     found = _MARKDOWN.search(text)
     if found:
@@ -58,11 +58,12 @@ def check_ssml(document: str) -> str:
     """Return an SSML document, trimmed.
 
     Raises:
-        ValueError: It is no well-formed SSML, or does more than say words.
+        ValueError: It is not well-formed SSML, or does more than speak.
     """
     document = document.strip()
-    if len(document) > _MOST_SSML:
-        raise ValueError(f"the SSML is longer than {_MOST_SSML} characters")
+    if len(document) > _MAX_SSML:
+        raise ValueError(f"the SSML is longer than {_MAX_SSML} characters")
+    # No DTD and no processing instruction: entities expand without bound.
     if "<!" in document or "<?" in document:
         raise ValueError("the SSML holds a declaration: begin with <speak>")
     try:
@@ -72,11 +73,11 @@ def check_ssml(document: str) -> str:
     names = [_local(element.tag) for element in root.iter()]
     if names[0] != "speak":
         raise ValueError(f"the SSML begins with <{names[0]}>: begin with <speak>")
-    unspoken = sorted(set(names) - _SPOKEN)
+    unspoken = sorted(set(names) - _ELEMENTS)
     if unspoken:
         raise ValueError(
-            f"the SSML holds <{unspoken[0]}>: only {', '.join(sorted(_SPOKEN))} are "
-            "taken"
+            f"the SSML holds <{unspoken[0]}>: only {', '.join(sorted(_ELEMENTS))} are "
+            "allowed"
         )
     return document
 

@@ -1,4 +1,4 @@
-"""Telling which of two policies asks for more, setting by setting."""
+"""Which of two policies is stricter, setting by setting, and what a request may ask."""
 
 from __future__ import annotations
 
@@ -7,18 +7,24 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, TypeAlias
 
+from sarguard.errors import PolicyFloorError
 from sarguard.policy.tiers import Tier
 
 Plain: TypeAlias = Any
 
+# Settings that a request may make stricter.
+_TIGHTENED = ("mode", "steering.", "timeouts.", "audio.", "text.")
+# Settings that a request may choose freely.
+_CHOSEN = ("fallback.locale", "fallback.ssml")
+
 
 class Effect(StrEnum):
-    """Name what a change does to what is held."""
+    """Whether a change makes a policy stricter."""
 
     STRONGER = "stronger"
     WEAKER = "weaker"
     OTHER = "other"
-    """Neither, or nobody can tell without knowing the model."""
+    """Neither, or it depends on the model."""
 
 
 Compare: TypeAlias = Callable[[Plain, Plain], Effect]
@@ -26,7 +32,7 @@ Compare: TypeAlias = Callable[[Plain, Plain], Effect]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Change:
-    """Hold one setting that differs; None stands for one that is not set."""
+    """One setting that differs; None stands for one that is not set."""
 
     path: str
     old: Plain
@@ -71,17 +77,94 @@ def effect_of(path: str, old: Plain, new: Plain) -> Effect:
     return Effect.OTHER if rule is None else rule(old, new)
 
 
+def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a mapping with another laid over it, mapping by mapping."""
+    merged = dict(base)
+    for key, value in over.items():
+        below = merged.get(key)
+        both = isinstance(below, Mapping) and isinstance(value, Mapping)
+        merged[key] = merge(below, value) if both else value  # type: ignore[arg-type]
+    return merged
+
+
+def follow_floor(
+    asked: Mapping[str, Any], *, tier: Tier, floor: Tier
+) -> dict[str, Any]:
+    """Raise the tier to a floor that is asked for alone.
+
+    Args:
+        asked: Some of a policy's settings.
+        tier: Tier of the policy in force.
+        floor: Lowest tier that the policy in force allows.
+
+    Raises:
+        PolicyFloorError: The request asks for a tier below the floor.
+        PolicyFormatError: The request asks for a floor that is no tier.
+    """
+    steering = asked.get("steering")
+    if not isinstance(steering, Mapping):
+        return dict(asked)
+    below = [t for t in Tier if t < floor and t.value == steering.get("tier")]
+    if below:
+        raise PolicyFloorError(
+            f"the request asks for tier {below[0]}, the floor is {floor}: ask for "
+            f"{floor} or more"
+        )
+    if steering.get("floor") is None or "tier" in steering:
+        return dict(asked)
+    raised = max(tier, Tier.named(steering["floor"]))
+    return merge(asked, {"steering": {"tier": raised.value}})
+
+
+def check_raises(changes: list[Change], floor: Tier) -> None:
+    """Refuse changes that make a policy weaker, or that only a policy file may make.
+
+    Args:
+        changes: From the policy in force to the one that is asked for.
+        floor: Lowest tier that the policy in force allows.
+
+    Raises:
+        PolicyFloorError: Lists every change that is refused.
+    """
+    found = [
+        f"{change}: {why}" for change in changes if (why := _refusal(change, floor))
+    ]
+    if found:
+        raise PolicyFloorError(
+            "a request can only ask for more than its policy holds:\n  "
+            + "\n  ".join(found)
+            + "\nTo hold less, change the policy file, or use an override with a "
+            "reason and an expiry."
+        )
+
+
+def _refusal(change: Change, floor: Tier) -> str | None:
+    """Return why a request cannot make a change, or None if it can."""
+    if change.path in _CHOSEN:
+        return None
+    if not change.path.startswith(_TIGHTENED):
+        return "only the policy file decides this"
+    if change.path == "steering.tier":
+        # Between the floor and the policy's own tier a request may choose.
+        return None if Tier(change.new) >= floor else f"the floor is {floor}"
+    if change.effect is Effect.STRONGER:
+        return None
+    if change.effect is Effect.WEAKER:
+        return "this holds less"
+    return "whether this is stricter depends on the model: ask for a higher tier"
+
+
 def _judge(stronger: bool) -> Effect:
     return Effect.STRONGER if stronger else Effect.WEAKER
 
 
 def _higher(old: Plain, new: Plain) -> Effect:
-    """Hold that more is stronger, and that None is the least."""
+    """Judge a setting whose higher values are stricter; None is the weakest."""
     return _judge(old is None or (new is not None and new > old))
 
 
 def _lower(old: Plain, new: Plain) -> Effect:
-    """Hold that less is stronger, and that None is the most."""
+    """Judge a setting whose lower values are stricter; None is the weakest."""
     return _judge(old is None or (new is not None and new < old))
 
 
@@ -92,23 +175,23 @@ def _tier(old: Plain, new: Plain) -> Effect:
 def _threshold(old: Plain, new: Plain) -> Effect:
     if "never" in (old, new):
         return _judge(old == "never")
-    # What the tier's own score is depends on the model.
+    # The tier's own score depends on the model, so it cannot be compared with a number.
     return Effect.OTHER if "tier" in (old, new) else _judge(new < old)
 
 
-def _ladder(*rungs: Plain) -> Compare:
-    return lambda old, new: _judge(rungs.index(new) > rungs.index(old))
+def _ordered(*weakest_first: Plain) -> Compare:
+    return lambda old, new: _judge(weakest_first.index(new) > weakest_first.index(old))
 
 
 _RULES: dict[str, Compare] = {
-    "mode": _ladder("shadow", "enforce"),
-    "shadow.reply": _ladder("bare", "steered"),
+    "mode": _ordered("shadow", "enforce"),
+    "shadow.reply": _ordered("bare", "steered"),
     "shadow.bare_until": _lower,
     "steering.tier": _tier,
     "steering.floor": _tier,
     "steering.alpha": _higher,
     "steering.block_threshold": _threshold,
-    "failure.on_fault": _ladder("open", "closed"),
+    "failure.on_fault": _ordered("open", "closed"),
     "failure.open_until": _lower,
     "timeouts.total_s": _lower,
     "timeouts.first_token_s": _lower,
@@ -121,17 +204,17 @@ _RULES: dict[str, Compare] = {
     "text.max_chars": _lower,
     "text.max_turns": _lower,
     "text.max_new_tokens": _lower,
-    "audit.required": _ladder(False, True),
-    "audit.on_write_failure": _ladder("degrade", "spool", "block"),
+    "audit.required": _ordered(False, True),
+    "audit.on_write_failure": _ordered("degrade", "spool", "block"),
     "audit.spool_records": _lower,
     "audit.checkpoint_records": _lower,
     "audit.checkpoint_seconds": _lower,
     "retention.days": _higher,
     "retention.floor_days": _higher,
-    "retention.legal_hold": _ladder(False, True),
-    "overrides.allowed": _ladder(True, False),
+    "retention.legal_hold": _ordered(False, True),
+    "overrides.allowed": _ordered(True, False),
     "overrides.longest_hours": _lower,
-    "overrides.second_person": _ladder(False, True),
+    "overrides.second_person": _ordered(False, True),
 }
 
 

@@ -1,15 +1,13 @@
-"""Writing policy files: one to start from, and any policy in full."""
+"""A policy file to start from, and the JSON Schema of policy files."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
-import yaml
-
-from sarguard.policy.loading import load_preset
+from sarguard.policy.files import preset_names
 from sarguard.policy.model import Policy
-from sarguard.policy.reading import add_scalars
+
+DIALECT = "https://json-schema.org/draft/2020-12/schema"
 
 _TEMPLATE = """\
 # What has to hold for every answer. Check it: sarguard policy lint FILE
@@ -61,9 +59,9 @@ def policy_template(name: str, *, extends: str) -> str:
 
     Raises:
         PolicyNotFoundError: There is no such preset.
-        PolicyFormatError: The name is no id.
+        PolicyFormatError: The name is not a valid id.
     """
-    base = load_preset(extends)
+    base = Policy.preset(extends)
     Policy.build({"id": name}, source="the name")
     return _TEMPLATE.format(
         id=name,
@@ -77,19 +75,15 @@ def policy_template(name: str, *, extends: str) -> str:
     )
 
 
-def write_yaml(values: Mapping[str, Any]) -> str:
-    """Return plain values as YAML that `read_yaml` reads back the same."""
-    return yaml.dump(
-        dict(values), Dumper=_Dumper, allow_unicode=True, sort_keys=False, width=88
-    )
-
-
-class _Dumper(yaml.SafeDumper):
-    """Write values out, with no alias."""
-
-    def ignore_aliases(self, data: object) -> bool:
-        return True
-
-
-# A word that the reader would take for a number is quoted.
-add_scalars(_Dumper)
+def policy_schema() -> dict[str, Any]:
+    """Return the JSON Schema of a policy file."""
+    schema = Policy.model_json_schema(mode="validation")
+    extends = {
+        "title": "Extends",
+        "type": "string",
+        "description": f"A preset ({', '.join(preset_names())}) or the path of "
+        "another policy, relative to this file. Its settings apply where this file "
+        "has none, and its floor cannot be lowered.",
+    }
+    properties = {"extends": extends, **schema.pop("properties")}
+    return {"$schema": DIALECT, **schema, "properties": properties}

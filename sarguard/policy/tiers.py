@@ -11,9 +11,9 @@ from sarguard.errors import PolicyFormatError
 
 @total_ordering
 class Tier(Enum):
-    """Name an operating point; what it means on a model stands in the bundle's card.
+    """Operating point; the bundle's card says what it does on a model.
 
-    Tiers are ordered, the mildest first: `Tier.BALANCED < Tier.STRICT`.
+    Tiers are ordered, the weakest first: `Tier.BALANCED < Tier.STRICT`.
     """
 
     PERMISSIVE = "permissive"

@@ -9,11 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sarguard.errors import PolicyFormatError
+from sarguard.policy.fallback import fallback_chain, normalise_locale
 from sarguard.policy.lint import _REVEALING
-from sarguard.policy.locales import fallback_chain, normalise_locale
 from sarguard.policy.messages import DEFAULT_MESSAGES, Reason
 from sarguard.policy.model import Policy
-from sarguard.policy.speech import MOST_CHARACTERS, check_speakable, make_ssml
+from sarguard.policy.speech import MAX_CHARACTERS, check_speakable, make_ssml
 from sarguard.refusal import is_refusal
 
 LOCALES = ["en", "es", "fr", "de", "it", "pt", "zh", "ja", "hi", "ar"]
@@ -44,7 +44,7 @@ class TestEveryDefault:
     def test_a_voice_can_say_it(self, locale: str, reason: Reason) -> None:
         text = DEFAULT_MESSAGES[locale][reason]
         assert check_speakable(text) == text
-        assert 8 <= len(text) <= 160 < MOST_CHARACTERS
+        assert 8 <= len(text) <= 160 < MAX_CHARACTERS
         assert text[-1] in ".?\u3002\uff1f\u0964\u061f"
 
     def test_it_is_in_its_script(self, locale: str, reason: Reason) -> None:
@@ -199,7 +199,7 @@ class TestOwnWords:
         ],
         ids=repr,
     )
-    def test_what_no_voice_can_say_is_refused(self, text: str) -> None:
+    def test_what_a_voice_cannot_speak_is_refused(self, text: str) -> None:
         with pytest.raises(PolicyFormatError, match=r"messages\.en\.blocked\.text"):
             own({"en": {"blocked": text}})
 

@@ -5,10 +5,10 @@ from typing import Any
 
 import pytest
 
+from sarguard.policy.files import preset_names
 from sarguard.policy.lint import Severity, lint
-from sarguard.policy.loading import preset_names
-from sarguard.policy.merging import merge
 from sarguard.policy.model import Policy
+from sarguard.policy.strictness import merge
 
 NOW = datetime(2026, 3, 1, tzinfo=UTC)
 SOUND = {"id": "sound", "overrides": {"second_person": True}}
@@ -84,7 +84,7 @@ def test_a_sound_policy_has_no_findings() -> None:
 
 
 @pytest.mark.parametrize(("code", "severity", "settings"), WEAK, ids=lambda v: str(v))
-def test_each_weakness_is_found_alone(
+def test_each_finding_is_found_alone(
     code: str, severity: str, settings: dict[str, Any]
 ) -> None:
     found = lint(Policy.build(merge(SOUND, settings)), NOW)
@@ -98,7 +98,7 @@ def test_failing_open_for_long_is_worse() -> None:
     assert [weak.code for weak in lint(policy, NOW)] == ["P201", "P203"]
 
 
-def test_the_gravest_comes_first() -> None:
+def test_the_most_severe_comes_first() -> None:
     settings = {
         "mode": "shadow",
         "audit": {"required": False},

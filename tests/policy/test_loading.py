@@ -6,15 +6,14 @@ from pathlib import Path
 import pytest
 
 from sarguard.errors import PolicyFloorError, PolicyFormatError, PolicyNotFoundError
-from sarguard.policy.loading import open_policy, preset_names
-from sarguard.policy.model import Policy
-from sarguard.policy.reading import read_json, read_yaml
-from sarguard.policy.template import policy_template, write_yaml
+from sarguard.policy.files import preset_names, read_json, read_yaml, write_yaml
+from sarguard.policy.model import Policy, open_policy
+from sarguard.policy.template import policy_template
 from sarguard.policy.tiers import Tier
 
 
 class Folder:
-    """Write policy files."""
+    """Folder of policy files."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -57,7 +56,7 @@ class TestPresets:
 
 
 class TestExtending:
-    def test_settings_are_laid_over_each_other(self, folder: Folder) -> None:
+    def test_settings_are_merged(self, folder: Folder) -> None:
         folder("house/base.yaml", "id: base\nextends: strict\nretention: {days: 400}\n")
         folder(
             "house/mid.json",
@@ -89,7 +88,7 @@ class TestExtending:
     )
     def test_the_floor_is_never_lowered(self, folder: Folder, steering: str) -> None:
         leaf = folder("leaf.yaml", f"extends: strict\nsteering: {steering}\n")
-        with pytest.raises(PolicyFloorError, match="holds strict at the least"):
+        with pytest.raises(PolicyFloorError, match="below the floor strict"):
             Policy.load(leaf)
 
     def test_the_floor_holds_over_two_steps(self, folder: Folder) -> None:
@@ -140,7 +139,7 @@ class TestExtending:
 
 
 class TestReading:
-    def test_words_stay_words(self) -> None:
+    def test_words_stay_text(self) -> None:
         text = "a: no\nb: on\nc: 12:30\nd: 2026-03-01\ne: 0o7\nf: 1_0\nno: x\n.nan: y"
         assert read_yaml(text, source="x") == {
             **{"a": "no", "b": "on", "c": "12:30", "d": "2026-03-01", "e": "0o7"},
@@ -162,7 +161,7 @@ class TestReading:
     @pytest.mark.parametrize(
         ("text", "said"),
         [
-            ("a: 1\na: 2", "'a' stands there twice"),
+            ("a: 1\na: 2", "duplicate key 'a'"),
             ("s:\n  t: 1\n  t: 2", "line 3"),
             ("a: &x 1\nb: *x", "write the value out"),
             ("a: !!python/object/apply:os.system [x]", "constructor"),
@@ -183,7 +182,7 @@ class TestReading:
     @pytest.mark.parametrize(
         ("text", "said"),
         [
-            ('{"a": 1, "a": 2}', "'a' stands there twice"),
+            ('{"a": 1, "a": 2}', "duplicate key 'a'"),
             ('{"a": NaN}', "NaN"),
             ('{"a": 1', "is not JSON"),
             ("[]", "a list"),
@@ -199,7 +198,7 @@ class TestReading:
         ("name", "content", "said"),
         [
             ("p.toml", b"id = 1", "does not end in .yaml"),
-            ("p.yaml", b"\xff\xfe\x00", "not text in UTF-8"),
+            ("p.yaml", b"\xff\xfe\x00", "is not UTF-8 text"),
             ("p.yaml", b"#" * (2**20 + 1), "larger than"),
         ],
         ids=["ending", "bytes", "size"],

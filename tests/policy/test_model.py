@@ -15,8 +15,8 @@ from pydantic import ValidationError
 
 import sarguard
 from sarguard.errors import ConfigurationError, PolicyFormatError
+from sarguard.policy.files import read_yaml
 from sarguard.policy.model import Policy
-from sarguard.policy.reading import read_yaml
 from sarguard.policy.sections import Failure, Steering
 from sarguard.policy.tiers import Tier
 from sarguard.types import Outcome
@@ -92,10 +92,31 @@ class TestDigest:
         ids=str,
     )
     def test_every_setting_is_in_it(self, change: dict[str, Any]) -> None:
-        from sarguard.policy.merging import merge
+        from sarguard.policy.strictness import merge
 
         changed = Policy.build(merge(FULL, change))
         assert changed.digest != Policy.build(FULL).digest
+
+    def test_it_is_computed_once(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        policy = Policy.build(FULL)
+        first = policy.digest
+        monkeypatch.setattr(Policy, "to_dict", None)
+        assert policy.digest == first
+
+    @pytest.mark.parametrize("deep", [False, True])
+    def test_a_changed_copy_has_its_own(self, deep: bool) -> None:
+        policy = Policy.build(FULL)
+        fresh = Policy.build({**FULL, "version": FULL["version"] + 1})
+        assert policy.digest != fresh.digest
+        update = {"version": fresh.version}
+        assert policy.model_copy(update=update, deep=deep).digest == fresh.digest
+
+    def test_it_plays_no_part_in_equality(self) -> None:
+        one, other = Policy.build(FULL), Policy.build(FULL)
+        assert one.digest
+        assert one == other
+        assert hash(one) == hash(other)
+        assert one.to_dict() == other.to_dict()
 
     def test_the_canonical_form_is_a_policy_again(self) -> None:
         policy = Policy.build(FULL)
@@ -136,9 +157,15 @@ class TestProblems:
             ({"api_version": "sarguard/v2"}, "Use a library that knows it"),
             ({"fallback": {"messages": {"en": {"bloked": "No."}}}}, "mean blocked?"),
             ({"fallback": {"messages": {"en": {"blocked": "**No**"}}}}, "plain sent"),
-            ({"fallback": {"messages": {"e n": {"blocked": "No."}}}}, "is no locale"),
-            ({"fallback": {"messages": {"pt-br": {}, "pt_BR": {}}}}, "pt-BR twice"),
-            ({"fallback": {"locale": "english!"}}, "is no locale"),
+            (
+                {"fallback": {"messages": {"e n": {"blocked": "No."}}}},
+                "is not a locale",
+            ),
+            (
+                {"fallback": {"messages": {"pt-br": {}, "pt_BR": {}}}},
+                "duplicate locale pt-BR",
+            ),
+            ({"fallback": {"locale": "english!"}}, "is not a locale"),
             ({"fallback": []}, "should be an object"),
             ({"timeouts": {"total_s": "30"}}, "should be a valid number"),
             ({"timeouts": {"total_s": True}}, "should be a valid number"),
@@ -155,7 +182,7 @@ class TestProblems:
             ),
             ({"steering": {"block_threshold": "nevr"}}, "Did you mean never?"),
             ({"audio": {"min_seconds": 60}}, "no clip could meet both"),
-            ({"retention": {"days": 30}}, "the least is 183"),
+            ({"retention": {"days": 30}}, "the minimum is 183"),
             ({"failure": {"on_fault": "open"}}, "give open_reason and open_until"),
             (
                 {"mode": "shadow", "shadow": {"reply": "bare"}},
@@ -225,17 +252,17 @@ class TestFailure:
         assert policy.fault_outcome(NOON - timedelta(seconds=1)) is Outcome.ERROR_OPEN
         assert policy.fault_outcome(NOON) is Outcome.ERROR_CLOSED
 
-    def test_a_moment_without_a_time_zone_is_refused(self) -> None:
+    def test_a_time_without_a_time_zone_is_refused(self) -> None:
         failure = Failure(on_fault="open", open_reason="a good reason", open_until=NOON)
         with pytest.raises(PolicyFormatError, match="no time zone"):
-            failure.opens(datetime(2026, 3, 1, 11))
+            failure.is_open(datetime(2026, 3, 1, 11))
 
 
 class TestSteering:
     def test_alpha_only_ever_adds(self) -> None:
-        assert Steering().strength(0.05) == 0.05
-        assert Steering(alpha=0.1).strength(0.05) == 0.1
-        assert Steering(alpha=0.1).strength(0.2) == 0.2
+        assert Steering().alpha_for(0.05) == 0.05
+        assert Steering(alpha=0.1).alpha_for(0.05) == 0.1
+        assert Steering(alpha=0.1).alpha_for(0.2) == 0.2
 
     def test_the_block_score_is_the_tiers_a_number_or_none(self) -> None:
         assert Steering().block_score(0.7) == 0.7
@@ -251,11 +278,11 @@ def test_audio_limits_never_exceed_what_the_model_hears() -> None:
     assert bounds.limits().max_channels == 2
 
 
-def test_a_record_can_be_made_of_its_facts() -> None:
+def test_a_record_can_be_made_of_its_fields() -> None:
     from sarguard.audit.records.fields import PolicyRef
 
     policy = Policy.build(FULL)
-    reference = PolicyRef(**policy.facts(Tier.MAXIMUM))
+    reference = PolicyRef(**policy.record_fields(Tier.MAXIMUM))
     assert reference.digest == policy.digest
     assert (reference.tier, reference.floor) == ("maximum", "balanced")
     assert (reference.id, reference.version) == ("clinic", "3")

@@ -48,10 +48,10 @@ def test_a_clock_that_jumps_back_does_not_prolong_it() -> None:
 def test_the_time_zone_counts_not_the_numbers_on_the_clock() -> None:
     found = override()
     tokyo = timezone(timedelta(hours=9))
-    assert found.holds(datetime(2026, 3, 1, 21, 30, tzinfo=tokyo))
-    assert not found.holds(datetime(2026, 3, 1, 12, 30, tzinfo=tokyo))
+    assert found.is_active(datetime(2026, 3, 1, 21, 30, tzinfo=tokyo))
+    assert not found.is_active(datetime(2026, 3, 1, 12, 30, tzinfo=tokyo))
     with pytest.raises(PolicyFormatError, match="no time zone"):
-        found.holds(datetime(2026, 3, 1, 12, 30))
+        found.is_active(datetime(2026, 3, 1, 12, 30))
 
 
 def test_it_is_never_silent() -> None:
@@ -76,7 +76,7 @@ def test_it_is_never_silent() -> None:
 def test_the_ledger_can_record_each_change() -> None:
     from sarguard.audit.records.events import PolicyOverridden
 
-    found = override(approved_by="dr.kim").facts(POLICY)
+    found = override(approved_by="dr.kim").record_fields(POLICY)
     assert [fact["field"] for fact in found] == ["steering.floor", "steering.tier"]
     header = {
         "log": "log_" + "0" * 26,
@@ -126,7 +126,7 @@ def test_it_has_a_reason_a_name_and_an_end(fields: dict[str, Any]) -> None:
         (Policy.preset("maximum"), {}, NOON, "allows no override"),
         (POLICY, {"changes": {}}, NOON, "changes nothing"),
         (POLICY, {"changes": {"steering": {"tier": "strict"}}}, NOON, "changes noth"),
-        (POLICY, {"changes": {"id": "x"}}, NOON, "cannot touch id"),
+        (POLICY, {"changes": {"id": "x"}}, NOON, "cannot change id"),
         (POLICY, {"changes": {"audit": {"required": False}}}, NOON, "audit.required"),
         (
             POLICY,
@@ -149,7 +149,7 @@ def test_two_people_can_do_what_one_cannot() -> None:
     assert found.floor is Tier.PERMISSIVE
 
 
-def test_a_senseless_change_is_explained() -> None:
+def test_an_invalid_change_is_explained() -> None:
     wrong = override(override_id="o-1", changes={"steering": {"teir": "x"}})
     with pytest.raises(PolicyFormatError, match="override o-1 is not a policy"):
         wrong.apply(POLICY, NOON)

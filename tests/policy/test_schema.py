@@ -3,9 +3,9 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from sarguard.policy.loading import preset_names
+from sarguard.policy.files import preset_names
 from sarguard.policy.model import Policy
-from sarguard.policy.schema import DIALECT, policy_schema
+from sarguard.policy.template import DIALECT, policy_schema
 from sarguard.policy.tiers import Tier
 
 

@@ -9,10 +9,12 @@ from sarguard.errors import PolicyFloorError, PolicyFormatError
 from sarguard.policy.model import Policy
 from sarguard.policy.tiers import Tier
 
-STEERING = Path(__file__).resolve().parents[2] / "sarguard" / "steering" / "tiers.py"
+CALIBRATION = (
+    Path(__file__).resolve().parents[2] / "sarguard" / "calibration" / "tiers.py"
+)
 
 
-def test_tiers_are_ordered_the_mildest_first() -> None:
+def test_tiers_are_ordered_the_weakest_first() -> None:
     assert Tier.PERMISSIVE < Tier.BALANCED < Tier.STRICT < Tier.MAXIMUM
     assert sorted(reversed(Tier)) == list(Tier)
     assert max(Tier.STRICT, Tier.BALANCED) is Tier.STRICT
@@ -28,9 +30,9 @@ def test_an_unknown_tier_gets_a_suggestion() -> None:
         Tier.named("strickt")
 
 
-def test_steering_knows_the_same_tiers() -> None:
-    # Read, not imported: this room does without torch.
-    tree = ast.parse(STEERING.read_text("utf-8"))
+def test_calibration_has_the_same_tiers() -> None:
+    # Parsed, not imported: policies need no torch.
+    tree = ast.parse(CALIBRATION.read_text("utf-8"))
     keys = [
         [key.value for key in node.keys if isinstance(key, ast.Constant)]
         for node in ast.walk(tree)

@@ -215,7 +215,7 @@ def _rule(options: argparse.Namespace) -> RetentionRule:
 
     if options.policy is None:
         return RetentionRule(days=options.days, floor_days=options.floor_days)
-    from sarguard.policy.loading import open_policy
+    from sarguard.policy.model import open_policy
 
     kept = open_policy(options.policy).retention
     return RetentionRule(

@@ -43,7 +43,7 @@ TIERS = [tier.value for tier in Tier]
     ],
     ids=str,
 )
-def test_more_is_given(asked: dict[str, Any]) -> None:
+def test_stricter_settings_are_given(asked: dict[str, Any]) -> None:
     found = BASE.merge_request(asked).to_dict()
     for section, values in asked.items():
         part = found[section]
@@ -77,7 +77,7 @@ def test_more_is_given(asked: dict[str, Any]) -> None:
     ],
     ids=str,
 )  # fmt: skip
-def test_less_is_refused_and_so_is_what_the_file_decides(
+def test_weaker_settings_and_what_the_file_decides_are_refused(
     asked: dict[str, Any],
 ) -> None:
     with pytest.raises(PolicyFloorError, match="only ask for more"):
@@ -113,12 +113,12 @@ def test_the_floor_holds(asked: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("asked", [None, [], "strict", {"steering": {"teir": "x"}}])
-def test_a_senseless_request_is_refused(asked: Any) -> None:  # noqa: ANN401
+def test_an_invalid_request_is_refused(asked: Any) -> None:  # noqa: ANN401
     with pytest.raises(PolicyFormatError):
         BASE.merge_request(asked)
 
 
-def test_raised_takes_the_tier_along_with_the_floor() -> None:
+def test_raising_the_floor_raises_the_tier() -> None:
     found = BASE.raised(floor="maximum")
     assert (found.steering.tier, found.floor) == (Tier.MAXIMUM, Tier.MAXIMUM)
     assert BASE.raised(floor=Tier.BALANCED).steering.tier is Tier.STRICT
@@ -166,8 +166,8 @@ def test_no_chain_of_requests_ends_below_the_floor(
         assert policy.floor >= start.floor
         assert policy.steering.tier >= start.floor
         for tier_alpha in (0.01, 0.5):
-            was = start.steering.strength(tier_alpha)
-            assert policy.steering.strength(tier_alpha) >= was
+            was = start.steering.alpha_for(tier_alpha)
+            assert policy.steering.alpha_for(tier_alpha) >= was
         was_score = start.steering.block_score(0.7)
         now_score = policy.steering.block_score(0.7)
         if was_score is not None:
@@ -177,11 +177,10 @@ def test_no_chain_of_requests_ends_below_the_floor(
 
 def test_every_setting_of_a_request_has_a_direction() -> None:
     """A new setting in a section that requests may touch needs a rule."""
-    from sarguard.policy.merging import _ASKED
-    from sarguard.policy.strictness import _RULES, _flatten
+    from sarguard.policy.strictness import _RULES, _TIGHTENED, _flatten
 
     paths = {path for path, _ in _flatten(Policy().to_dict())}
-    assert {path for path in paths if path.startswith(_ASKED)} <= set(_RULES)
+    assert {path for path in paths if path.startswith(_TIGHTENED)} <= set(_RULES)
     assert set(_RULES) <= paths
 
 

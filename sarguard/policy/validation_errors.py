@@ -1,4 +1,4 @@
-"""Turning what pydantic found into lines that say what to do."""
+"""pydantic's validation errors as lines that say what to do."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from pydantic import BaseModel, ValidationError
 
 from sarguard.errors import PolicyFormatError
 
-_MOST_SHOWN = 60
-# Parts of a place that name a branch of the check, and nothing in the file.
+_MAX_SHOWN = 60
+# pydantic adds parts to a location that name a branch of a union, not a key.
 _BRANCH = re.compile(r"^(\[key\]|float|literal\[.*)$")
 
 
@@ -23,22 +23,22 @@ def explain(
 
     Args:
         error: What pydantic found.
-        model: What the policy was checked against.
-        source: Where the policy comes from, for people.
+        model: The model that the policy was validated against.
+        source: Where the policy comes from, for the message.
     """
     lines = dict.fromkeys(_line(dict(found), model) for found in error.errors())
     listed = "\n  ".join(lines)
     return PolicyFormatError(f"{source} is not a policy:\n  {listed}")
 
 
-def suggest_key(model: type[BaseModel], place: tuple[str, ...]) -> str:
+def suggest_key(model: type[BaseModel], path: tuple[str, ...]) -> str:
     """Return a question that names the key that was probably meant, or nothing."""
-    *above, key = place
+    *above, key = path
     near = list(_model_at(model, tuple(above)).model_fields)
     close = get_close_matches(key, near, n=1)
     if close:
         return f" Did you mean {'.'.join([*above, close[0]])}?"
-    elsewhere = {path.rpartition(".")[2]: path for path in _paths(model)}
+    elsewhere = {known.rpartition(".")[2]: known for known in _paths(model)}
     close = get_close_matches(key, list(elsewhere), n=1, cutoff=0.8)
     if close:
         return f" Did you mean {elsewhere[close[0]]}?"
@@ -56,31 +56,32 @@ def _line(found: dict[str, Any], model: type[BaseModel]) -> str:
     if name == "api_version":
         return (
             f"api_version: this library reads {found['ctx']['expected']}, found "
-            f"{_shown(found['input'])}. Use a library that knows it."
+            f"{_shortened(found['input'])}. Use a library that knows it."
         )
-    return f"{name}: {_said(found)}, found {_shown(found['input'])}.{_meant(found)}"
+    value = _shortened(found["input"])
+    return f"{name}: {_problem(found)}, found {value}.{_suggest_choice(found)}"
 
 
-def _said(found: dict[str, Any]) -> str:
-    said = str(found["msg"]).removeprefix("Input ")
-    return said[:1].lower() + said[1:]
+def _problem(found: dict[str, Any]) -> str:
+    message = str(found["msg"]).removeprefix("Input ")
+    return message[:1].lower() + message[1:]
 
 
-def _meant(found: dict[str, Any]) -> str:
+def _suggest_choice(found: dict[str, Any]) -> str:
     """Return a question that names the choice that was probably meant."""
     choices = re.findall(r"'([^']+)'", str(found.get("ctx", {}).get("expected", "")))
     close = get_close_matches(str(found["input"]), choices, n=1)
     return f" Did you mean {close[0]}?" if close else ""
 
 
-def _shown(value: object) -> str:
+def _shortened(value: object) -> str:
     text = repr(value)
-    return text if len(text) <= _MOST_SHOWN else f"{text[:_MOST_SHOWN]}..."
+    return text if len(text) <= _MAX_SHOWN else f"{text[:_MAX_SHOWN]}..."
 
 
-def _model_at(model: type[BaseModel], place: tuple[str, ...]) -> type[BaseModel]:
-    """Return the section at a place, or one without keys."""
-    for part in place:
+def _model_at(model: type[BaseModel], path: tuple[str, ...]) -> type[BaseModel]:
+    """Return the section at a path of keys, or a model without fields."""
+    for part in path:
         field = model.model_fields.get(part)
         inner = field.annotation if field is not None else None
         if not (isinstance(inner, type) and issubclass(inner, BaseModel)):
