@@ -14,7 +14,7 @@ from langchain_sarguard.errors import (
 from langchain_sarguard.runnables import SafeAudioRunnable
 from langchain_sarguard.stage import SafeAudioStage
 from langchain_sarguard.vault import AudioVault, shared_vault
-from sarguard.audio.endpointing import Pauses
+from sarguard.audio.endpointing import EndpointingOptions
 
 __all__ = [
     "AnswerRefusedError",
@@ -22,8 +22,8 @@ __all__ = [
     "AudioHandleError",
     "AudioVault",
     "ChatSafeAudio",
+    "EndpointingOptions",
     "InvalidInputError",
-    "Pauses",
     "SafeAudioRunnable",
     "SafeAudioStage",
     "UnguardedModelError",

@@ -19,7 +19,7 @@ from langchain_sarguard.audio_runnables import SoundRunnable
 from langchain_sarguard.chat_models import ChatSafeAudio
 from langchain_sarguard.guarded_runnables import Guarded
 from langchain_sarguard.messages import Conversation
-from sarguard.audio.endpointing import Endpointer, Pauses
+from sarguard.audio.endpointing import Endpointer, EndpointingOptions
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,7 +65,7 @@ class SafeAudioStage(Guarded, SoundRunnable):
         *,
         text: str = "",
         system: str = "",
-        pauses: Pauses | None = None,
+        pauses: EndpointingOptions | None = None,
         turns: int = 4,
     ) -> None:
         """Make one.
@@ -182,7 +182,7 @@ class SafeAudioStage(Guarded, SoundRunnable):
 class _Cutter:
     """Make clips of a stream's items."""
 
-    def __init__(self, pauses: Pauses | None) -> None:
+    def __init__(self, pauses: EndpointingOptions | None) -> None:
         self._rate = 0 if pauses is None else pauses.sample_rate
         self._endpointer = None if pauses is None else Endpointer(pauses)
 

@@ -1,13 +1,20 @@
-"""Turn any clip an application holds into the samples a model hears.
+"""Clips of any kind, as the samples that a model takes.
 
-`load_audio` is the only door through which sound reaches a model. It gives back
-mono float32 samples in [-1, 1] at the model's rate, or raises an `AudioError`.
+All sound that reaches a model goes through `load_audio`. It returns mono float32
+samples in [-1, 1] at the model's rate, or raises an `AudioError`.
 """
 
 from __future__ import annotations
 
+from sarguard.audio.endpointing import Endpointer, EndpointingOptions
 from sarguard.audio.limits import AudioLimits
 from sarguard.audio.loading import load_audio
 from sarguard.audio.sources import AudioSource
 
-__all__ = ["AudioLimits", "AudioSource", "load_audio"]
+__all__ = [
+    "AudioLimits",
+    "AudioSource",
+    "Endpointer",
+    "EndpointingOptions",
+    "load_audio",
+]

@@ -1,7 +1,7 @@
-"""Recognise what an encoded clip is from its first bytes.
+"""The container of an encoded clip, by its first bytes.
 
-Only containers named here reach a decoder: a guess by the decoder would open its
-rarest and least tested formats to whoever can send a clip.
+Only containers named here reach a decoder: if the decoder guessed, anybody who can
+send a clip could reach its rarest and least tested formats.
 """
 
 from __future__ import annotations
@@ -24,21 +24,21 @@ _MAGICS: tuple[tuple[int, bytes, Container], ...] = (
     (4, b"ftyp", "m4a"),
     (0, b"\x1a\x45\xdf\xa3", "webm"),
 )
-LEAST_SHARE = 0.9
-"""How much of its announced sound a clip must hold; encoders pad the last frame."""
+MIN_SHARE = 0.9
+"""Share of the announced sound that a clip must hold; encoders pad the last frame."""
 
 _RIFF_KINDS: dict[bytes, tuple[str, bytes]] = {
     b"RIFF": ("<I", b"data"),
     b"RIFX": (">I", b"data"),
     b"FORM": (">I", b"SSND"),
 }
-# Recorders that write to a pipe cannot go back to fill in the size.
+# Recorders that write to a pipe cannot seek back to fill in the size.
 _UNFILLED_SIZE = 0x7FFF0000
 _OGG_HEADER_BYTES = 27
 
 
 def recognise(data: bytes) -> Container | None:
-    """Name the container of an encoded clip, or None if it is none we decode."""
+    """Return the container of an encoded clip, or None if it is not decoded here."""
     if data[:3] == b"ID3":
         return recognise(_after_id3(data)) or "mp3"
     for offset, magic, container in _MAGICS:
@@ -47,25 +47,25 @@ def recognise(data: bytes) -> Container | None:
     return _recognise_mpeg(data[:2])
 
 
-def find_cut(data: bytes) -> str | None:
-    """Say how much is missing of a WAV, AIFF or Ogg file that was cut short.
+def find_truncation(data: bytes) -> str | None:
+    """Return what is missing of a truncated WAV, AIFF or Ogg file.
 
-    A decoder takes such a file's end for the end of the sound and hides that an
-    upload broke off. The other containers show it when they are decoded.
+    Decoders take the end of such a file for the end of the sound, which hides a
+    broken upload. The other containers fail when they are decoded.
 
     Returns:
-        What was found, or None where nothing announced is missing.
+        What was found, or None for a complete file.
     """
     if data[:4] == b"OggS":
         return None if _last_page_is_whole(data) else "its last Ogg page is incomplete"
     share = _present_share(data)
-    if share >= LEAST_SHARE:
+    if share >= MIN_SHARE:
         return None
     return f"found {share:.0%} of the sound that its header announces"
 
 
 def looks_like_text(data: bytes) -> bool:
-    """Tell whether a file's first bytes are plain text."""
+    """Return whether a file's first bytes are plain text."""
     head = data[:512]
     return all(byte >= 0x20 or byte in b"\t\n\r\f" for byte in head) and (
         sum(byte < 0x7F for byte in head) >= 0.7 * len(head)
@@ -73,7 +73,7 @@ def looks_like_text(data: bytes) -> bool:
 
 
 def _last_page_is_whole(data: bytes) -> bool:
-    """Tell whether an Ogg file's last page is as long as its header announces."""
+    """Return whether an Ogg file's last page is as long as its header announces."""
     page = data[data.rfind(b"OggS") :]
     if len(page) < _OGG_HEADER_BYTES:
         return False
@@ -104,13 +104,14 @@ def _after_id3(data: bytes) -> bytes:
     size = 0
     for byte in data[6:10]:
         size = size << 7 | byte & 0x7F
-    # Two bytes tell MP3 from AAC; a tag before another tag is not followed.
+    # Two bytes distinguish MP3 from AAC. A second tag is not followed: no recursion
+    # that a crafted file could drive.
     head = data[10 + size : 10 + size + 16]
     return b"" if head[:3] == b"ID3" else head
 
 
 def _recognise_mpeg(head: bytes) -> Container | None:
-    """Tell an MPEG audio frame from an ADTS one by its layer bits."""
+    """Distinguish an MPEG audio frame from an ADTS one by its layer bits."""
     if len(head) < 2 or head[0] != 0xFF or head[1] & 0xE0 != 0xE0:
         return None
     if head[1] & 0x06:

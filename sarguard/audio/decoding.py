@@ -13,8 +13,8 @@ import soundfile  # type: ignore[import-untyped]
 
 from sarguard.audio import transcoding
 from sarguard.audio.containers import (
-    LEAST_SHARE,
-    find_cut,
+    MIN_SHARE,
+    find_truncation,
     looks_like_text,
     recognise,
 )
@@ -23,18 +23,18 @@ from sarguard.audio.samples import FloatArray, mix_down
 from sarguard.errors import AudioDecodeError
 
 _BLOCK_SAMPLES = 2**20
-# An encoder's delay and padding: they weigh only in a clip of tenths of a second.
+# An encoder's delay and padding, two frames of MP3: they matter in very short clips.
 _SLACK_FRAMES = 2 * 1152
-# libsndfile stands in 2**63 - 1 for a length that a stream does not tell.
+# libsndfile reports 2**63 - 1 for a stream of unknown length.
 _UNKNOWN_FRAMES = 2**62
-# ValueError and TypeError: soundfile's own checks of what a damaged header yields.
+# ValueError and TypeError come from soundfile's own checks of a damaged header.
 _DECODER_ERRORS = (soundfile.SoundFileError, OSError, ValueError, TypeError)
 
 
 def decode(data: bytes, *, name: str, limits: AudioLimits) -> tuple[FloatArray, int]:
     """Decode a file's bytes to mono float32 samples and their rate.
 
-    The header's rate, channels and length are held against the limits before any
+    The header's rate, channels and length are checked against the limits before any
     sound is decoded.
 
     Raises:
@@ -47,18 +47,18 @@ def decode(data: bytes, *, name: str, limits: AudioLimits) -> tuple[FloatArray, 
         data = transcoding.to_wav(
             data, container=container, name=name, max_seconds=limits.max_seconds
         )
-    cut = find_cut(data)
-    if cut is not None:
-        raise AudioDecodeError(f"{name} is cut short: {cut}. Send the whole file.")
+    missing = find_truncation(data)
+    if missing is not None:
+        raise AudioDecodeError(f"{name} is cut short: {missing}. Send the whole file.")
     with _open(data, name=name) as sound:
         return _read(sound, name=name, limits=limits)
 
 
 class _ForwardBytes(io.BytesIO):
-    """Bytes that stay where they are when a damaged header points before them."""
+    """In-memory file that ignores seeks to before its start (damaged headers)."""
 
     def seek(self, offset: int, whence: int = 0, /) -> int:
-        """Seek, or return the present position if the new one is impossible."""
+        """Seek, or return the current position if the new one is impossible."""
         try:
             return super().seek(offset, whence)
         except (ValueError, OverflowError):
@@ -66,14 +66,14 @@ class _ForwardBytes(io.BytesIO):
 
 
 class _ForwardSound(soundfile.SoundFile):  # type: ignore[misc]
-    """A sound that is only read onward.
+    """Sound file that is read forwards only.
 
     soundfile seeks after each read, which fails on a FLAC of unknown length, and it
     reads no further than the header's length, which is 0 for a cut Ogg file.
     """
 
     def seekable(self) -> bool:
-        """Deny that this sound can seek."""
+        """Return that it cannot seek."""
         return False
 
 
@@ -94,33 +94,33 @@ def _read(
     claimed = sound.frames if 0 < sound.frames < _UNKNOWN_FRAMES else None
     if claimed is not None:
         limits.check_length(claimed, rate, name=name)
-    mono = _read_mono(sound, most=limits.max_frames(rate) + 1, name=name)
+    mono = _read_mono(sound, max_frames=limits.max_frames(rate) + 1, name=name)
     if claimed is not None:
         _check_complete(len(mono), claimed, rate=rate, name=name)
     limits.check_length(len(mono), rate, name=name)
     return mono, rate
 
 
-def _read_mono(sound: soundfile.SoundFile, *, most: int, name: str) -> FloatArray:
-    """Decode up to `most` frames and mix each block down as it comes."""
+def _read_mono(sound: soundfile.SoundFile, *, max_frames: int, name: str) -> FloatArray:
+    """Decode up to `max_frames` frames and mix each block down as it comes."""
     block_frames = _BLOCK_SAMPLES // sound.channels
     blocks: list[FloatArray] = []
-    while most > 0:
+    while max_frames > 0:
         try:
-            block = sound.read(min(block_frames, most), "float32", always_2d=True)
+            block = sound.read(min(block_frames, max_frames), "float32", always_2d=True)
         except _DECODER_ERRORS as error:
             raise _damaged(name, error) from error
         if len(block) == 0:
             break
         blocks.append(mix_down(block, name=name))
-        most -= len(block)
+        max_frames -= len(block)
     return np.concatenate(blocks) if blocks else np.empty(0, np.float32)
 
 
 def _check_complete(decoded: int, claimed: int, *, rate: int, name: str) -> None:
     """Refuse a clip that ends clearly before its header says."""
     missing = claimed - decoded
-    if decoded and missing <= max((1 - LEAST_SHARE) * claimed, _SLACK_FRAMES):
+    if decoded and missing <= max((1 - MIN_SHARE) * claimed, _SLACK_FRAMES):
         return
     raise AudioDecodeError(
         f"{name} is cut short or damaged: its header claims {claimed / rate:.3f} s, "
@@ -129,7 +129,7 @@ def _check_complete(decoded: int, claimed: int, *, rate: int, name: str) -> None
 
 
 def _damaged(name: str, error: Exception) -> AudioDecodeError:
-    """Describe bytes that a decoder gave up on."""
+    """Return the error for bytes that the decoder cannot read."""
     found = getattr(error, "error_string", str(error)).strip()
     return AudioDecodeError(
         f"{name} is damaged: the decoder says {found!r}. Send the whole file, or "
@@ -138,7 +138,7 @@ def _damaged(name: str, error: Exception) -> AudioDecodeError:
 
 
 def _explain_unrecognised(data: bytes, name: str) -> str:
-    """Say what bytes hold in place of audio, and what can be decoded here."""
+    """Return what the bytes are instead of audio, and what can be decoded here."""
     kind = "text" if looks_like_text(data) else "bytes of no audio format known here"
     return (
         f"{name} holds {kind}: found {data[:12]!r} at its start. Decoded here: "

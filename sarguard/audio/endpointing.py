@@ -1,4 +1,4 @@
-"""Cutting a stream of samples into utterances, at pauses."""
+"""Utterances cut from a stream of samples, at pauses."""
 
 from __future__ import annotations
 
@@ -13,35 +13,35 @@ _FRAME_S = 0.02
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Pauses:
-    """Say what a pause is; times in seconds, levels as the RMS of samples in -1..1."""
+class EndpointingOptions:
+    """What counts as speech and as a pause; times in seconds."""
 
     sample_rate: int = 16_000
-    level: float = 0.01
-    """A frame above it is speech."""
-    pause_s: float = 0.7
-    """So much quiet ends an utterance."""
-    least_s: float = 0.2
-    """Shorter noises are no utterance."""
-    most_s: float = 25.0
-    """Longer speech is cut."""
-    lead_s: float = 0.2
-    """So much of what came before is kept, as words begin quietly."""
+    threshold: float = 0.01
+    """Level above which a frame is speech: the RMS of samples in [-1, 1]."""
+    silence_s: float = 0.7
+    """Silence that ends an utterance."""
+    min_speech_s: float = 0.2
+    """A shorter sound is not an utterance."""
+    max_utterance_s: float = 25.0
+    """A longer utterance is cut here."""
+    prefix_s: float = 0.2
+    """Sound kept from before the first loud frame: words begin quietly."""
 
 
 class Endpointer:
-    """Collect 16-bit mono PCM, in pieces of any size, and give out utterances.
+    """Splitter of 16-bit mono PCM, in pieces of any size, into utterances.
 
-    A level decides, no model: put a voice activity detector of your own before it
-    where rooms are loud.
+    It compares levels and runs no model: in a noisy room, put a voice activity detector
+    before it. One stream each; not safe to share between threads.
     """
 
-    def __init__(self, pauses: Pauses | None = None) -> None:
-        self._pauses = Pauses() if pauses is None else pauses
-        self._frame = int(self._pauses.sample_rate * _FRAME_S)
+    def __init__(self, options: EndpointingOptions | None = None) -> None:
+        self._options = EndpointingOptions() if options is None else options
+        self._frame = int(self._options.sample_rate * _FRAME_S)
         self._bytes = b""
-        self._lead: deque[NDArray[np.int16]] = deque(
-            maxlen=max(1, round(self._pauses.lead_s / _FRAME_S))
+        self._prefix: deque[NDArray[np.int16]] = deque(
+            maxlen=max(1, round(self._options.prefix_s / _FRAME_S))
         )
         self._speech: list[NDArray[np.int16]] = []
         self._loud = 0
@@ -57,28 +57,28 @@ class Endpointer:
             yield from self._add(frame)
 
     def finish(self) -> Iterator[NDArray[np.int16]]:
-        """Yield the utterance that the end of the stream cuts, if there is one."""
-        if self._loud * _FRAME_S >= self._pauses.least_s:
+        """Yield the utterance that the stream ended in, if there is one."""
+        if self._loud * _FRAME_S >= self._options.min_speech_s:
             yield np.concatenate(self._speech)
         self._reset()
 
     def _add(self, frame: NDArray[np.int16]) -> Iterator[NDArray[np.int16]]:
-        loud = _level(frame) > self._pauses.level
+        loud = _level(frame) > self._options.threshold
         if not self._speech and not loud:
-            self._lead.append(frame)
+            self._prefix.append(frame)
             return
         if not self._speech:
-            self._speech = [*self._lead]
+            self._speech = [*self._prefix]
         self._speech.append(frame)
         self._loud += loud
         self._quiet = 0 if loud else self._quiet + 1
-        paused = self._quiet * _FRAME_S >= self._pauses.pause_s
-        if paused or len(self._speech) * _FRAME_S >= self._pauses.most_s:
+        paused = self._quiet * _FRAME_S >= self._options.silence_s
+        if paused or len(self._speech) * _FRAME_S >= self._options.max_utterance_s:
             yield from self.finish()
 
     def _reset(self) -> None:
         self._speech, self._loud, self._quiet = [], 0, 0
-        self._lead.clear()
+        self._prefix.clear()
 
 
 def _level(frame: NDArray[np.int16]) -> float:

@@ -1,4 +1,4 @@
-"""Say how large, long, short and wide a clip may be."""
+"""Limits on a clip's size, length, channels and sample rate."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ MIN_RATE = 4_000
 """The lowest sample rate taken, in Hz: below it speech is not intelligible."""
 
 MAX_RATE = 384_000
-"""The highest sample rate taken, in Hz: above it a header is more likely damaged."""
+"""The highest sample rate taken, in Hz: a header beyond it is probably damaged."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AudioLimits:
-    """Bound what one clip may cost, before it is decoded.
+    """Limits of one clip, checked before it is decoded.
 
     Raises:
         ConfigurationError: if a limit is not a positive number, or if
@@ -40,10 +40,10 @@ class AudioLimits:
     """The largest encoded file taken, in bytes."""
 
     max_channels: int = 8
-    """The most channels that are mixed down to one."""
+    """The largest number of channels that are mixed down to one."""
 
     def __post_init__(self) -> None:
-        """Refuse limits that no clip, or every clip, could meet."""
+        """Refuse limits that no clip, or every clip, would meet."""
         for name in ("max_seconds", "min_seconds"):
             value = getattr(self, name)
             if not isinstance(value, (int, float)) or not 0 < value < math.inf:
@@ -106,14 +106,14 @@ class AudioLimits:
             )
 
     def max_frames(self, rate: int) -> int:
-        """Return the most samples per channel that a clip at `rate` Hz may have."""
+        """Return the largest number of samples a channel at `rate` Hz."""
         return math.floor(self.max_seconds * rate)
 
 
 def check_rate(rate: object, *, name: str) -> int:
-    """Return `rate` as an int, or refuse one that is no usable sample rate."""
+    """Return `rate` as an int, or refuse an unusable sample rate."""
     try:
-        # Takes numpy's integers too, which headers and scipy give; no float.
+        # Accepts numpy's integers too, which headers and scipy give, and no float.
         found = operator.index(rate)  # type: ignore[arg-type]
     except TypeError as error:
         raise AudioFormatError(

@@ -1,13 +1,12 @@
-"""Load any clip as the mono samples that a model hears."""
+"""Any clip as the mono samples that a model takes."""
 
 from __future__ import annotations
 
 import numpy as np
 
-from sarguard.audio.arrays import read_array
 from sarguard.audio.decoding import decode
 from sarguard.audio.limits import AudioLimits, check_rate
-from sarguard.audio.samples import FloatArray, check_audible
+from sarguard.audio.samples import FloatArray, check_audible, read_array
 from sarguard.audio.sources import AudioSource, read_source
 
 _DEFAULT_LIMITS = AudioLimits()
@@ -22,7 +21,7 @@ def load_audio(
 
     Args:
         source: a path; the bytes of a file; a file open for reading in binary mode,
-            read from where it stands; or (array, rate in Hz) with an array of shape
+            read from its current position; or (array, rate in Hz), an array of shape
             (samples,), (channels, samples) or (samples, channels) and dtype int16,
             int32, uint8, float32 or float64, floats in [-1, 1].
         sample_rate: the rate to resample to, in Hz.
@@ -35,7 +34,7 @@ def load_audio(
     Raises:
         AudioNotFoundError: no readable file at a path, or the path is a URL.
         AudioEmptyError: no bytes or no samples.
-        AudioDecodeError: no audio, damaged, or cut short of the header's claim.
+        AudioDecodeError: not audio, damaged, or shorter than its header says.
         AudioFormatError: an unusable rate, channel count, shape, dtype or value.
         AudioTooShortError: less than `limits.min_seconds`.
         AudioTooLongError: more than `limits.max_seconds` or `limits.max_bytes`.
@@ -48,17 +47,18 @@ def load_audio(
     else:
         data, name = read_source(source, limits=limits)
         mono, rate = decode(data, name=name, limits=limits)
-    heard = _resample(mono, rate, target)
-    np.clip(heard, -1.0, 1.0, out=heard)
-    check_audible(heard, name=name)
-    return heard
+    samples = _resample(mono, rate, target)
+    # Resampling overshoots at steps, and float files may exceed full scale.
+    np.clip(samples, -1.0, 1.0, out=samples)
+    check_audible(samples, name=name)
+    return samples
 
 
 def _resample(mono: FloatArray, rate: int, target: int) -> FloatArray:
     """Resample with soxr's high quality filter where the rates differ."""
     if rate == target:
         return mono
-    # librosa takes a second to import and a clip at the model's rate never needs it.
+    # librosa takes a second to import, and a clip at the model's rate does not need it.
     import librosa
 
     resampled = librosa.resample(mono, orig_sr=rate, target_sr=target)

@@ -1,4 +1,4 @@
-"""Bring raw samples into mono float32, whatever they were stored as."""
+"""Arrays of samples, brought to mono float32 whatever they were stored as."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from sarguard.errors import AudioFormatError, AudioSilentError
+from sarguard.audio.limits import AudioLimits, check_rate
+from sarguard.errors import AudioEmptyError, AudioFormatError, AudioSilentError
 
 FloatArray: TypeAlias = npt.NDArray[np.float32]
 
@@ -18,12 +19,27 @@ MAX_PEAK = 2.0
 SILENCE_DBFS = -60.0
 """The peak, in dB of full scale, below which a clip holds no speech."""
 
+_ARRAY = "The array"
 _INTEGER_SCALES = {
     np.dtype(np.int16): (0.0, 2.0**15),
     np.dtype(np.int32): (0.0, 2.0**31),
     np.dtype(np.uint8): (128.0, 128.0),
 }
 _FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
+
+
+def read_array(clip: tuple[Any, ...], *, limits: AudioLimits) -> tuple[FloatArray, int]:
+    """Mix an (array, rate) pair down to mono float32 samples and its rate.
+
+    Raises:
+        AudioError: if the pair, its rate, shape, dtype, length or values are
+            unusable.
+    """
+    array, rate = _unpack(clip)
+    frames_first = _frames_first(array, max_channels=limits.max_channels)
+    limits.check_channels(frames_first.shape[1], name=_ARRAY)
+    limits.check_length(len(frames_first), rate, name=_ARRAY)
+    return mix_down(frames_first, name=_ARRAY), rate
 
 
 def mix_down(samples: npt.NDArray[Any], *, name: str) -> FloatArray:
@@ -64,6 +80,65 @@ def check_audible(mono: FloatArray, *, name: str) -> None:
         f"{name} is silent: found a peak of {found}, at least {SILENCE_DBFS:g} dBFS "
         "needed. Check the microphone and its gain, then record again."
     )
+
+
+def _unpack(clip: tuple[Any, ...]) -> tuple[npt.NDArray[Any], int]:
+    """Split a clip into its array and its rate, and refuse anything else."""
+    if len(clip) != 2:
+        raise AudioFormatError(
+            f"A tuple of {len(clip)} items is not a clip: pass (array, rate)."
+        )
+    array, rate = clip
+    if _is_tensor(array):
+        # numpy has no bfloat16; float32 holds every 16-bit float exactly.
+        is_half = array.is_floating_point() and array.element_size() == 2
+        array = (array.float() if is_half else array).detach().cpu().numpy()
+    if isinstance(rate, np.ndarray) and not isinstance(array, np.ndarray):
+        raise AudioFormatError(
+            f"The tuple holds ({type(array).__name__}, array): swap it, a clip is "
+            "(array, rate)."
+        )
+    if not isinstance(array, np.ndarray):
+        raise AudioFormatError(
+            f"The tuple holds a {type(array).__name__} where its samples should be: "
+            "pass (numpy array or torch tensor, rate)."
+        )
+    return array, check_rate(rate, name=_ARRAY)
+
+
+def _is_tensor(array: object) -> bool:
+    # By name: an isinstance check would import torch for clips that need none.
+    kind = type(array)
+    return kind.__module__ == "torch" and kind.__name__ == "Tensor"
+
+
+def _frames_first(array: npt.NDArray[Any], *, max_channels: int) -> npt.NDArray[Any]:
+    """View an array as (frames, channels).
+
+    The channel axis is the one of at most `max_channels` while the other is longer
+    than that; a shape for which this names no axis, or both, is refused.
+    """
+    if array.ndim == 1:
+        return array[:, np.newaxis]
+    if array.ndim != 2:
+        raise AudioFormatError(
+            f"{_ARRAY} has shape {array.shape}: give (samples,), (channels, samples) "
+            "or (samples, channels)."
+        )
+    if max(array.shape) == 0:
+        raise AudioEmptyError(f"{_ARRAY} is empty: found shape {array.shape}.")
+    narrow = [axis for axis in (0, 1) if array.shape[axis] <= max_channels]
+    if not narrow:
+        raise AudioFormatError(
+            f"{_ARRAY} has shape {array.shape}: neither axis can be the channels, "
+            f"allowed 1 to {max_channels}. Pass the channel that holds the speech."
+        )
+    if len(narrow) == 2:
+        raise AudioFormatError(
+            f"{_ARRAY} has shape {array.shape}: either axis could be the channels "
+            f"(up to {max_channels}). Pass one channel of shape (samples,)."
+        )
+    return array.T if narrow == [0] else array
 
 
 def _mean(samples: npt.NDArray[Any]) -> FloatArray:

@@ -1,4 +1,4 @@
-"""Fetch a clip's bytes from wherever the caller keeps them, within a limit."""
+"""A clip's bytes, read from wherever the caller keeps them, within a limit."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ AudioSource: TypeAlias = (
 
 # pathlib folds the two slashes of a URL into one.
 _URL = re.compile(r"(?i)(?:[a-z][a-z0-9+.-]+://|(?:https?|ftp|s3|gs|file):/|data:\w)")
-# Its bytes are in it, so nothing is fetched.
+# The bytes are in the URI itself, so nothing is fetched.
 _BASE64 = re.compile(r"(?i)data:[\w.+-]*/?[\w.+-]*(?:;[\w.+-]+=[^;,]*)*;base64,")
-_SHOWN = 120
+_MAX_SHOWN = 120
 
 
 def read_source(source: object, *, limits: AudioLimits) -> tuple[bytes, str]:
@@ -40,8 +40,8 @@ def read_source(source: object, *, limits: AudioLimits) -> tuple[bytes, str]:
     At most `limits.max_bytes` + 1 bytes are read from anything.
 
     Raises:
-        AudioError: if the source is missing, unreadable, empty, too large or of no
-            known kind.
+        AudioError: if the source is missing, unreadable, empty, too large or of an
+            unknown kind.
     """
     if isinstance(source, (bytes, bytearray, memoryview)):
         name = f"The clip of {memoryview(source).nbytes:,} bytes"
@@ -57,7 +57,7 @@ def read_source(source: object, *, limits: AudioLimits) -> tuple[bytes, str]:
 
 
 def _read_base64(text: str, *, limits: AudioLimits) -> tuple[bytes, str]:
-    """Decode what follows the head of a `data:` URI, having looked at its size."""
+    """Decode the payload of a `data:` URI, after a check of its size."""
     name = "The base64 clip"
     # Three bytes for every four characters, the last two of which may be padding.
     limits.check_bytes(max(len(text) * 3 // 4 - 2, 0), name=name)
@@ -72,22 +72,22 @@ def _read_base64(text: str, *, limits: AudioLimits) -> tuple[bytes, str]:
 
 
 def _explain_unknown(source: object) -> str:
-    """Say what to pass in place of something that is no source."""
+    """Return what to pass instead of something that is not a source."""
     if isinstance(source, np.ndarray):
         return (
             f"An array of shape {source.shape} came without its sample rate: pass "
             "the tuple (array, rate)."
         )
     return (
-        f"A {type(source).__name__} is no clip: pass a path, bytes, a binary file or "
-        "(array, rate)."
+        f"A {type(source).__name__} is not a clip: pass a path, bytes, a binary file "
+        "or (array, rate)."
     )
 
 
 def _read_path(
     source: str | os.PathLike[str], *, limits: AudioLimits
 ) -> tuple[bytes, str]:
-    """Read a regular file, having looked at its size first."""
+    """Read a regular file, after a check of its size."""
     path = os.fsdecode(source)
     name = _shorten(path)
     if _URL.match(path):
@@ -116,22 +116,22 @@ def _read_path(
         ) from error
     except ValueError as error:
         raise AudioNotFoundError(
-            f"{name} is no path: {error}. Pass a path, or the clip as bytes."
+            f"{name} is not a path: {error}. Pass a path, or the clip as bytes."
         ) from error
 
 
 def _explain_special(name: str, mode: int) -> str:
-    """Say what stands at a path in place of a file."""
+    """Return what is at a path instead of a file."""
     if stat.S_ISDIR(mode):
         return f"{name} is a directory. Pass the path of one audio file."
     return (
-        f"{name} is no regular file, so its size is unknown. Open it yourself and "
+        f"{name} is not a regular file, so its size is unknown. Open it yourself and "
         "pass the file object."
     )
 
 
 def _read_file(source: Any, *, limits: AudioLimits) -> tuple[bytes, str]:  # noqa: ANN401
-    """Read an open binary file from where it stands."""
+    """Read an open binary file from its current position."""
     label = getattr(source, "name", None)
     name = _shorten(label) if isinstance(label, str) else "The file object"
     try:
@@ -146,7 +146,7 @@ def _read_file(source: Any, *, limits: AudioLimits) -> tuple[bytes, str]:  # noq
 
 
 def _read_at_most(file: Any, *, limits: AudioLimits, name: str) -> bytes:  # noqa: ANN401
-    """Read a file to its end, or to one byte more than the limit."""
+    """Read a file to its end, or to one byte past the limit."""
     buffer = io.BytesIO()
     while buffer.tell() <= limits.max_bytes:
         chunk = file.read(limits.max_bytes + 1 - buffer.tell())
@@ -162,5 +162,5 @@ def _read_at_most(file: Any, *, limits: AudioLimits, name: str) -> bytes:  # noq
 
 
 def _shorten(path: str) -> str:
-    """Quote a path for an error, cut where it is absurdly long."""
-    return repr(path if len(path) <= _SHOWN else path[:_SHOWN] + "...")
+    """Quote a path for an error, shortened where it is very long."""
+    return repr(path if len(path) <= _MAX_SHOWN else path[:_MAX_SHOWN] + "...")

@@ -1,8 +1,8 @@
-"""Turn the containers that libsndfile cannot read into WAV, through ffmpeg.
+"""Containers that libsndfile cannot read, converted to WAV by ffmpeg.
 
 ffmpeg is optional. It gets the bytes through a pipe, may open nothing else but its
-own cache of them (a phone writes an m4a's index at the end), and is told to stop
-just past the limit on seconds.
+own cache of them (a phone writes an m4a's index at the end), and stops just past the
+limit on seconds.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _NATIVE = "wav, flac, ogg (vorbis, opus), mp3, aiff, au, caf"
 
 
 def describe_decodable() -> str:
-    """List what this machine can decode."""
+    """Return the formats that can be decoded here, as text."""
     if shutil.which("ffmpeg") is None:
         return f"{_NATIVE} (m4a, aac and webm once ffmpeg is on PATH)"
     return f"{_NATIVE}, and through ffmpeg m4a, aac and webm"
@@ -36,11 +36,11 @@ def to_wav(data: bytes, *, container: str, name: str, max_seconds: float) -> byt
         container: a key of `CONTAINERS`.
         name: what to call the clip in an error.
         max_seconds: the longest clip taken; one second more is decoded, so that a
-            longer clip shows.
+            longer clip is detected.
 
     Raises:
         AudioDecodeError: if ffmpeg is missing, fails, or takes too long.
-        AudioTooLongError: if the decoded clip would not fit in memory kept for it.
+        AudioTooLongError: if the decoded clip exceeds the memory set aside for it.
     """
     program = shutil.which("ffmpeg")
     if program is None:
@@ -66,23 +66,23 @@ def to_wav(data: bytes, *, container: str, name: str, max_seconds: float) -> byt
             f"{name} needs ffmpeg, which did not start: {error}. Repair {program}, "
             "or convert the clip to WAV or FLAC first."
         ) from error
-    # A cut webm file is the one damage that ffmpeg reports and then forgives.
+    # A truncated webm is the one damage that ffmpeg reports and still exits with 0.
     if done.returncode != 0 or b"ended prematurely" in done.stderr:
         raise AudioDecodeError(
-            f"{name} is damaged: ffmpeg says {_last_complaint(done.stderr)!r}. Send "
+            f"{name} is damaged: ffmpeg says {_last_error(done.stderr)!r}. Send "
             "the whole file, or export it again."
         )
-    # ffmpeg stops just past the size it was given, without an error.
+    # At the size limit (-fs) ffmpeg stops without an error.
     if len(done.stdout) >= _MAX_OUTPUT_BYTES:
         raise AudioTooLongError(
-            f"{name} decodes to {_MAX_OUTPUT_BYTES:,} bytes or more, which is all "
-            "that is taken from ffmpeg. Cut it, or send fewer channels."
+            f"{name} decodes to {_MAX_OUTPUT_BYTES:,} bytes or more, the limit for "
+            "what ffmpeg may return. Cut it, or send fewer channels."
         )
     return done.stdout
 
 
 def _command(program: str, container: str, max_seconds: float) -> list[str]:
-    """Spell a call that reads one container from stdin and writes WAV to stdout."""
+    """Return the command that converts one container on stdin to WAV on stdout."""
     return [
         *(program, "-v", "error", "-hide_banner", "-nostdin", "-xerror"),
         *("-max_alloc", str(_MAX_ALLOC_BYTES), "-threads", "1"),
@@ -93,7 +93,7 @@ def _command(program: str, container: str, max_seconds: float) -> list[str]:
     ]
 
 
-def _last_complaint(stderr: bytes) -> str:
+def _last_error(stderr: bytes) -> str:
     """Return the last line that ffmpeg wrote about the clip itself."""
     lines = [
         line

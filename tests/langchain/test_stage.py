@@ -11,7 +11,7 @@ from langchain_core.output_parsers import StrOutputParser
 from langchain_sarguard import (
     AudioVault,
     ChatSafeAudio,
-    Pauses,
+    EndpointingOptions,
     SafeAudioRunnable,
     SafeAudioStage,
 )
@@ -79,7 +79,8 @@ class TestTheStage:
 
     def test_a_stream_of_samples_is_cut_at_pauses(self) -> None:
         client = FakeClient()
-        stage = SafeAudioStage(ChatSafeAudio.from_client(client), pauses=Pauses())
+        chat = ChatSafeAudio.from_client(client)
+        stage = SafeAudioStage(chat, pauses=EndpointingOptions())
         quiet = pcm(1.0, level=0.0)
         sound = pcm(1.0) + quiet + pcm(0.05) + quiet + pcm(0.5)
         frames = (sound[i : i + 999] for i in range(0, len(sound), 999))
