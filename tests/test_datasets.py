@@ -33,7 +33,7 @@ from sarguard.datasets import (
 from sarguard.datasets.clips import DATA_ROOT, digest_clips
 from sarguard.datasets.ogg import renumber
 from sarguard.datasets.pairs import match_clips
-from sarguard.datasets.texts import Kind, Request, Split
+from sarguard.datasets.texts import Kind, RequestText, Split
 from sarguard.errors import (
     ArtifactFormatError,
     ArtifactNotFoundError,
@@ -61,8 +61,8 @@ STOP_WORDS = frozenset(
 )
 
 
-def twins(split: Split) -> dict[str, dict[Kind, Request]]:
-    by_pair: defaultdict[str, dict[Kind, Request]] = defaultdict(dict)
+def paired(split: Split) -> dict[str, dict[Kind, RequestText]]:
+    by_pair: defaultdict[str, dict[Kind, RequestText]] = defaultdict(dict)
     for request in load_texts():
         if request.split == split and request.pair is not None:
             by_pair[request.pair][request.kind] = request
@@ -84,14 +84,14 @@ class TestTexts:
         [("calibration", 240), ("validation", 120), ("test", 60), ("demo", 6)],
     )
     def test_every_pair_has_both_kinds(self, split: Split, at_least: int) -> None:
-        pairs = twins(split)
+        pairs = paired(split)
         assert len(pairs) >= at_least
         assert all(pair.keys() == {"harmful", "safe"} for pair in pairs.values())
 
     @pytest.mark.parametrize(
         ("split", "at_least"), [("ordinary", 60), ("ordinary_validation", 80)]
     )
-    def test_ordinary_questions_are_safe_and_have_no_twin(
+    def test_ordinary_questions_are_safe_and_are_unpaired(
         self, split: Split, at_least: int
     ) -> None:
         ordinary = [r for r in load_texts() if r.split == split]
@@ -106,7 +106,7 @@ class TestTexts:
             ("borderline_validation", 80),
         ],
     )
-    def test_borderline_requests_are_safe_and_set_both_traps(
+    def test_borderline_requests_are_safe_and_of_both_topics(
         self, split: Split, at_least: int
     ) -> None:
         borderline = [r for r in load_texts() if r.split == split]
@@ -131,9 +131,9 @@ class TestTexts:
         ]
         assert close == []
 
-    def test_twins_share_their_opening_and_their_length(self) -> None:
+    def test_pairs_share_their_opening_and_their_length(self) -> None:
         for split in PAIRED:
-            for pair in twins(split).values():
+            for pair in paired(split).values():
                 harmful, safe = pair["harmful"].text, pair["safe"].text
                 assert harmful.split()[0] == safe.split()[0]
                 assert 0.6 <= len(harmful) / len(safe) <= 1.6
@@ -142,7 +142,7 @@ class TestTexts:
     def test_harmful_requests_are_no_longer_than_safe_ones_on_average(self) -> None:
         for split in PAIRED:
             lengths: defaultdict[Kind, list[int]] = defaultdict(list)
-            for pair in twins(split).values():
+            for pair in paired(split).values():
                 for kind, request in pair.items():
                     lengths[kind].append(len(request.text))
             ratio = np.mean(lengths["harmful"]) / np.mean(lengths["safe"])
@@ -156,7 +156,7 @@ class TestTexts:
 
     @pytest.mark.parametrize("split", ["calibration", "validation", "test"])
     def test_any_prefix_spreads_over_the_topics(self, split: Split) -> None:
-        topics = [pair["harmful"].topic for pair in twins(split).values()]
+        topics = [pair["harmful"].topic for pair in paired(split).values()]
         assert len(set(topics)) >= 10
         for end in range(len(set(topics)), len(topics)):
             counts = Counter(topics[:end]).values()
@@ -164,7 +164,7 @@ class TestTexts:
 
     def test_the_tests_openings_also_occur_in_calibration(self) -> None:
         openings = {
-            split: {p["harmful"].text.split()[0] for p in twins(split).values()}
+            split: {p["harmful"].text.split()[0] for p in paired(split).values()}
             for split in PAIRED
         }
         assert openings["test"] <= openings["calibration"]
@@ -201,7 +201,7 @@ class TestManifest:
             assert np.isfinite(samples).all(), clip.id
             assert 0.5 <= np.abs(samples).max() <= 1.0, clip.id
 
-    def test_twins_are_spoken_alike(self) -> None:
+    def test_both_of_a_pair_are_spoken_alike(self) -> None:
         matched = match_clips(load_manifest())
         assert len(matched) == sum(c.kind == "harmful" for c in load_manifest())
         for harmful, safe in matched:
@@ -278,7 +278,7 @@ class TestLoadPairs:
 
     def test_limit_keeps_a_prefix(self) -> None:
         pairs = load_pairs("calibration", sample_rate=16_000, limit=3)
-        expected = [f"{pair}/seen" for pair in list(twins("calibration"))[:3]]
+        expected = [f"{pair}/seen" for pair in list(paired("calibration"))[:3]]
         assert [pair.id for pair in pairs] == expected
 
     def test_held_out_pairs_come_in_both_groups_or_in_one(self) -> None:
@@ -507,7 +507,7 @@ class TestSpeak:
         after, _ = soundfile.read(tmp_path / "b.ogg")
         np.testing.assert_array_equal(before, after)
 
-    def test_what_is_no_ogg_is_refused(self) -> None:
+    def test_bytes_that_are_not_ogg_are_refused(self) -> None:
         content = load_clips("demo")[0].read_bytes()
         with pytest.raises(AudioDecodeError, match="no Ogg page at byte 0"):
             renumber(b"RIFF" + content, 1)

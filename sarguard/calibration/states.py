@@ -15,9 +15,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from sarguard.models.batching import batch_key
 from sarguard.models.families import family_of
-from sarguard.models.inputs import audio_token_id, build_inputs
+from sarguard.models.inputs import audio_token_id, batch_key, build_inputs
 from sarguard.models.loading import LoadedModel
 from sarguard.models.transformers_api import passing_cache
 from sarguard.models.untyped import KeyValueCache

@@ -25,15 +25,15 @@ def add_parser(commands: Commands) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Write the table."""
-    from sarguard.models.families import FAMILIES, REFUSED
+    from sarguard.models.families import FAMILIES, UNSUPPORTED
 
     rows = [describe(kind, family) for kind, family in FAMILIES.items()]
     if options.json:
         from sarguard.cli.screen import print_json
 
-        print_json({"families": rows, "refused": REFUSED})
+        print_json({"families": rows, "refused": UNSUPPORTED})
     else:
-        _print(rows, REFUSED)
+        _print(rows, UNSUPPORTED)
     return 0
 
 
@@ -43,7 +43,7 @@ def describe(kind: str, family: Family) -> dict[str, Any]:
         "family": family.name,
         "model_type": kind,
         "architecture": family.architecture,
-        "seconds_per_clip": family.seconds,
+        "seconds_per_clip": family.max_seconds,
         "clips_per_prompt": 1 if family.single_audio else None,
         "batch": "equal clips" if family.equal_lengths else "any clips",
         "needs": list(family.needs),

@@ -1,9 +1,11 @@
 """Matched spoken requests that ship with sarguard, and a reader for your own."""
 
-from .clips import Clip, data_digest, load_clips, load_manifest
-from .pairs import CalibrationPair, load_benign, load_pairs
-from .texts import Request, load_sentences, load_texts
-from .user_manifest import (
+from __future__ import annotations
+
+from sarguard.datasets.clips import Clip, data_digest, load_clips, load_manifest
+from sarguard.datasets.pairs import CalibrationPair, load_benign, load_pairs
+from sarguard.datasets.texts import RequestText, load_sentences, load_texts
+from sarguard.datasets.user_manifest import (
     PairFiles,
     load_user_pairs,
     read_user_manifest,
@@ -14,7 +16,7 @@ __all__ = [
     "CalibrationPair",
     "Clip",
     "PairFiles",
-    "Request",
+    "RequestText",
     "data_digest",
     "load_benign",
     "load_clips",

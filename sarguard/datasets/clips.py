@@ -1,4 +1,4 @@
-"""The spoken calibration set as it ships: a manifest and Ogg Opus clips."""
+"""The spoken requests that ship: a manifest and Ogg Opus clips."""
 
 from __future__ import annotations
 
@@ -10,10 +10,9 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from sarguard.datasets.texts import SPLITS, Kind, Split
+from sarguard.datasets.voices import Engine, VoiceGroup
 from sarguard.errors import ArtifactNotFoundError, ConfigurationError
-
-from .texts import SPLITS, Kind, Split
-from .voices import Engine, VoiceGroup
 
 if TYPE_CHECKING:
     import numpy as np
@@ -24,11 +23,11 @@ DATA_ROOT = Path(__file__).parent
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Clip:
-    """Hold one row of the manifest: who says what, and in which file."""
+    """One row of the manifest: what is said, in which voice, and in which file."""
 
     id: str
     pair: str | None
-    """Identifier shared by twins in every voice; null for a request without one."""
+    """Identifier shared by both clips of a pair, in every voice; None if unpaired."""
     kind: Kind
     split: Split
     topic: str

@@ -1,7 +1,7 @@
-"""Give an Ogg stream a chosen serial number, so that encoding can be repeated.
+"""A chosen serial number for an Ogg stream, so that encoding is reproducible.
 
-An encoder numbers its stream at random. Every page carries that number and a
-checksum over itself (RFC 3533, section 6); both are rewritten here.
+An encoder draws the number at random. Every page carries it and a checksum over the
+page (RFC 3533, section 6); both are rewritten here.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Matched pairs of decoded clips, ready for calibration and for evaluation."""
+"""Matched pairs of decoded clips, for calibration and evaluation."""
 
 from __future__ import annotations
 
@@ -6,10 +6,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from sarguard.datasets.clips import Clip, load_clips
+from sarguard.datasets.texts import Split
 from sarguard.errors import ConfigurationError
-
-from .clips import Clip, load_clips
-from .texts import Split
 
 if TYPE_CHECKING:
     import numpy as np
@@ -17,7 +16,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class CalibrationPair:
-    """Hold a harmful spoken request and its purified-safe twin."""
+    """A harmful spoken request and its harmless counterpart."""
 
     id: str
     harmful: np.ndarray
@@ -35,13 +34,13 @@ def load_pairs(
 ) -> list[CalibrationPair]:
     """Return decoded pairs of one split, in the order of the manifest.
 
-    A held-out pair is spoken by two voices and so counts twice unless `voice` names
-    one of the groups.
+    A held-out pair is spoken in two voices and so is returned twice, unless `voice`
+    names one of the groups.
 
     Args:
         split: `calibration`, `validation`, `test` or `demo`.
         sample_rate: Wanted rate in hertz.
-        limit: The most pairs to return; a prefix spreads evenly over the topics.
+        limit: Maximum number of pairs; any prefix covers the topics evenly.
         voice: Keep only the `seen` or the `unseen` voices, or one voice by name.
 
     Raises:
@@ -67,11 +66,11 @@ def load_pairs(
 
 
 def load_benign(*, sample_rate: int, limit: int | None = None) -> list[np.ndarray]:
-    """Return decoded harmless clips that sound or read like harm, for a gate.
+    """Return decoded harmless clips that resemble harmful ones, to fit a gate on.
 
     Args:
         sample_rate: Wanted rate in hertz.
-        limit: The most clips to return.
+        limit: Maximum number of clips.
 
     Raises:
         ConfigurationError: The limit is below one.
@@ -82,7 +81,7 @@ def load_benign(*, sample_rate: int, limit: int | None = None) -> list[np.ndarra
 
 
 def match_clips(clips: Iterable[Clip]) -> list[tuple[Clip, Clip]]:
-    """Return (harmful, safe) twins that share a pair and a group of voices."""
+    """Return the (harmful, safe) clips of each pair, matched by group of voices."""
     safe: dict[tuple[str | None, str], Clip] = {}
     harmful: list[Clip] = []
     for clip in clips:

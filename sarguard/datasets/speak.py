@@ -1,8 +1,7 @@
-"""Render the clips of the calibration set: `python -m sarguard.datasets.speak`.
+"""Synthesis of the clips that ship: `python -m sarguard.datasets.speak`.
 
-It needs the synthesisers espeak-ng and flite, which nothing else in sarguard
-does: the rendered clips ship. With the same versions of both and of libsndfile the
-files come out byte for byte the same.
+It needs the synthesisers espeak-ng and flite; using sarguard does not, as the clips
+ship. The same versions of both and of libsndfile give the same files byte for byte.
 """
 
 from __future__ import annotations
@@ -20,12 +19,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from sarguard.datasets.clips import CLIP_SAMPLE_RATE, DATA_ROOT, Clip
+from sarguard.datasets.ogg import renumber
+from sarguard.datasets.texts import RequestText, load_texts
+from sarguard.datasets.voices import Voice, VoiceGroup, choose_voice
 from sarguard.errors import AudioSilentError, MissingDependencyError, SarguardError
-
-from .clips import CLIP_SAMPLE_RATE, DATA_ROOT, Clip
-from .ogg import renumber
-from .texts import Request, load_texts
-from .voices import Voice, VoiceGroup, choose_voice
 
 if TYPE_CHECKING:
     import numpy as np
@@ -39,7 +37,7 @@ _HELD_OUT_SPLITS = ("test", "ordinary", "borderline")
 
 
 def plan_clips() -> tuple[Clip, ...]:
-    """Return the manifest: every sentence with the voices that say it."""
+    """Return the manifest: every sentence in every voice that says it."""
     return tuple(
         _plan_clip(request, choose_voice(request.source, group))
         for request in load_texts()
@@ -136,13 +134,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _groups(request: Request) -> Iterator[VoiceGroup]:
+def _groups(request: RequestText) -> Iterator[VoiceGroup]:
     yield "seen"
     if request.split in _HELD_OUT_SPLITS:
         yield "unseen"
 
 
-def _plan_clip(request: Request, voice: Voice) -> Clip:
+def _plan_clip(request: RequestText, voice: Voice) -> Clip:
     parts = [request.source, voice.group]
     if request.pair is not None:
         parts.insert(1, request.kind)

@@ -1,9 +1,8 @@
-"""The sentences of the calibration set, before anybody speaks them.
+"""The texts of the spoken requests.
 
-A request comes in matched pairs: a harmful one and its purified-safe twin, the
-same shape of sentence and about the same length, with a harmless meaning. What
-differs inside a pair is intent alone, so what a model's states tell apart is
-intent and not style. Ordinary and borderline requests have no twin.
+Requests come in matched pairs: a harmful one and a harmless one of the same sentence
+shape and about the same length. The two differ in intent alone, so a model's states
+differ by intent and not by style. Ordinary and borderline requests are unpaired.
 
 Splits: `calibration` (vectors are fitted on it), `validation` (tiers are chosen on
 it), `test` (held out: other targets and other wording) and `demo` hold pairs.
@@ -39,11 +38,11 @@ SPLITS: tuple[Split, ...] = get_args(Split)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Request:
-    """Hold one sentence that somebody could say to a model."""
+class RequestText:
+    """Text of one request that somebody could say to a model."""
 
     pair: str | None
-    """Identifier shared by the two twins; null for a request without one."""
+    """Identifier shared by the two requests of a pair; None if unpaired."""
     source: str
     """Identifier of the row in texts.jsonl."""
     kind: Kind
@@ -53,25 +52,25 @@ class Request:
 
 
 @cache
-def load_texts() -> tuple[Request, ...]:
-    """Return every sentence in file order, twins next to each other.
+def load_texts() -> tuple[RequestText, ...]:
+    """Return every request in file order, the two of a pair next to each other.
 
-    Any prefix of the pairs of `calibration`, `validation` or `test` spreads evenly
-    over the topics, so a limit on pairs does not lose a topic.
+    Any prefix of the pairs of `calibration`, `validation` or `test` covers the topics
+    evenly, so a limit on pairs does not lose a topic.
     """
     source = Path(__file__).with_name("texts.jsonl")
-    requests: list[Request] = []
+    requests: list[RequestText] = []
     for line in source.read_text(encoding="utf-8").splitlines():
         requests.extend(_requests(json.loads(line)))
     return tuple(requests)
 
 
 def load_sentences() -> frozenset[str]:
-    """Return the set of all sentences, for training corpora to leave out."""
+    """Return the set of all texts, for training corpora to leave out."""
     return frozenset(request.text for request in load_texts())
 
 
-def _requests(row: dict[str, str]) -> list[Request]:
+def _requests(row: dict[str, str]) -> list[RequestText]:
     if "text" in row:
         return [_request(row, kind="safe", pair=None, text=row["text"])]
     kinds: tuple[Kind, ...] = ("harmful", "safe")
@@ -80,9 +79,9 @@ def _requests(row: dict[str, str]) -> list[Request]:
 
 def _request(
     row: dict[str, str], *, kind: Kind, pair: str | None, text: str
-) -> Request:
+) -> RequestText:
     split = next(split for split in SPLITS if split == row["split"])
-    return Request(
+    return RequestText(
         pair=pair,
         source=row["id"],
         kind=kind,

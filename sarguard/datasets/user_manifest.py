@@ -1,4 +1,4 @@
-"""A caller's own calibration pairs: a JSONL file that names two clips a line.
+"""A user's own calibration pairs: a JSONL file that names two clips a line.
 
     {"harmful": "clips/a.wav", "safe": "clips/b.wav"}
 
@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from sarguard.datasets.pairs import CalibrationPair, check_limit
 from sarguard.errors import (
     ArtifactFormatError,
     ArtifactNotFoundError,
@@ -21,8 +22,6 @@ from sarguard.errors import (
     AudioNotFoundError,
     InsufficientDataError,
 )
-
-from .pairs import CalibrationPair, check_limit
 
 if TYPE_CHECKING:
     import numpy as np
@@ -33,7 +32,7 @@ _EXAMPLE = '{"harmful": "a.wav", "safe": "b.wav"}'
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PairFiles:
-    """Hold the two files of one line of a manifest."""
+    """The two files of one line of a manifest."""
 
     line: int
     """Line number in the manifest, from one."""
@@ -74,7 +73,7 @@ def load_user_pairs(
     Args:
         path: A JSONL manifest.
         sample_rate: Wanted rate in hertz.
-        limit: The most pairs to return, from the first line on.
+        limit: Maximum number of pairs, from the first line on.
 
     Raises:
         AudioError: A clip cannot be used; the message names its line.
@@ -94,7 +93,7 @@ def load_user_pairs(
 def user_data_digest(path: str | os.PathLike[str], *, limit: int | None = None) -> str:
     """Return the SHA-256 over the encoded clips that a manifest names, in order.
 
-    It depends on the content of the clips and not on their names or folders.
+    It depends on the content of the clips, not on their names or folders.
     """
     check_limit(limit)
     digest = hashlib.sha256()

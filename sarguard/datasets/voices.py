@@ -1,8 +1,8 @@
-"""Who says what: a voice for every clip, chosen by hashing its pair's identifier.
+"""The voice of every clip, chosen by a hash of its pair's identifier.
 
-Twins always share a voice, a speed and a pitch. The voices of the `seen` group
-may occur in a reference model's training data; those of the `unseen` group never
-do, and only the held-out splits are spoken by them as well.
+Both clips of a pair share a voice, a speed and a pitch. Voices of the `seen` group may
+occur in the reference model's training data; those of the `unseen` group never do, and
+only the held-out splits are also spoken in them.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ UNSEEN_ESPEAK_VOICE = "en-029"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Voice:
-    """Describe how a speech synthesiser says a sentence."""
+    """Settings of a speech synthesiser."""
 
     engine: Engine
     name: str
@@ -36,15 +36,15 @@ class Voice:
     speed: float
     """Words a minute for espeak-ng, stretch of the duration for flite."""
     pitch: int | None
-    """0 to 99 for espeak-ng, mean in hertz for flite; null where it has no effect."""
+    """0 to 99 for espeak-ng, mean in hertz for flite; None where it has no effect."""
 
 
 def choose_voice(source: str, group: VoiceGroup) -> Voice:
-    """Return the voice that speaks a pair or a request without a twin.
+    """Return the voice of a pair, or of an unpaired request.
 
     Args:
-        source: Identifier of the row in texts.jsonl; twins share it.
-        group: Whether training may have heard the voice.
+        source: Identifier of the row in texts.jsonl; both of a pair share it.
+        group: Whether the voice may occur in training data.
     """
     seed = sha256(f"{group}/{source}".encode()).digest()
     generator = random.Random(int.from_bytes(seed[:8], "big"))

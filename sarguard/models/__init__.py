@@ -1,1 +1,1 @@
-"""How a family of audio-language models is loaded, spoken to and looked into."""
+"""Audio-language models: loading them, their inputs and their decoder layers."""

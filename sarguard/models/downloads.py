@@ -1,4 +1,4 @@
-"""Trying again where trying again may help: a download that broke off."""
+"""Retries of downloads that failed for a reason that may pass."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ T = TypeVar("T")
 _log = structlog.get_logger(__name__)
 _ATTEMPTS = 3
 _BUSY = frozenset([408, 429, 500, 502, 503, 504])
-# Clients of hubs differ; what they raise when a connection fails does not.
+# By name: hub clients differ, the names of their connection errors do not.
 _OFFLINE = "OfflineModeIsEnabled"
 _CONNECTION_ERRORS = frozenset(
     [
@@ -30,21 +30,21 @@ _CONNECTION_ERRORS = frozenset(
 
 
 def retry_download(load: Callable[[], T]) -> T:
-    """Call again, after a pause, what failed for want of a connection."""
+    """Return what `load` returns, retried after a pause if a connection failed."""
     retrying = Retrying(
         retry=retry_if_exception(is_transient),
         stop=stop_after_attempt(_ATTEMPTS),
         wait=wait_random_exponential(multiplier=0.5, max=5),
-        before_sleep=_note,
+        before_sleep=_log_retry,
         reraise=True,
     )
     return retrying(load)
 
 
 def is_transient(error: BaseException) -> bool:
-    """Return whether an error, or what caused it, may pass by itself."""
+    """Return whether an error, or one that caused it, may pass by itself."""
     causes = list(_causes(error))
-    # Somebody who asked for no network gets none by waiting.
+    # Offline mode was chosen by the user: waiting does not change it.
     if any(type(cause).__name__ == _OFFLINE for cause in causes):
         return False
     return any(_is_transient(cause) for cause in causes)
@@ -66,6 +66,6 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
         found = found.__cause__ or found.__context__
 
 
-def _note(state: RetryCallState) -> None:
+def _log_retry(state: RetryCallState) -> None:
     error = None if state.outcome is None else state.outcome.exception()
     _log.warning("download failed, trying again", error=str(error))

@@ -1,7 +1,7 @@
 """Fingerprints that tie a bundle to the model and prompt format it was made for.
 
-They tell one checkpoint from another; they are no seal against somebody who
-can rewrite the weights in memory.
+They distinguish checkpoints; they do not protect against somebody who can rewrite
+the weights in memory.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from sarguard.errors import UnsupportedModelError
 from sarguard.models.untyped import Processor
 
 _SAMPLES = 4096
-# These write prompts in code of their tokenizer's package instead of a template.
+# These write prompts in code (mistral-common) instead of a template.
 _TEMPLATES_IN_CODE = frozenset(["VoxtralProcessor"])
 _PROBE = "Which prompt is this?"
 
@@ -45,7 +45,7 @@ def weights_digest(model: nn.Module) -> str:
 def template_digest(processor: Processor) -> str:
     """Return the SHA-256 of the processor's chat template.
 
-    Where code stands in for a template, it is that of the tokens of a fixed prompt.
+    Where code takes the place of a template, the digest is of a fixed prompt's tokens.
 
     Raises:
         UnsupportedModelError: The processor has no chat template.
@@ -54,7 +54,7 @@ def template_digest(processor: Processor) -> str:
     if template is None:
         template = getattr(processor.tokenizer, "chat_template", None)
     if template is None and type(processor).__name__ in _TEMPLATES_IN_CODE:
-        template = _written_by_code(processor)
+        template = _probe_tokens(processor)
     if template is None:
         raise UnsupportedModelError(
             f"{type(processor).__name__} has no chat template: save one as "
@@ -65,7 +65,7 @@ def template_digest(processor: Processor) -> str:
     return hashlib.sha256(template.encode()).hexdigest()
 
 
-def _written_by_code(processor: Processor) -> list[int]:
+def _probe_tokens(processor: Processor) -> list[int]:
     turn = {"role": "user", "content": [{"type": "text", "text": _PROBE}]}
     written = processor.apply_chat_template([[turn]], tokenize=True, return_dict=True)
     ids: list[int] = written["input_ids"][0].tolist()

@@ -1,10 +1,10 @@
-"""From turns to the tensors a model takes."""
+"""Turns as the tensors that a model takes."""
 
 from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,7 +17,6 @@ from sarguard.errors import (
     ConfigurationError,
     UnsupportedModelError,
 )
-from sarguard.models.batching import batch_key
 from sarguard.models.families import family_of
 from sarguard.models.loading import LoadedModel
 from sarguard.types import Turn
@@ -60,6 +59,22 @@ def build_inputs(
             "token would be padding. Only processors that pad on the left are guarded"
         )
     return inputs
+
+
+def batch_key(loaded: LoadedModel, turns: Sequence[Turn]) -> Hashable:
+    """Return a key: conversations with equal keys give the same answers in a batch.
+
+    Args:
+        loaded: The model they are for.
+        turns: One conversation.
+    """
+    family = family_of(loaded.model.config)
+    lengths = sorted({clip.shape[-1] for turn in turns for clip in turn.audio})
+    if family.equal_lengths:
+        return tuple(lengths)
+    # A processor that counts one clip a prompt counts them over the batch.
+    apart = family.equal_modality or family.single_audio
+    return bool(lengths) if apart else None
 
 
 def audio_token_counts(

@@ -1,8 +1,8 @@
-"""Where a model's text-decoder layers are.
+"""The layers of a model's text decoder.
 
-The search is structural: every list of blocks that own an attention or mixer
-is a candidate, evidence from the tree and the config ranks them, and the winner
-has to agree with the config. A tie or a disagreement is an error, never a guess.
+The search is structural: every list of blocks that own an attention or a mixer is a
+candidate, evidence from the module tree and the config ranks them, and the best has to
+agree with the config. A tie or a disagreement is an error, never a guess.
 """
 
 from __future__ import annotations
@@ -48,20 +48,20 @@ _STRONG, _FAIR, _WEAK = 20, 10, 5
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class DecoderLayers:
-    """Point at the layers of a model's text decoder."""
+    """The layers of a model's text decoder, and the modules around them."""
 
     path: str
-    """Dotted path of the layer list, for people; bundles store indices only."""
+    """Dotted path of the layer list, for messages; bundles store indices only."""
     layers: tuple[nn.Module, ...]
     backbone: nn.Module
-    """Cheapest module that runs every layer when called with built inputs."""
+    """Smallest module that runs every layer when called with built inputs."""
     owner: nn.Module
     """Module whose forward runs the layers, with the cache as an argument."""
     root: nn.Module
     """The whole model."""
     hidden_size: int
     streams: int = 1
-    """Parallel streams that a layer hands on, the active one first (AltUp)."""
+    """Parallel residual streams that a layer returns, the active one first (AltUp)."""
 
     def __len__(self) -> int:
         return len(self.layers)
@@ -97,8 +97,8 @@ def find_decoder_layers(
 
 
 def residual_width(block: nn.Module) -> int | None:
-    """Return the width of the stream a block reads and writes."""
-    # The block's own norms come first: those inside its attention may be narrower.
+    """Return the width of the residual stream that a block reads and writes."""
+    # The block's own norms come first: norms inside its attention may be narrower.
     for name, module in (*block.named_children(), *block.named_modules()):
         weight = getattr(module, "weight", None)
         if "norm" in name.lower() and weight is not None and weight.dim() == 1:
@@ -166,7 +166,7 @@ def _score(
 
 
 def named_module(model: nn.Module, getter: str) -> nn.Module | None:
-    """Return the module that a model's method gives, None where it gives none.
+    """Return the module that a getter of a model returns, or None.
 
     Args:
         model: The model.

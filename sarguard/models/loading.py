@@ -1,4 +1,4 @@
-"""A model, its processor, and what the guard has to know about them."""
+"""Loading a model and its processor, and what the guard has to know about them."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from torch import nn
 from sarguard.errors import MissingDependencyError, UnsupportedModelError
 from sarguard.models.downloads import retry_download
 from sarguard.models.families import (
-    REFUSED,
     THINKERS,
-    audio_half,
+    UNSUPPORTED,
     audio_window_seconds,
     family_of,
+    feature_extractor_of,
 )
 from sarguard.models.layers import DecoderLayers, find_decoder_layers
 from sarguard.models.quirks import settle
@@ -57,7 +57,7 @@ DType: TypeAlias = "str | torch.dtype | None"
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class LoadedModel:
-    """Hold a model that can be guarded."""
+    """A model that can be guarded, with its processor."""
 
     model: PretrainedModel
     processor: Processor
@@ -65,7 +65,7 @@ class LoadedModel:
     sampling_rate: int
     """Samples a second that the feature extractor expects."""
     max_audio_seconds: float
-    """Longest clip that reaches the model whole."""
+    """Longest clip that reaches the model without being truncated."""
     single_audio: bool
     """Whether the family takes exactly one clip a prompt."""
     name: str
@@ -119,12 +119,12 @@ def load_model(
     config = _open(transformers.AutoConfig, name, revision)
     model_class = _resolve_class(config, name)
     processor = _open(transformers.AutoProcessor, name, revision)
-    _check_hears(processor, name)
+    _check_processor_takes_audio(processor, name)
     options: dict[str, object] = {}
     if device_map is not None:
         options["device_map"] = device_map
     options["dtype"] = "auto" if dtype is None else dtype
-    with _bars(shown=progress):
+    with _progress_bars(shown=progress):
         model = _open(model_class, name, revision, **options)
     commit = commit_of(config) or revision
     return wrap_model(
@@ -140,7 +140,7 @@ def wrap_model(
     revision: str | None = None,
     decoder_layers: str | None = None,
 ) -> LoadedModel:
-    """Describe a model and processor that are already in memory.
+    """Return a model and processor that are already in memory as a `LoadedModel`.
 
     Raises:
         UnsupportedModelError: The model cannot be guarded.
@@ -149,9 +149,9 @@ def wrap_model(
     if isinstance(thinker, nn.Module):
         model = thinker
     unwrapped = model.get_base_model() if hasattr(model, "get_base_model") else model
-    _check_answers(model.config, name)
-    _check_listens(type(unwrapped), name)
-    _check_hears(processor, name)
+    _check_decoder_only(model.config, name)
+    _check_model_takes_audio(type(unwrapped), name)
+    _check_processor_takes_audio(processor, name)
     if not hasattr(model, "generate"):
         raise UnsupportedModelError(
             f"{name}: {type(model).__name__} has no generate(): pass the class that "
@@ -165,7 +165,7 @@ def wrap_model(
         model=model.eval(),
         processor=processor,
         decoder=decoder,
-        sampling_rate=int(audio_half(processor).sampling_rate),
+        sampling_rate=int(feature_extractor_of(processor).sampling_rate),
         max_audio_seconds=audio_window_seconds(family, processor),
         single_audio=family.single_audio,
         name=name,
@@ -189,7 +189,7 @@ def _open(
 
 
 @contextmanager
-def _bars(*, shown: bool) -> Iterator[None]:
+def _progress_bars(*, shown: bool) -> Iterator[None]:
     from transformers.utils import logging
 
     if shown or not logging.is_progress_bar_enabled():
@@ -239,13 +239,13 @@ def _resolve_class(config: Config, name: str) -> type[nn.Module]:
             "with code of their own are loaded by you and given to "
             "SafeAudioLLM.from_model"
         )
-    _check_answers(config, name)
-    _check_listens(found, name)
+    _check_decoder_only(config, name)
+    _check_model_takes_audio(found, name)
     return found
 
 
-def _check_answers(config: Config, name: str) -> None:
-    reason = REFUSED.get(getattr(config, "model_type", ""))
+def _check_decoder_only(config: Config, name: str) -> None:
+    reason = UNSUPPORTED.get(getattr(config, "model_type", ""))
     if reason is not None:
         raise UnsupportedModelError(
             f"{name}: {reason}. Use an audio-language model such as Qwen2-Audio"
@@ -262,7 +262,7 @@ def _type_of(config: Config) -> str:
     return str(named[0])
 
 
-def _check_listens(model_class: type[nn.Module], name: str) -> None:
+def _check_model_takes_audio(model_class: type[nn.Module], name: str) -> None:
     accepted = set(inspect.signature(model_class.forward).parameters)
     if not accepted & _AUDIO_INPUTS:
         raise UnsupportedModelError(
@@ -271,8 +271,8 @@ def _check_listens(model_class: type[nn.Module], name: str) -> None:
         )
 
 
-def _check_hears(processor: Processor, name: str) -> None:
-    if audio_half(processor) is None:
+def _check_processor_takes_audio(processor: Processor, name: str) -> None:
+    if feature_extractor_of(processor) is None:
         raise UnsupportedModelError(
             f"{name}: {type(processor).__name__} has no audio feature extractor: it "
             "looks like a text-only model. Use an audio-language model such as "

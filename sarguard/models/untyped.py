@@ -1,4 +1,4 @@
-"""Names for what transformers builds at run time and no type describes."""
+"""Names for what transformers builds at run time and has no static type."""
 
 from __future__ import annotations
 

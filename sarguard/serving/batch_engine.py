@@ -17,8 +17,7 @@ from sarguard.errors import (
     ConfigurationError,
     NonFiniteActivationError,
 )
-from sarguard.models.batching import batch_key
-from sarguard.models.inputs import audio_token_counts, build_inputs
+from sarguard.models.inputs import audio_token_counts, batch_key, build_inputs
 from sarguard.models.loading import LoadedModel
 from sarguard.refusal import is_refusal
 from sarguard.serving.request_state import Ticket

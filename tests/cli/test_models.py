@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import json
 
-from sarguard.models.families import FAMILIES, REFUSED
+from sarguard.models.families import FAMILIES, UNSUPPORTED
 from tests.cli.conftest import Run
 
 
@@ -12,13 +12,13 @@ def test_the_table_names_every_family_and_why_some_are_refused(run: Run) -> None
     for family in FAMILIES.values():
         assert family.name in out
     flat = " ".join(out.split())
-    for reason in REFUSED.values():
+    for reason in UNSUPPORTED.values():
         assert reason in flat
 
 
 def test_the_table_is_there_for_programs_too(run: Run) -> None:
     content = json.loads(run("models", "--json")[1])
-    assert content["refused"] == REFUSED
+    assert content["refused"] == UNSUPPORTED
     rows = {row["model_type"]: row for row in content["families"]}
     assert set(rows) == set(FAMILIES)
     assert rows["qwen3_asr"]["clips_per_prompt"] == 1

@@ -136,7 +136,7 @@ def test_every_family_of_the_table_is_here() -> None:
 def test_the_table_names_the_class_that_is_loaded(loaded: LoadedModel) -> None:
     family = family_of(loaded.model.config)
     assert type(loaded.model).__name__ == family.architecture
-    needs_more = family.evidence in (Evidence.HEARING, Evidence.STAND_IN)
+    needs_more = family.evidence in (Evidence.AUDIO_PROCESSOR, Evidence.STUB_PROCESSOR)
     assert needs_more is bool(family.needs)
 
 
@@ -144,7 +144,10 @@ def test_a_checkpoint_loads_by_its_architecture(
     loaded: LoadedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     loaded.model.save_pretrained(tmp_path)
-    if family_of(loaded.model.config).evidence in (Evidence.REFERENCE, Evidence.WHOLE):
+    if family_of(loaded.model.config).evidence in (
+        Evidence.REFERENCE,
+        Evidence.FULL_PROCESSOR,
+    ):
         loaded.processor.save_pretrained(tmp_path)
     else:
         # What the real processor needs cannot be installed here.
@@ -334,7 +337,7 @@ def test_a_bundle_guards_its_model(
         clip = (tiny.clip(0.6), loaded.sampling_rate)
         reply = client.generate(clip, "Hi.", max_new_tokens=STEPS)
         streamed = list(client.stream(clip, "Hi.", max_new_tokens=STEPS))
-    assert reply.outcome in (Outcome.ANSWERED, Outcome.REFUSED), reply.guard
+    assert reply.outcome in (Outcome.ANSWERED, Outcome.UNSUPPORTED), reply.guard
     assert reply.usage.audio_tokens > 0
     assert streamed[-1].reply.text == reply.text
 

@@ -16,9 +16,8 @@ from sarguard.decoding import Row, decode_rows, guarded_decode
 from sarguard.errors import ConfigurationError, NonFiniteActivationError
 from sarguard.evaluation.arms.registry import OpenArm
 from sarguard.evaluation.judges.rules import Kind
-from sarguard.models.batching import batch_key
 from sarguard.models.families import family_of
-from sarguard.models.inputs import audio_token_id, build_inputs
+from sarguard.models.inputs import audio_token_id, batch_key, build_inputs
 from sarguard.models.loading import LoadedModel
 from sarguard.models.transformers_api import (
     cache_name,
