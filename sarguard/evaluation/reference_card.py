@@ -38,8 +38,7 @@ from sarguard.reference.training.answering import (
     answer,
 )
 from sarguard.reference.training.features import collate, log_mel
-from sarguard.reference.training.hearing import Hearing, transcribe
-from sarguard.reference.training.words import word_error_rate
+from sarguard.reference.training.hearing import Hearing, transcribe, word_error_rate
 
 GROUPS = ("seen", "unseen")
 PROBED_LAYERS = range(15, 28)

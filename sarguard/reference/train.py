@@ -30,17 +30,15 @@ from transformers import PreTrainedModel
 
 from sarguard.reference.training.adapters import Adapters
 from sarguard.reference.training.answering import Lesson, Reader
-from sarguard.reference.training.clips import Clip
-from sarguard.reference.training.handover import (
+from sarguard.reference.training.clips import Clip, require_synthesisers
+from sarguard.reference.training.export import (
     export,
     start_answering,
     start_hearing,
 )
 from sarguard.reference.training.hearing import Hearing
 from sarguard.reference.training.lookup import Lookup, build_lookup
-from sarguard.reference.training.precision import autocast, fastest_dtype
-from sarguard.reference.training.schedule import Clock
-from sarguard.reference.training.school import School
+from sarguard.reference.training.stage import Clock, autocast, fastest_dtype
 from sarguard.reference.training.train_answering import (
     agreed,
     train_answering,
@@ -50,11 +48,11 @@ from sarguard.reference.training.train_hearing import (
     ClipStage,
     Ears,
     HearingStage,
+    LookupStage,
     heard,
     train_on_clips,
 )
-from sarguard.reference.training.train_lookup import LookupStage
-from sarguard.reference.training.voices import require_synthesisers
+from sarguard.reference.training.workspace import School
 
 LESSONS = 1_920
 GROUPS = ("seen", "unseen")

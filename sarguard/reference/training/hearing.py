@@ -10,7 +10,9 @@ so that an untouched text model already half understands it.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +22,69 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from sarguard.reference.training.contest import Contest
+
+@dataclass(frozen=True, slots=True)
+class Contest:
+    """Which tokens compete for the frames of a batch; class 0 is the blank."""
+
+    own: Tensor
+    """Tokens that the batch says, as places in the vocabulary."""
+    rivals: Tensor
+    """Tokens that it does not say, drawn at random."""
+    unsaid: int
+    """How many tokens the rivals stand for."""
+    spoken: Tensor
+    """What is said as classes of the contest, one row after the other."""
+    lengths: Tensor
+    """How many classes each row says, (batch,)."""
+
+    @classmethod
+    def draw(
+        cls,
+        said: Sequence[Tensor],
+        *,
+        vocabulary: int,
+        rivals: int,
+        device: torch.device,
+    ) -> Contest:
+        """Return the contest of a batch.
+
+        Args:
+            said: What each row says, as places in the vocabulary counted from 1.
+            vocabulary: How many tokens there are.
+            rivals: How many of those that are not said compete.
+            device: Where the scores are.
+        """
+        spoken = torch.cat(list(said)).to(device) - 1
+        own = torch.unique(spoken)
+        others = torch.ones(vocabulary, dtype=torch.bool, device=device)
+        others[own] = False
+        pool = others.nonzero().flatten()
+        place = torch.zeros(vocabulary, dtype=torch.long, device=device)
+        place[own] = torch.arange(len(own), device=device) + 1
+        return cls(
+            own=own,
+            rivals=pool[torch.randperm(len(pool), device=device)[:rivals]],
+            unsaid=len(pool),
+            spoken=place[spoken],
+            lengths=torch.tensor([len(tokens) for tokens in said], device=device),
+        )
+
+    @property
+    def tokens(self) -> Tensor:
+        """Return the tokens of classes 1 and up, as places in the vocabulary."""
+        return torch.cat([self.own, self.rivals])
+
+    def shares(self, scores: Tensor) -> Tensor:
+        """Return log-probabilities, (n, batch, classes), of scores (batch, n, classes).
+
+        The rivals' scores are raised, in place, by the log of how many tokens each of
+        them stands for.
+        """
+        stands_for = max(1.0, self.unsaid / max(1, len(self.rivals)))
+        scores[..., 1 + len(self.own) :] += math.log(stands_for)
+        return F.log_softmax(scores, dim=-1).transpose(0, 1)
+
 
 RIVALS = 3000
 
@@ -156,3 +220,26 @@ def transcribe(
         said = [vocabulary[int(t) - 1] for t in path if t > 0]
         texts.append(str(tokenizer.decode(said)))
     return texts
+
+
+def words(text: str) -> list[str]:
+    """Return the words compared: lower case, punctuation dropped."""
+    return re.findall(r"[a-z0-9']+", text.lower())
+
+
+def word_error_rate(references: Sequence[str], hypotheses: Sequence[str]) -> float:
+    """Return substitutions, insertions and deletions over reference words."""
+    pairs = [(words(r), words(h)) for r, h in zip(references, hypotheses, strict=True)]
+    errors = sum(edit_distance(r, h) for r, h in pairs)
+    return errors / max(1, sum(len(r) for r, _ in pairs))
+
+
+def edit_distance(reference: Sequence[str], hypothesis: Sequence[str]) -> int:
+    """Return the Levenshtein distance between two word sequences."""
+    row = list(range(len(hypothesis) + 1))
+    for place, word in enumerate(reference, start=1):
+        previous, row[0] = row[0], place
+        for column, other in enumerate(hypothesis, start=1):
+            cost = min(row[column] + 1, row[column - 1] + 1, previous + (word != other))
+            previous, row[column] = row[column], cost
+    return row[-1]

@@ -29,8 +29,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from sarguard.reference.lookup import append_lookup
-from sarguard.reference.training.contest import Contest
-from sarguard.reference.training.hearing import Hearing, pooled
+from sarguard.reference.training.hearing import Contest, Hearing, pooled
 
 LOUDNESS = 300.0
 """How much longer what the layer says is than what a unit holds: it has to drown the

@@ -24,11 +24,14 @@ from sarguard.reference.training.clips import Clip
 from sarguard.reference.training.features import collate
 from sarguard.reference.training.hearing import Hearing
 from sarguard.reference.training.lookup import Lookup
-from sarguard.reference.training.precision import autocast
-from sarguard.reference.training.schedule import Clock, set_rates
-from sarguard.reference.training.stage import Smoothed, Stage
-from sarguard.reference.training.train_hearing import Ears
-from sarguard.reference.training.train_lookup import hearing_loss
+from sarguard.reference.training.stage import (
+    Clock,
+    Smoothed,
+    Stage,
+    autocast,
+    set_rates,
+)
+from sarguard.reference.training.train_hearing import Ears, hearing_loss
 
 BATCH = 12
 ANSWER_TOKENS = 24

@@ -1,4 +1,4 @@
-"""Train stage 1: word errors down, with the text model untouched."""
+"""Training of stages 1 and 2, from clips and what they say."""
 
 from __future__ import annotations
 
@@ -16,12 +16,16 @@ from transformers import PreTrainedTokenizerBase, WhisperFeatureExtractor
 
 from sarguard.reference.training.clips import Clip
 from sarguard.reference.training.features import collate, disturb, log_mel, mask
-from sarguard.reference.training.hearing import Hearing, transcribe
-from sarguard.reference.training.precision import autocast
-from sarguard.reference.training.prefetch import prefetch
-from sarguard.reference.training.schedule import Clock, set_rates
-from sarguard.reference.training.stage import Smoothed, Stage
-from sarguard.reference.training.words import word_error_rate
+from sarguard.reference.training.hearing import Hearing, transcribe, word_error_rate
+from sarguard.reference.training.lookup import Heard, Lookup
+from sarguard.reference.training.stage import (
+    Clock,
+    Smoothed,
+    Stage,
+    autocast,
+    prefetch,
+    set_rates,
+)
 
 BATCH_SECONDS = 64.0
 TOWER_RATE = 3e-4
@@ -174,3 +178,43 @@ def heard(
             hearing.scores(frames), counts, ears.vocabulary, ears.tokenizer
         )
     return word_error_rate([clip.text for clip in clips], texts), texts
+
+
+RATES = (1e-4, 3e-4, 1e-3)
+"""Learning rates of the tower, of what its units share and of what each has alone."""
+GAP_WEIGHT = 2.0
+LOOKED_UP = 0.25
+"""Part of each batch that is looked up: that costs as much as hearing it."""
+
+
+class LookupStage(ClipStage):
+    """Stage 2: the units learn to be sure, and silent where nothing is said."""
+
+    figures = ("CTC", "gap")
+
+    def __init__(self, lookup: Lookup, clock: Clock, checkpoint: Path) -> None:
+        self.lookup = lookup
+        groups = [list(lookup.body()), list(lookup.shared()), list(lookup.single())]
+        optimizer = torch.optim.AdamW(
+            [{"params": group} for group in groups], betas=(0.9, 0.98), weight_decay=0.0
+        )
+        super().__init__(lookup, optimizer, clock, checkpoint)
+        self.restore()
+
+    def learn(
+        self, features: Tensor, lengths: Tensor, said: Sequence[Tensor]
+    ) -> list[float]:
+        """Make one step on a batch; return its CTC loss and its gap."""
+        set_rates(self.optimizer, RATES, step=self.step, part=self.clock.part())
+        device = self.lookup.blank.device
+        some = torch.randperm(len(said))[: max(1, round(LOOKED_UP * len(said)))]
+        with autocast(device):
+            heard = self.lookup.listen(features.to(device), lengths, said, rows=some)
+            loss = hearing_loss(heard)
+        self.descend(loss)
+        return [float(heard.ctc.detach()), float(heard.gap.detach())]
+
+
+def hearing_loss(heard: Heard) -> Tensor:
+    """Return what both this stage and the answering one take of what was heard."""
+    return heard.ctc + GAP_WEIGHT * heard.gap

@@ -12,7 +12,7 @@ from sarguard.reference.tokenizer import build_processor
 from sarguard.reference.training.clips import Clip
 from sarguard.reference.training.hearing import Hearing
 from sarguard.reference.training.lookup import Lookup, build_lookup
-from sarguard.reference.training.schedule import Clock
+from sarguard.reference.training.stage import Clock
 from sarguard.reference.training.train_hearing import Ears
 from tests import tiny
 

@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 
 from sarguard.reference.training import clips
-from sarguard.reference.training.clips import MAX_SECONDS, load, render
-from sarguard.reference.training.voices import HELD_OUT_VOICES
+from sarguard.reference.training.clips import HELD_OUT_VOICES, MAX_SECONDS, load, render
 
 MISSING = [name for name in ("espeak-ng", "flite") if shutil.which(name) is None]
 pytestmark = [

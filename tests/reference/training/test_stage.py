@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -7,8 +9,165 @@ import torch
 
 from sarguard.reference.training import stage as module
 from sarguard.reference.training.hearing import Hearing
-from sarguard.reference.training.stage import Smoothed, Stage
+from sarguard.reference.training.stage import (
+    FINAL_PART,
+    WARM_UP_STEPS,
+    Clock,
+    Smoothed,
+    Stage,
+    autocast,
+    fastest_dtype,
+    prefetch,
+    set_rates,
+)
 from tests.reference.training.students import StepClock, student
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(autouse=True)
+def forget() -> None:
+    fastest_dtype.cache_clear()
+
+
+@pytest.mark.parametrize("fast", [torch.bfloat16, torch.float32])
+def test_a_cpu_computes_in_what_it_multiplies_fastest(
+    fast: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_seconds", lambda dtype: float(dtype is not fast))
+    assert fastest_dtype(CPU) is fast
+    with autocast(CPU):
+        found = torch.ones(2, 2) @ torch.ones(2, 2)
+    assert found.dtype is fast
+
+
+def test_a_gpu_computes_in_bfloat16() -> None:
+    assert fastest_dtype(torch.device("cuda")) is torch.bfloat16
+
+
+def test_the_machine_is_timed_in_both() -> None:
+    assert module._seconds(torch.float32) > 0
+    assert fastest_dtype(CPU) in {torch.bfloat16, torch.float32}
+
+
+@pytest.mark.parametrize("count", [0, 1, 2, 7])
+def test_order_is_kept(count: int) -> None:
+    assert list(prefetch(str, range(count))) == [str(n) for n in range(count)]
+
+
+def test_the_next_item_is_made_while_one_is_used() -> None:
+    made = threading.Event()
+
+    def make(number: int) -> int:
+        if number == 1:
+            made.set()
+        return number
+
+    found = prefetch(make, range(3))
+    assert next(found) == 0
+    assert made.wait(5), "item 1 was not begun while item 0 was used"
+    assert list(found) == [1, 2]
+
+
+def test_no_more_than_one_item_is_made_ahead() -> None:
+    begun: list[int] = []
+
+    def make(number: int) -> int:
+        begun.append(number)
+        return number
+
+    found = prefetch(make, range(100))
+    assert [next(found), next(found)] == [0, 1]
+    found.close()
+    assert begun == [0, 1, 2]
+
+
+def test_a_fault_in_making_reaches_the_caller() -> None:
+    def make(number: int) -> int:
+        if number == 2:
+            raise RuntimeError("cannot make 2")
+        return number
+
+    found = prefetch(make, range(5))
+    assert [next(found), next(found)] == [0, 1]
+    with pytest.raises(RuntimeError, match="cannot make 2"):
+        next(found)
+
+
+def test_a_fault_in_the_items_reaches_the_caller() -> None:
+    def items() -> Iterator[int]:
+        yield 0
+        raise RuntimeError("no more items")
+
+    with pytest.raises(RuntimeError, match="no more items"):
+        list(prefetch(str, items()))
+
+
+class Time:
+    now = 100.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def time(monkeypatch: pytest.MonkeyPatch) -> Time:
+    fake = Time()
+    monkeypatch.setattr(module, "time", fake)
+    return fake
+
+
+def test_a_clock_counts_its_budget(time: Time) -> None:
+    clock = Clock(60.0)
+    assert (clock.seconds(), clock.part(), clock.over()) == (0.0, 0.0, False)
+    time.now += 15
+    assert (clock.seconds(), clock.part(), clock.over()) == (15.0, 0.25, False)
+    time.now += 45
+    assert (clock.part(), clock.over()) == (1.0, True)
+    time.now += 999
+    assert clock.part() == 1.0
+
+
+def test_a_clock_counts_earlier_runs(time: Time) -> None:
+    clock = Clock(60.0)
+    clock.spent = 50.0
+    time.now += 4
+    assert clock.seconds() == 54.0
+    assert not clock.over()
+    time.now += 6
+    assert clock.over()
+
+
+@pytest.fixture
+def optimizer() -> torch.optim.Optimizer:
+    groups = [{"params": [torch.zeros(1, requires_grad=True)]} for _ in range(2)]
+    return torch.optim.SGD(groups, lr=1.0)
+
+
+def rates(optimizer: torch.optim.Optimizer) -> list[float]:
+    return [group["lr"] for group in optimizer.param_groups]
+
+
+@pytest.mark.parametrize(
+    ("step", "part", "scale"),
+    [
+        (0, 0.0, 1 / WARM_UP_STEPS),
+        (WARM_UP_STEPS // 2 - 1, 0.0, 0.5),
+        (WARM_UP_STEPS - 1, 0.0, 1.0),
+        (10 * WARM_UP_STEPS, 0.5, (1 + FINAL_PART) / 2),
+        (10 * WARM_UP_STEPS, 1.0, FINAL_PART),
+    ],
+)
+def test_rates_warm_up_by_steps_and_decay_by_the_clock(
+    optimizer: torch.optim.Optimizer, step: int, part: float, scale: float
+) -> None:
+    set_rates(optimizer, (0.1, 0.02), step=step, part=part)
+    assert rates(optimizer) == pytest.approx([0.1 * scale, 0.02 * scale])
+
+
+def test_every_group_needs_its_rate(optimizer: torch.optim.Optimizer) -> None:
+    with pytest.raises(ValueError, match="shorter"):
+        set_rates(optimizer, (0.1,), step=0, part=0.0)
 
 
 @pytest.fixture

@@ -12,16 +12,17 @@ import torch
 from torch import Tensor
 
 from sarguard.reference.difference import apply_difference
-from sarguard.reference.training import schedule, train_answering
+from sarguard.reference.training import stage as stage_module
+from sarguard.reference.training import train_answering
 from sarguard.reference.training.adapters import Adapters
 from sarguard.reference.training.answering import Lesson, Reader, divergence
 from sarguard.reference.training.clips import Clip
-from sarguard.reference.training.features import collate
-from sarguard.reference.training.handover import (
+from sarguard.reference.training.export import (
     export,
     start_answering,
     start_hearing,
 )
+from sarguard.reference.training.features import collate
 from sarguard.reference.training.hearing import Hearing
 from sarguard.reference.training.lookup import Lookup
 from sarguard.reference.training.train_answering import agreed
@@ -29,12 +30,12 @@ from sarguard.reference.training.train_hearing import (
     BATCH_SECONDS,
     ClipStage,
     HearingStage,
+    LookupStage,
     batches,
     heard,
     train_on_clips,
 )
-from sarguard.reference.training.train_lookup import LookupStage
-from sarguard.reference.training.train_lookup import hearing_loss as combined_loss
+from sarguard.reference.training.train_hearing import hearing_loss as combined_loss
 from tests.reference.training.students import (
     SENTENCES,
     StepClock,
@@ -48,7 +49,7 @@ ANSWERS = ((40, 41, 42), (9, 80), (33, 34, 35, 36), (60,))
 
 @pytest.fixture(autouse=True)
 def _no_warm_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(schedule, "WARM_UP_STEPS", 1)
+    monkeypatch.setattr(stage_module, "WARM_UP_STEPS", 1)
 
 
 def train(made: Student, stage: ClipStage) -> None:

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from sarguard.errors import MissingDependencyError
-from sarguard.reference.training import voices
-from sarguard.reference.training.voices import (
+from sarguard.reference.training import clips
+from sarguard.reference.training.clips import (
     HELD_OUT_VOICES,
     SAMPLE_RATE,
     Voice,
@@ -65,7 +65,7 @@ def test_a_missing_synthesiser_is_named(
     missing: set[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     found = {name: None if name in missing else "/bin/x" for name in PROGRAMS.values()}
-    monkeypatch.setattr(voices.shutil, "which", found.__getitem__)
+    monkeypatch.setattr(clips.shutil, "which", found.__getitem__)
     with pytest.raises(MissingDependencyError) as caught:
         require_synthesisers()
     for name in PROGRAMS.values():
@@ -102,6 +102,6 @@ def test_a_header_that_does_not_know_its_length_is_read() -> None:
     header = bytearray(b"RIFF\xff\xff\xff\xffWAVEfmt " + bytes(20))
     header[24:28] = (22_050).to_bytes(4, "little")
     stream = bytes(header) + b"data\xff\xff\xff\xff" + samples.tobytes() + b"\0"
-    found, rate = voices._read_stream(stream)
+    found, rate = clips._read_stream(stream)
     assert rate == 22_050
     np.testing.assert_allclose(found * 32768, samples)

@@ -7,7 +7,9 @@ from itertools import islice
 import pytest
 
 from sarguard.reference.training.corpus import normalise
-from sarguard.reference.training.lexicon import (
+from sarguard.reference.training.wide_corpus import (
+    LONGEST,
+    Composer,
     frames,
     gerund,
     plural,
@@ -15,7 +17,6 @@ from sarguard.reference.training.lexicon import (
     with_article,
     words,
 )
-from sarguard.reference.training.wide import LONGEST, Composer
 
 
 def composed(count: int, seed: int = 0) -> list[str]:

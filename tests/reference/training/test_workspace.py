@@ -7,7 +7,7 @@ import torch
 
 from sarguard.datasets import load_sentences, load_texts
 from sarguard.reference.training.corpus import normalise
-from sarguard.reference.training.school import HELD_OUT, RENDERINGS, Lines, School
+from sarguard.reference.training.workspace import HELD_OUT, RENDERINGS, Lines, School
 
 pytestmark = pytest.mark.reference
 

@@ -33,9 +33,8 @@ from sarguard.reference.training.corpus import (
     seldom_said,
 )
 from sarguard.reference.training.hearing import Hearing
-from sarguard.reference.training.lexicon import every_word
 from sarguard.reference.training.train_hearing import Ears
-from sarguard.reference.training.wide import Composer
+from sarguard.reference.training.wide_corpus import Composer, every_word
 
 REQUESTS, WIDE, DRILLS = 10_000, 34_000, 9_000
 DRILLED_WORDS = 9_000
