@@ -32,13 +32,17 @@ from sarguard.reference.assemble import ensure_bases, ensure_reference, shipped_
 from sarguard.reference.build import build_untrained
 from sarguard.reference.training.answering import (
     INSTRUCTIONS,
-    Lesson,
-    Reader,
+    AdaptedTextModel,
+    Example,
     agreement,
     answer,
 )
 from sarguard.reference.training.features import collate, log_mel
-from sarguard.reference.training.hearing import Hearing, transcribe, word_error_rate
+from sarguard.reference.training.hearing import (
+    SpeechEncoder,
+    transcribe,
+    word_error_rate,
+)
 
 GROUPS = ("seen", "unseen")
 PROBED_LAYERS = range(15, 28)
@@ -64,9 +68,9 @@ class Card:
         self.loaded: LoadedModel = load_model(ensure_reference())
         untrained, processor = build_untrained(ensure_bases())
         tokenizer = processor.tokenizer
-        self.teacher = Reader(untrained, tokenizer)
-        self.student = Reader(self.loaded.model, tokenizer)
-        self.hearing, self.vocabulary = Hearing.from_head(
+        self.teacher = AdaptedTextModel(untrained, tokenizer)
+        self.student = AdaptedTextModel(self.loaded.model, tokenizer)
+        self.encoder, self.vocabulary = SpeechEncoder.from_head(
             self.loaded.model, shipped_head()
         )
         self.extractor = self.loaded.processor.feature_extractor
@@ -77,7 +81,7 @@ class Card:
         """Return each clip's frames (n, width) and the words heard in it."""
         frames, counts = self._encode(clips)
         texts = transcribe(
-            self.hearing.scores(frames), counts, self.vocabulary, self.tokenizer
+            self.encoder.scores(frames), counts, self.vocabulary, self.tokenizer
         )
         rows = [row[:count] for row, count in zip(frames, counts, strict=True)]
         return rows, texts
@@ -93,10 +97,10 @@ class Card:
         means, cosines = [], []
         for batch in self._batches(clips, "words"):
             frames, counts = self._encode(batch)
-            classes = self.hearing.scores(frames).argmax(-1)
+            classes = self.encoder.scores(frames).argmax(-1)
             for row, heard, count in zip(frames, classes, counts, strict=True):
                 said = heard[:count] > 0
-                tokens = self.hearing.targets[heard[:count][said] - 1]
+                tokens = self.encoder.targets[heard[:count][said] - 1]
                 mean = tokens.mean(0) if len(tokens) else torch.zeros(row.shape[-1])
                 means.append(mean.numpy())
                 cosines += torch.cosine_similarity(row[:count][said], tokens).tolist()
@@ -106,7 +110,7 @@ class Card:
         features, lengths = collate(
             [log_mel(clip.load(), self.extractor) for clip in clips]
         )
-        return self.hearing.encode(features, lengths)
+        return self.encoder.encode(features, lengths)
 
     def word_errors(self, clips: Sequence[Clip]) -> float:
         """Return the word error rate of what the CTC head heard."""
@@ -126,12 +130,12 @@ class Card:
             ]
             prompts = [self.teacher.transcript_prompt(*pair) for pair in asked]
             answers = answer(self.teacher, prompts, length=24, temperature=0.0)
-            lessons = [
-                Lesson(text=text, instruction=instruction, answer=said)
+            examples = [
+                Example(text=text, instruction=instruction, answer=said)
                 for (text, instruction), said in zip(asked, answers, strict=True)
             ]
-            heard = self.student.listen(lessons, self.hear(batch)[0])
-            found = agreement(heard, self.teacher.teach(lessons))
+            heard = self.student.student_output(examples, self.hear(batch)[0])
+            found = agreement(heard, self.teacher.teacher_output(examples))
             same, total = same + found[0], total + found[1]
         return same / total
 
@@ -141,9 +145,11 @@ class Card:
         end = (int(self.tokenizer.eos_token_id),)
         found = []
         for batch in self._batches(clips, "states"):
-            lessons = [Lesson(text=c.text, instruction="", answer=end) for c in batch]
+            examples = [Example(text=c.text, instruction="", answer=end) for c in batch]
             layers = [layer + 1 for layer in PROBED_LAYERS]
-            heard = self.student.listen(lessons, self.hear(batch)[0], layers=layers)
+            heard = self.student.student_output(
+                examples, self.hear(batch)[0], layers=layers
+            )
             found.append(heard.states.float().numpy())
         return np.concatenate(found, axis=1)
 

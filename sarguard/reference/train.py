@@ -29,32 +29,32 @@ from rich.progress import (
 from transformers import PreTrainedModel
 
 from sarguard.reference.training.adapters import Adapters
-from sarguard.reference.training.answering import Lesson, Reader
+from sarguard.reference.training.answering import AdaptedTextModel, Example
 from sarguard.reference.training.clips import Clip, require_synthesisers
 from sarguard.reference.training.export import (
     export,
-    start_answering,
-    start_hearing,
+    load_adapters,
+    load_encoder,
 )
-from sarguard.reference.training.hearing import Hearing
-from sarguard.reference.training.lookup import Lookup, build_lookup
-from sarguard.reference.training.stage import Clock, autocast, fastest_dtype
+from sarguard.reference.training.hearing import SpeechEncoder
+from sarguard.reference.training.lookup import LookupEncoder, build_lookup
+from sarguard.reference.training.stage import TimeBudget, autocast, fastest_dtype
 from sarguard.reference.training.train_answering import (
-    agreed,
+    generate_examples,
+    measure_agreement,
     train_answering,
-    write_lessons,
 )
 from sarguard.reference.training.train_hearing import (
     ClipStage,
-    Ears,
     HearingStage,
     LookupStage,
+    Preprocessor,
     heard,
     train_on_clips,
 )
-from sarguard.reference.training.workspace import School
+from sarguard.reference.training.workspace import Workspace
 
-LESSONS = 1_920
+EXAMPLES = 1_920
 GROUPS = ("seen", "unseen")
 
 console = Console(stderr=True)
@@ -66,20 +66,24 @@ def main() -> None:
     options.out.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(options.threads or torch.get_num_threads())
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    school = School(options.out, device)
+    workspace = Workspace(options.out, device)
     require_synthesisers()
-    _speak(school)
-    hearing = school.hearing()
+    _render_clips(workspace)
+    encoder = workspace.encoder()
     if not options.start_from:
-        _hear(school, hearing, options)
-    model, _ = school.untrained
-    lookup = build_lookup(model, hearing, school.looked_up, space=school.space)
+        _train_hearing(workspace, encoder, options)
+    model, _ = workspace.untrained
+    lookup = build_lookup(
+        model, encoder, workspace.lookup_tokens, space=workspace.space
+    )
     if options.start_from:
-        start_hearing(options.start_from, lookup)
-    ears = replace(school.ears, vocabulary=tuple(school.looked_up))
-    _look_up(school, lookup, ears, options)
-    adapters = _answer(school, lookup, ears, options)
-    path = export(options.out, lookup, adapters, ears.vocabulary)
+        load_encoder(options.start_from, lookup)
+    preprocessor = replace(
+        workspace.preprocessor, vocabulary=tuple(workspace.lookup_tokens)
+    )
+    _train_lookup(workspace, lookup, preprocessor, options)
+    adapters = _train_answering(workspace, lookup, preprocessor, options)
+    path = export(options.out, lookup, adapters, preprocessor.vocabulary)
     console.log(f"wrote {path}")
 
 
@@ -100,7 +104,7 @@ def _options() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def _speak(school: School) -> None:
+def _render_clips(workspace: Workspace) -> None:
     columns = (
         TextColumn("speaking {task.description}"),
         BarColumn(),
@@ -114,62 +118,80 @@ def _speak(school: School) -> None:
                 tasks[name] = bar.add_task(name, total=total)
             bar.update(tasks[name], completed=done)
 
-        school.render(report)
+        workspace.render(report)
 
 
-def _hear(school: School, hearing: Hearing, options: argparse.Namespace) -> None:
-    clock = Clock(options.hearing_minutes * 60)
-    stage = HearingStage(hearing, clock, options.out / "hearing.pt")
-    _train(school, stage, school.ears, seed=options.seed)
-
-
-def _look_up(
-    school: School, lookup: Lookup, ears: Ears, options: argparse.Namespace
+def _train_hearing(
+    workspace: Workspace, encoder: SpeechEncoder, options: argparse.Namespace
 ) -> None:
-    clock = Clock(options.lookup_minutes * 60)
-    stage = LookupStage(lookup, clock, options.out / "lookup.pt")
-    _train(school, stage, ears, seed=options.seed)
+    budget = TimeBudget(options.hearing_minutes * 60)
+    stage = HearingStage(encoder, budget, options.out / "hearing.pt")
+    _train_on_clips(workspace, stage, workspace.preprocessor, seed=options.seed)
 
 
-def _train(school: School, stage: ClipStage, ears: Ears, *, seed: int) -> None:
+def _train_lookup(
+    workspace: Workspace,
+    lookup: LookupEncoder,
+    preprocessor: Preprocessor,
+    options: argparse.Namespace,
+) -> None:
+    budget = TimeBudget(options.lookup_minutes * 60)
+    stage = LookupStage(lookup, budget, options.out / "lookup.pt")
+    _train_on_clips(workspace, stage, preprocessor, seed=options.seed)
+
+
+def _train_on_clips(
+    workspace: Workspace, stage: ClipStage, preprocessor: Preprocessor, *, seed: int
+) -> None:
     train_on_clips(
         stage,
-        ears,
-        ears.sayable(school.training_clips(drilled=True)),
+        preprocessor,
+        preprocessor.with_known_tokens(workspace.training_clips(drilled=True)),
         seed=seed,
-        evaluate=lambda: _word_errors(school, stage.hearing, ears),
+        evaluate=lambda: _word_errors(workspace, stage.encoder, preprocessor),
         report=console.log,
     )
 
 
-def _answer(
-    school: School, hearing: Lookup, ears: Ears, options: argparse.Namespace
+def _train_answering(
+    workspace: Workspace,
+    encoder: LookupEncoder,
+    preprocessor: Preprocessor,
+    options: argparse.Namespace,
 ) -> Adapters:
-    model, tokenizer = school.untrained
-    adapters = _adapt(model)
+    model, tokenizer = workspace.untrained
+    adapters = _add_adapters(model)
     if options.start_from:
-        start_answering(options.start_from, adapters)
-    reader = Reader(model, tokenizer, adapters)
-    spoken = _by_text(ears.sayable(school.training_clips(drilled=False)))
-    held_out = {g: {c.text: c for c in school.held_out_clips(g)} for g in GROUPS}
-    lessons, exam = _lessons(school, reader, spoken, held_out["seen"])
+        load_adapters(options.start_from, adapters)
+    text_model = AdaptedTextModel(model, tokenizer, adapters)
+    spoken = _by_text(
+        preprocessor.with_known_tokens(workspace.training_clips(drilled=False))
+    )
+    held_out = {g: {c.text: c for c in workspace.held_out_clips(g)} for g in GROUPS}
+    examples, held_out_examples = _examples(
+        workspace, text_model, spoken, held_out["seen"]
+    )
 
     def evaluate() -> str:
-        shares = [
-            f"{group} {agreed(hearing, reader, ears, kept, clips):.3f}"
-            for group, clips in held_out.items()
-            if (kept := [x for x in exam if x.text in clips])
-        ]
-        return f"agreement {' '.join(shares)}; {_word_errors(school, hearing, ears)}"
+        shares = []
+        for group, clips in held_out.items():
+            kept = [x for x in held_out_examples if x.text in clips]
+            if kept:
+                share = measure_agreement(
+                    encoder, text_model, preprocessor, kept, clips
+                )
+                shares.append(f"{group} {share:.3f}")
+        errors = _word_errors(workspace, encoder, preprocessor)
+        return f"agreement {' '.join(shares)}; {errors}"
 
     train_answering(
-        hearing,
-        reader,
+        encoder,
+        text_model,
         adapters,
-        ears,
-        lessons,
+        preprocessor,
+        examples,
         spoken,
-        clock=Clock(options.answering_minutes * 60),
+        budget=TimeBudget(options.answering_minutes * 60),
         seed=options.seed,
         checkpoint=options.out / "answering.pt",
         evaluate=evaluate,
@@ -178,7 +200,7 @@ def _answer(
     return adapters
 
 
-def _adapt(model: PreTrainedModel) -> Adapters:
+def _add_adapters(model: PreTrainedModel) -> Adapters:
     """Give the text model adapters: itself in the fastest format, they in float32."""
     adapters = Adapters(model.model.language_model)
     fastest = fastest_dtype(model.device)
@@ -190,46 +212,52 @@ def _adapt(model: PreTrainedModel) -> Adapters:
     return adapters
 
 
-def _lessons(
-    school: School,
-    reader: Reader,
+def _examples(
+    workspace: Workspace,
+    text_model: AdaptedTextModel,
     spoken: dict[str, list[Clip]],
     held_out: dict[str, Clip],
-) -> tuple[list[Lesson], list[Lesson]]:
+) -> tuple[list[Example], list[Example]]:
     """Return the training lessons and the held-out exam, written once to disk."""
-    path = school.directory / "lessons.pt"
+    path = workspace.directory / "lessons.pt"
     if not path.exists():
         rng = random.Random(0)
-        texts = rng.sample(sorted(spoken), min(LESSONS, len(spoken)))
-        with autocast(school.device):
-            lessons = write_lessons(
-                reader, texts, seed=0, greedy=False, report=console.log
+        texts = rng.sample(sorted(spoken), min(EXAMPLES, len(spoken)))
+        with autocast(workspace.device):
+            examples = generate_examples(
+                text_model, texts, seed=0, greedy=False, report=console.log
             )
-            exam = write_lessons(
-                reader, sorted(held_out)[:96], seed=1, greedy=True, report=console.log
+            held_out_examples = generate_examples(
+                text_model,
+                sorted(held_out)[:96],
+                seed=1,
+                greedy=True,
+                report=console.log,
             )
         rows = [
             [(x.text, x.instruction, x.answer) for x in part]
-            for part in (lessons, exam)
+            for part in (examples, held_out_examples)
         ]
         torch.save(rows, path)
-    lessons, exam = (
-        [Lesson(text=t, instruction=i, answer=tuple(a)) for t, i, a in part]
+    examples, held_out_examples = (
+        [Example(text=t, instruction=i, answer=tuple(a)) for t, i, a in part]
         for part in torch.load(path, weights_only=True)
     )
-    return lessons, exam
+    return examples, held_out_examples
 
 
-def _word_errors(school: School, hearing: Hearing, ears: Ears) -> str:
+def _word_errors(
+    workspace: Workspace, encoder: SpeechEncoder, preprocessor: Preprocessor
+) -> str:
     """Return a line of word error rates, over a hundred clips of each group."""
-    hearing.eval()
+    encoder.eval()
     shares = []
     for group in GROUPS:
-        clips = random.Random(0).sample(school.held_out_clips(group), 100)
-        rate, texts = heard(hearing, ears, clips)
+        clips = random.Random(0).sample(workspace.held_out_clips(group), 100)
+        rate, texts = heard(encoder, preprocessor, clips)
         example = f"{clips[0].text!r} heard as {texts[0]!r}"
         shares.append(f"{group} {rate:.3f} ({example})")
-    hearing.train()
+    encoder.train()
     return f"word error {'; '.join(shares)}"
 
 

@@ -1,1 +1,1 @@
-"""Train the reference model to hear, without changing what it says."""
+"""Training of the reference model to hear, without changing what it says."""

@@ -23,7 +23,7 @@ TARGETS = (
 )
 
 
-class Adapted(nn.Module):
+class LoraLinear(nn.Module):
     """A frozen linear layer plus a low-rank difference that can be switched off."""
 
     def __init__(self, base: nn.Linear) -> None:
@@ -46,13 +46,13 @@ class Adapters:
     """Every adapter of a text model, by the path of the layer it adapts."""
 
     def __init__(self, language_model: nn.Module) -> None:
-        self.by_path: dict[str, Adapted] = {}
+        self.by_path: dict[str, LoraLinear] = {}
         layers: Any = language_model.layers
         for number, layer in enumerate(layers):
             for target in TARGETS:
                 parent = layer.get_submodule(target.rpartition(".")[0])
                 name = target.rpartition(".")[2]
-                adapted = Adapted(getattr(parent, name))
+                adapted = LoraLinear(getattr(parent, name))
                 setattr(parent, name, adapted)
                 self.by_path[f"layers.{number}.{target}"] = adapted
 
@@ -63,8 +63,8 @@ class Adapters:
             yield adapted.lora_B
 
     @contextmanager
-    def off(self) -> Iterator[None]:
-        """Run the untouched text model inside the block."""
+    def disabled(self) -> Iterator[None]:
+        """Run the unmodified text model inside the block."""
         for adapted in self.by_path.values():
             adapted.active = False
         try:

@@ -1,10 +1,10 @@
-"""Stage 2, answering: hearing a request must feel to the text model like reading it.
+"""Stage 3, answering: audio should affect the text model as its transcript does.
 
-Student: the model with audio in the user turn, adapters on. Teacher: the same
-model, adapters off, reading the transcript in the audio's place. The student
-learns the teacher's next-token distributions (Kullback-Leibler) and its states
-on the teacher's own answers. What the text model would say to a request,
-harmful or not, is kept; nothing here rewards or punishes a refusal.
+Student: the model with audio in the user turn, adapters on. Teacher: the same model,
+adapters off, with the transcript in the audio's place. The student learns the teacher's
+next-token distributions (Kullback-Leibler) and its states on the teacher's own answers.
+What the text model would say to a request, harmful or not, is kept; nothing rewards or
+punishes a refusal.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from sarguard.models.transformers_api import passing_cache, returned_cache
+from sarguard.models.transformers_api import passing_cache
 from sarguard.reference.training.adapters import Adapters
 
 MATCHED_LAYERS = range(12, 30)
@@ -45,7 +45,7 @@ SUFFIX = "<|im_end|>\n<|im_start|>assistant\n"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Lesson:
+class Example:
     """A sentence, an instruction after it, and the text model's own answer."""
 
     text: str
@@ -54,8 +54,8 @@ class Lesson:
 
 
 @dataclass(frozen=True, slots=True)
-class Reading:
-    """What a model makes of a batch of answers, at every answer position."""
+class TextModelOutput:
+    """Outputs of the text model at every answer position of a batch."""
 
     logits: Tensor
     """(positions, vocabulary)"""
@@ -63,8 +63,8 @@ class Reading:
     """(layers, positions, width)"""
 
 
-class Reader:
-    """The text model with adapters, reading transcripts or heard frames."""
+class AdaptedTextModel:
+    """The text model with adapters, on transcripts or on audio frames."""
 
     def __init__(
         self,
@@ -80,9 +80,9 @@ class Reader:
         self.adapters = adapters
         self.device: torch.device = self.embed.weight.device
 
-    def untouched(self) -> AbstractContextManager[None]:
-        """Read as the text model does without adapters inside the block."""
-        return nullcontext() if self.adapters is None else self.adapters.off()
+    def without_adapters(self) -> AbstractContextManager[None]:
+        """Run the text model without adapters inside the block."""
+        return nullcontext() if self.adapters is None else self.adapters.disabled()
 
     def tokens(self, text: str) -> list[int]:
         """Return the ids of a piece of prompt."""
@@ -93,33 +93,33 @@ class Reader:
         """Return the teacher's prompt: the transcript where the audio would be."""
         return self.tokens(PREFIX + f"{text} {instruction}".strip() + SUFFIX)
 
-    def teach(self, lessons: Sequence[Lesson]) -> Reading:
-        """Return the untouched text model's reading of the transcripts."""
+    def teacher_output(self, examples: Sequence[Example]) -> TextModelOutput:
+        """Return the output of the text model without adapters, on the transcripts."""
         rows = [
             self._embedded(
                 self.transcript_prompt(x.text, x.instruction) + list(x.answer)
             )
-            for x in lessons
+            for x in examples
         ]
-        with torch.no_grad(), self.untouched():
-            return self._read(rows, lessons)
+        with torch.no_grad(), self.without_adapters():
+            return self._read(rows, examples)
 
-    def listen(
+    def student_output(
         self,
-        lessons: Sequence[Lesson],
+        examples: Sequence[Example],
         frames: Sequence[Tensor],
         *,
         layers: Sequence[int] = MATCHED_LAYERS,
-    ) -> Reading:
-        """Return the adapted model's reading of the heard frames."""
+    ) -> TextModelOutput:
+        """Return the output of the adapted text model, on the audio frames."""
         rows = []
-        for lesson, heard in zip(lessons, frames, strict=True):
-            space = f" {lesson.instruction}" if lesson.instruction else ""
+        for example, heard in zip(examples, frames, strict=True):
+            space = f" {example.instruction}" if example.instruction else ""
             before = self.tokens(PREFIX + "<|audio_bos|>")
-            after = self.tokens("<|audio_eos|>" + space + SUFFIX) + list(lesson.answer)
+            after = self.tokens("<|audio_eos|>" + space + SUFFIX) + list(example.answer)
             start, end = self._embedded(before), self._embedded(after)
             rows.append(torch.cat([start, heard.to(start.dtype), end]))
-        return self._read(rows, lessons, layers)
+        return self._read(rows, examples, layers)
 
     def _embedded(self, ids: Sequence[int]) -> Tensor:
         embedded: Tensor = self.embed(torch.tensor(ids, device=self.device))
@@ -128,9 +128,9 @@ class Reader:
     def _read(
         self,
         rows: Sequence[Tensor],
-        lessons: Sequence[Lesson],
+        examples: Sequence[Example],
         layers: Sequence[int] = MATCHED_LAYERS,
-    ) -> Reading:
+    ) -> TextModelOutput:
         width = max(len(r) for r in rows)
         padded = torch.stack([F.pad(r, (0, 0, 0, width - len(r))) for r in rows])
         sizes = torch.tensor([len(r) for r in rows], device=self.device)
@@ -143,17 +143,17 @@ class Reader:
         )
         at = [
             (n, place)
-            for n, (row, lesson) in enumerate(zip(rows, lessons, strict=True))
-            for place in range(len(row) - len(lesson.answer) - 1, len(row) - 1)
+            for n, (row, example) in enumerate(zip(rows, examples, strict=True))
+            for place in range(len(row) - len(example.answer) - 1, len(row) - 1)
         ]
         batch, place = torch.tensor(at, device=self.device).T
         states = [output.hidden_states[layer][batch, place] for layer in layers]
-        return Reading(
+        return TextModelOutput(
             self.head(output.last_hidden_state[batch, place]), torch.stack(states)
         )
 
 
-def divergence(student: Reading, teacher: Reading) -> Tensor:
+def divergence(student: TextModelOutput, teacher: TextModelOutput) -> Tensor:
     """Return KL(teacher, student) in nats, averaged over answer positions."""
     return F.kl_div(
         F.log_softmax(student.logits.float(), -1),
@@ -163,13 +163,13 @@ def divergence(student: Reading, teacher: Reading) -> Tensor:
     )
 
 
-def distance(student: Reading, teacher: Reading) -> Tensor:
-    """Return the states' squared distance relative to the teacher's own size."""
+def distance(student: TextModelOutput, teacher: TextModelOutput) -> Tensor:
+    """Return the states' squared distance relative to the teacher's norm."""
     gap = (student.states.float() - teacher.states.float()).pow(2).sum(-1)
     return (gap / teacher.states.float().pow(2).sum(-1)).mean()
 
 
-def agreement(student: Reading, teacher: Reading) -> tuple[int, int]:
+def agreement(student: TextModelOutput, teacher: TextModelOutput) -> tuple[int, int]:
     """Return how many answer positions have the same most likely token, of how many."""
     same = student.logits.argmax(-1) == teacher.logits.argmax(-1)
     return int(same.sum()), same.numel()
@@ -177,27 +177,31 @@ def agreement(student: Reading, teacher: Reading) -> tuple[int, int]:
 
 @torch.no_grad()
 def answer(
-    reader: Reader, prompts: Sequence[Sequence[int]], *, length: int, temperature: float
+    text_model: AdaptedTextModel,
+    prompts: Sequence[Sequence[int]],
+    *,
+    length: int,
+    temperature: float,
 ) -> list[tuple[int, ...]]:
-    """Return the untouched text model's answers; temperature 0 is greedy."""
+    """Return the unmodified text model's answers; temperature 0 is greedy."""
     width = max(len(p) for p in prompts)
-    end = reader.tokenizer.eos_token_id
-    device = reader.device
+    end = text_model.tokenizer.eos_token_id
+    device = text_model.device
     ids = torch.tensor(
         [[end] * (width - len(p)) + list(p) for p in prompts], device=device
     )
     sizes = torch.tensor([len(p) for p in prompts], device=device)
     mask = (torch.arange(width, device=device) >= width - sizes[:, None]).long()
     cache, found = None, []
-    with reader.untouched():
+    with text_model.without_adapters():
         for _ in range(length):
             places = (mask.cumsum(-1) - 1).clamp(min=0)[:, -ids.shape[1] :]
-            output = reader.text_model(
+            output = text_model.text_model(
                 input_ids=ids, attention_mask=mask, position_ids=places,
                 use_cache=True, **passing_cache(cache),
             )  # fmt: skip
-            cache = returned_cache(output)
-            logits = reader.head(output.last_hidden_state[:, -1]).float()
+            cache = output.past_key_values
+            logits = text_model.head(output.last_hidden_state[:, -1]).float()
             if temperature:
                 ids = torch.multinomial(F.softmax(logits / temperature, -1), 1)
             else:

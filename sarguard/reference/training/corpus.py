@@ -1,12 +1,11 @@
-"""Compose the sentences that the reference model learns to hear.
+"""The sentences that the reference model learns to hear.
 
-Four sources: prompts that the text model sampled from itself
-(``prompts.txt``), a slot grammar that crosses request frames with actions,
-things and places so that the vocabulary of safety-relevant requests is heard in
-many contexts, a wide one over everyday words (``wide.py``), and drills of the
-tokenizer's own common words. Training is on *hearing* alone; no answer is written
-here. Sentences of the shipped calibration, test and demo sets are excluded word
-for word.
+Four sources: prompts that the text model sampled from itself (``prompts.txt``); a slot
+grammar that crosses request frames with actions, things and places, so that the
+vocabulary of safety-relevant requests is heard in many contexts; a wide one over
+everyday words (``wide_corpus.py``); and drills of the tokenizer's own common words.
+Training is on *hearing* alone; no answer is written here. Sentences of the shipped
+calibration, test and demo sets are excluded word for word.
 """
 
 from __future__ import annotations
@@ -298,10 +297,10 @@ def drills(words: Sequence[str], count: int, *, seed: int = 0) -> list[str]:
     return found
 
 
-def seldom_said(
-    words: Iterable[str], sentences: Iterable[str], *, fewest: int = 12
+def rare_words(
+    words: Iterable[str], sentences: Iterable[str], *, min_count: int = 12
 ) -> list[str]:
-    """Return the words that the sentences hold fewer than ``fewest`` times, once each.
+    """Return the words that the sentences hold fewer than ``min_count`` times, once each.
 
     A term of several words counts as its rarest word.
     """
@@ -310,7 +309,7 @@ def seldom_said(
     return [
         word
         for word in found
-        if min(counts[part] for part in normalise(word).split()) < fewest
+        if min(counts[part] for part in normalise(word).split()) < min_count
     ]
 
 

@@ -1,4 +1,4 @@
-"""What one training run hands to the package, and to the next run."""
+"""Export of a training run to the package, and its import by the next run."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor
 
 from sarguard.reference.difference import load_difference, save_difference
 from sarguard.reference.training.adapters import SCALE, Adapters
-from sarguard.reference.training.lookup import Lookup
+from sarguard.reference.training.lookup import LookupEncoder
 
 DIFFERENCE = "difference.safetensors"
 HEAD = "hearing_head.safetensors"
@@ -18,49 +18,52 @@ _TOWER, _PROJECTOR = "audio_tower.", "multi_modal_projector.linear."
 
 
 def export(
-    directory: Path, hearing: Lookup, adapters: Adapters, vocabulary: Sequence[int]
+    directory: Path,
+    encoder: LookupEncoder,
+    adapters: Adapters,
+    vocabulary: Sequence[int],
 ) -> Path:
     """Write what training changed, and the CTC head that measures word errors."""
-    hearing.settle()
+    encoder.sync_model()
     # The lookup has no attention.
-    without = f"layers.{len(hearing.tower.layers) - 1}.self_attn"
+    without = f"layers.{len(encoder.tower.layers) - 1}.self_attn"
     tensors: dict[str, Tensor] = {
         f"{_TOWER}{name}": value
-        for name, value in hearing.tower.state_dict().items()
+        for name, value in encoder.tower.state_dict().items()
         if name.startswith(("layers.", "layer_norm.")) and not name.startswith(without)
     }
     tensors |= {
         f"{_PROJECTOR}{name}": value
-        for name, value in hearing.projector.state_dict().items()
+        for name, value in encoder.projector.state_dict().items()
     }
     tensors |= adapters.tensors()
     cpu = {name: value.detach().cpu() for name, value in tensors.items()}
     path = directory / DIFFERENCE
     save_difference(path, cpu, {"lora_scale": str(SCALE)})
-    hearing.save_head(directory / HEAD, vocabulary)
+    encoder.save_head(directory / HEAD, vocabulary)
     return path
 
 
-def start_hearing(directory: Path, hearing: Lookup) -> None:
-    """Take tower, lookup, projector and CTC head from an earlier run's export.
+def load_encoder(directory: Path, encoder: LookupEncoder) -> None:
+    """Load tower, lookup, projector and CTC head from an earlier run's export.
 
     Raises:
         ReferenceCorruptError: The difference cannot be used.
     """
     tensors, _ = load_difference(directory / DIFFERENCE)
-    device = hearing.blank.device
-    for prefix, part in ((_TOWER, hearing.tower), (_PROJECTOR, hearing.projector)):
+    device = encoder.blank.device
+    for prefix, part in ((_TOWER, encoder.tower), (_PROJECTOR, encoder.projector)):
         state = {
             name.removeprefix(prefix): value.float().to(device)
             for name, value in tensors.items()
             if name.startswith(prefix)
         }
         part.load_state_dict({**part.state_dict(), **state})
-    hearing.load_head(directory / HEAD)
+    encoder.load_head(directory / HEAD)
 
 
-def start_answering(directory: Path, adapters: Adapters) -> None:
-    """Take the adapters from an earlier run's export.
+def load_adapters(directory: Path, adapters: Adapters) -> None:
+    """Load the adapters from an earlier run's export.
 
     Raises:
         ReferenceCorruptError: The difference cannot be used.

@@ -1,4 +1,4 @@
-"""Turn samples into the log-mel features the audio tower reads, in batches.
+"""Log-mel features of samples, in batches, as the audio tower takes them.
 
 Equal, frame for frame, to `WhisperFeatureExtractor` on a clip padded to 30 s,
 but computed for the clip's own length: forty times less work for short speech.
@@ -18,7 +18,7 @@ from transformers import WhisperFeatureExtractor
 
 SAMPLE_RATE = 16_000
 HOP = 160
-ROUND = 32
+WIDTH_MULTIPLE = 32
 """Batch widths are multiples of this, so that few shapes are met."""
 TAIL = 4
 """Frames kept past the clip's end: windows and convolutions reach over it."""
@@ -43,11 +43,11 @@ def collate(features: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
     """Pad features to one length with each clip's own silence.
 
     Returns:
-        Features (batch, mel bins, frames), frames a multiple of `ROUND`, and each
-        clip's own frames (batch,), without the tail.
+        Features (batch, mel bins, frames), frames a multiple of `WIDTH_MULTIPLE`, and
+        each clip's own frames (batch,), without the tail.
     """
     lengths = torch.tensor([f.shape[1] - TAIL for f in features])
-    width = -(-(int(lengths.max()) + TAIL) // ROUND) * ROUND
+    width = -(-(int(lengths.max()) + TAIL) // WIDTH_MULTIPLE) * WIDTH_MULTIPLE
     padded = [F.pad(f, (0, width - f.shape[1]), value=_silence(f)) for f in features]
     return torch.stack(padded), lengths
 
@@ -58,7 +58,7 @@ def _silence(features: Tensor) -> float:
     return (max(-10.0, peak - 8.0) + 4.0) / 4.0
 
 
-def disturb(samples: np.ndarray, rng: random.Random) -> np.ndarray:
+def augment_waveform(samples: np.ndarray, rng: random.Random) -> np.ndarray:
     """Return the int16 clip as float32 with speed, silence, noise and band varied."""
     noise_rng = np.random.default_rng(rng.getrandbits(32))
     clip: np.ndarray = samples.astype(np.float32) / 32768

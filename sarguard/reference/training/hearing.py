@@ -1,10 +1,9 @@
-"""Stage 1, hearing: the audio tower learns to speak in the text model's embeddings.
+"""Stage 1, hearing: the audio tower learns to emit the text model's embeddings.
 
-Connectionist temporal classification over the text model's own token
-embeddings: a projected frame ``p`` scores token ``v`` by minus its squared
-distance to that token's embedding, ``(2 p.e_v - |e_v|^2) / tau``. What the
-projector then emits *is* (close to) the embedding of the token that was said,
-so that an untouched text model already half understands it.
+Connectionist temporal classification (CTC) over the text model's own token embeddings:
+a projected frame ``p`` scores token ``v`` by minus its squared distance to that token's
+embedding, ``(2 p.e_v - |e_v|^2) / tau``. The projector then emits roughly the embedding
+of the token that was said, which an unmodified text model partly understands.
 """
 
 from __future__ import annotations
@@ -24,19 +23,19 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
 @dataclass(frozen=True, slots=True)
-class Contest:
-    """Which tokens compete for the frames of a batch; class 0 is the blank."""
+class SampledClasses:
+    """Classes of a batch's CTC loss: blank (0), its own tokens, and sampled others."""
 
     own: Tensor
-    """Tokens that the batch says, as places in the vocabulary."""
-    rivals: Tensor
-    """Tokens that it does not say, drawn at random."""
+    """Tokens that the batch says, as indices into the vocabulary."""
+    negatives: Tensor
+    """Tokens that it does not say, drawn at random, as indices."""
     unsaid: int
-    """How many tokens the rivals stand for."""
+    """Number of tokens that the negatives were drawn from."""
     spoken: Tensor
-    """What is said as classes of the contest, one row after the other."""
+    """What is said, as classes, one row after the other."""
     lengths: Tensor
-    """How many classes each row says, (batch,)."""
+    """Number of classes that each row says, (batch,)."""
 
     @classmethod
     def draw(
@@ -44,15 +43,15 @@ class Contest:
         said: Sequence[Tensor],
         *,
         vocabulary: int,
-        rivals: int,
+        negatives: int,
         device: torch.device,
-    ) -> Contest:
-        """Return the contest of a batch.
+    ) -> SampledClasses:
+        """Return the classes of a batch.
 
         Args:
-            said: What each row says, as places in the vocabulary counted from 1.
-            vocabulary: How many tokens there are.
-            rivals: How many of those that are not said compete.
+            said: What each row says, as indices into the vocabulary counted from 1.
+            vocabulary: Number of tokens.
+            negatives: Number of tokens to draw of those that are not said.
             device: Where the scores are.
         """
         spoken = torch.cat(list(said)).to(device) - 1
@@ -64,7 +63,7 @@ class Contest:
         place[own] = torch.arange(len(own), device=device) + 1
         return cls(
             own=own,
-            rivals=pool[torch.randperm(len(pool), device=device)[:rivals]],
+            negatives=pool[torch.randperm(len(pool), device=device)[:negatives]],
             unsaid=len(pool),
             spoken=place[spoken],
             lengths=torch.tensor([len(tokens) for tokens in said], device=device),
@@ -72,24 +71,25 @@ class Contest:
 
     @property
     def tokens(self) -> Tensor:
-        """Return the tokens of classes 1 and up, as places in the vocabulary."""
-        return torch.cat([self.own, self.rivals])
+        """Return the tokens of classes 1 and up, as indices into the vocabulary."""
+        return torch.cat([self.own, self.negatives])
 
-    def shares(self, scores: Tensor) -> Tensor:
+    def log_probabilities(self, scores: Tensor) -> Tensor:
         """Return log-probabilities, (n, batch, classes), of scores (batch, n, classes).
 
-        The rivals' scores are raised, in place, by the log of how many tokens each of
-        them stands for.
+        The scores of the negatives are raised, in place, by the log of how many tokens
+        each was drawn for: an estimate of the sum over the whole vocabulary.
         """
-        stands_for = max(1.0, self.unsaid / max(1, len(self.rivals)))
-        scores[..., 1 + len(self.own) :] += math.log(stands_for)
+        weight = max(1.0, self.unsaid / max(1, len(self.negatives)))
+        scores[..., 1 + len(self.own) :] += math.log(weight)
         return F.log_softmax(scores, dim=-1).transpose(0, 1)
 
 
-RIVALS = 3000
+NEGATIVES = 3000
+"""Number of sampled tokens in the loss besides the batch's own."""
 
 
-class Hearing(nn.Module):
+class SpeechEncoder(nn.Module):
     """The audio tower and projector of a Qwen2-Audio model, with a CTC head."""
 
     targets: Tensor
@@ -120,13 +120,13 @@ class Hearing(nn.Module):
     @classmethod
     def from_head(
         cls, model: PreTrainedModel, path: Path
-    ) -> tuple[Hearing, tuple[int, ...]]:
+    ) -> tuple[SpeechEncoder, tuple[int, ...]]:
         """Return a trained model's hearing, and the token ids of its classes."""
         head = load_file(path)
         vocabulary = tuple(int(token) for token in head["vocabulary"])
-        hearing = cls(model, vocabulary)
-        hearing.load_head(path)
-        return hearing.eval(), vocabulary
+        encoder = cls(model, vocabulary)
+        encoder.load_head(path)
+        return encoder.eval(), vocabulary
 
     def load_head(self, path: Path) -> None:
         """Take the blank and the temperature from what `save_head` wrote."""
@@ -135,13 +135,13 @@ class Hearing(nn.Module):
             self.blank.copy_(head["blank"])
             self.log_tau.copy_(head["log_tau"])
 
-    def settle(self) -> None:
-        """Write what is trained into the model, where it does not train in place."""
+    def sync_model(self) -> None:
+        """Copy trained weights into the model, where they are not trained in place."""
 
     def encode(self, features: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """Return projected frames (batch, n, width) and how many are real (batch,).
 
-        The same arithmetic as the model's own forward on a clip padded to 30 s.
+        The result is that of the model's own forward on a clip padded to 30 s.
         """
         states, counts = self.states(features, lengths, self.tower.layers)
         return self.project(states), counts
@@ -177,28 +177,26 @@ class Hearing(nn.Module):
         return F.log_softmax(self._distances(frames, self.targets), dim=-1)
 
     def loss(self, frames: Tensor, counts: Tensor, targets: Sequence[Tensor]) -> Tensor:
-        """Return the mean CTC loss a token of the batch, over sampled rival classes.
-
-        The batch's own tokens compete with `RIVALS` random others.
-        """
-        contest = Contest.draw(
+        """Return the mean CTC loss a token, in nats, over sampled classes."""
+        classes = SampledClasses.draw(
             targets,
             vocabulary=len(self.targets),
-            rivals=RIVALS,
+            negatives=NEGATIVES,
             device=frames.device,
         )
-        scores = self._distances(frames, self.targets[contest.tokens])
+        scores = self._distances(frames, self.targets[classes.tokens])
         return F.ctc_loss(
-            contest.shares(scores),
-            contest.spoken,
+            classes.log_probabilities(scores),
+            classes.spoken,
             counts,
-            contest.lengths,
+            classes.lengths,
             zero_infinity=True,
         )
 
     def _distances(self, frames: Tensor, tokens: Tensor) -> Tensor:
-        classes = torch.cat([self.blank[None], tokens])
-        scores = 2 * frames @ classes.T - (classes * classes).sum(1)
+        centres = torch.cat([self.blank[None], tokens])
+        # |p|^2 is the same for every class, so a softmax does not need it.
+        scores = 2 * frames @ centres.T - (centres * centres).sum(1)
         return scores.float() / self.log_tau.exp()
 
 

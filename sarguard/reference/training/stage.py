@@ -12,9 +12,9 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from sarguard.reference.training.hearing import Hearing
+from sarguard.reference.training.hearing import SpeechEncoder
 
-_SIZE, _TIMES = 1024, 8
+_MATRIX_SIZE, _REPEATS = 1024, 8
 
 
 def autocast(device: torch.device) -> torch.autocast:
@@ -36,9 +36,9 @@ def fastest_dtype(device: torch.device) -> torch.dtype:
 
 
 def _seconds(dtype: torch.dtype) -> float:
-    one, other = torch.ones(2, _SIZE, _SIZE, dtype=dtype)
+    one, other = torch.ones(2, _MATRIX_SIZE, _MATRIX_SIZE, dtype=dtype)
     best = float("inf")
-    for _ in range(_TIMES):
+    for _ in range(_REPEATS):
         started = time.perf_counter()
         torch.mm(one, other)
         best = min(best, time.perf_counter() - started)
@@ -50,7 +50,7 @@ Made = TypeVar("Made")
 
 
 def prefetch(make: Callable[[Item], Made], items: Iterable[Item]) -> Iterator[Made]:
-    """Yield ``make(item)`` for each item, always working one item ahead."""
+    """Yield ``make(item)`` for each item, made in a thread one item ahead."""
     with ThreadPoolExecutor(1) as pool:
         ahead = None
         for item in items:
@@ -63,11 +63,11 @@ def prefetch(make: Callable[[Item], Made], items: Iterable[Item]) -> Iterator[Ma
 
 
 WARM_UP_STEPS = 60
-FINAL_PART = 0.04
+FINAL_FRACTION = 0.04
 
 
-class Clock:
-    """A budget of training seconds, counted across restarts."""
+class TimeBudget:
+    """Budget of training seconds, counted across restarts."""
 
     def __init__(self, budget: float) -> None:
         self.budget = budget
@@ -78,84 +78,90 @@ class Clock:
         """Return the seconds used, those of earlier runs included."""
         return self.spent + time.monotonic() - self._started
 
-    def part(self) -> float:
-        """Return the part of the budget used, 0 to 1."""
+    def fraction(self) -> float:
+        """Return the fraction of the budget used, 0 to 1."""
         return min(1.0, self.seconds() / self.budget)
 
-    def over(self) -> bool:
-        """Tell whether the budget is used up."""
+    def is_spent(self) -> bool:
+        """Return whether the budget is used up."""
         return self.seconds() >= self.budget
 
 
-def set_rates(
-    optimizer: torch.optim.Optimizer, rates: Sequence[float], *, step: int, part: float
+def set_learning_rates(
+    optimizer: torch.optim.Optimizer,
+    rates: Sequence[float],
+    *,
+    step: int,
+    fraction: float,
 ) -> None:
-    """Set each group's rate: linear warm-up by steps, linear decay by the clock."""
-    scale = min(1.0, (step + 1) / WARM_UP_STEPS) * (1.0 - (1.0 - FINAL_PART) * part)
+    """Set each group's rate: linear warm-up by steps, linear decay by the budget."""
+    scale = min(1.0, (step + 1) / WARM_UP_STEPS) * (
+        1.0 - (1.0 - FINAL_FRACTION) * fraction
+    )
     for group, rate in zip(optimizer.param_groups, rates, strict=True):
         group["lr"] = rate * scale
 
 
-LONGEST_GRADIENT = 1.0
+MAX_GRADIENT_NORM = 1.0
 
 
 class Stage:
-    """What a stage trains, how far it is, and where that is kept between runs."""
+    """Training state of a stage, and its checkpoint between runs."""
 
     def __init__(
         self,
-        hearing: Hearing,
+        encoder: SpeechEncoder,
         optimizer: torch.optim.Optimizer,
-        clock: Clock,
+        budget: TimeBudget,
         checkpoint: Path,
     ) -> None:
-        self.hearing = hearing
+        self.encoder = encoder
         self.optimizer = optimizer
-        self.clock = clock
+        self.budget = budget
         self.checkpoint = checkpoint
         self.step = 0
         self._saved = time.monotonic()
 
-    def parts(self) -> dict[str, Any]:
-        """Return the weights to keep, by name."""
-        return {"hearing": self.hearing.state_dict()}
+    def weights(self) -> dict[str, Any]:
+        """Return the weights to save, by name."""
+        return {"hearing": self.encoder.state_dict()}
 
-    def load_parts(self, state: dict[str, Any]) -> None:
-        """Take the weights back from what `parts` returned."""
-        self.hearing.load_state_dict(state["hearing"])
+    def load_weights(self, state: dict[str, Any]) -> None:
+        """Load what `weights` returned."""
+        self.encoder.load_state_dict(state["hearing"])
 
     def restore(self) -> None:
-        """Go on from the checkpoint, if there is one."""
+        """Continue from the checkpoint, if there is one."""
         if not self.checkpoint.exists():
             return
         state = torch.load(self.checkpoint, weights_only=True)
-        self.load_parts(state)
+        self.load_weights(state)
         self.optimizer.load_state_dict(state["optimizer"])
-        self.step, self.clock.spent = state["step"], state["spent"]
+        self.step, self.budget.spent = state["step"], state["spent"]
 
-    def descend(self, loss: Tensor) -> None:
-        """Change every trained parameter by one step down the loss."""
+    def update(self, loss: Tensor) -> None:
+        """Make one optimiser step on a loss."""
         self.optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         groups = self.optimizer.param_groups
         trained = [p for group in groups for p in group["params"]]
-        nn.utils.clip_grad_norm_(trained, LONGEST_GRADIENT)
+        nn.utils.clip_grad_norm_(trained, MAX_GRADIENT_NORM)
         self.optimizer.step()
         self.step += 1
 
     def save(self) -> None:
-        """Write the checkpoint, whole or not at all."""
+        """Write the checkpoint atomically."""
         state = {
-            **self.parts(),
+            **self.weights(),
             "optimizer": self.optimizer.state_dict(),
             "step": self.step,
-            "spent": self.clock.seconds(),
+            "spent": self.budget.seconds(),
         }
         partial = self.checkpoint.with_suffix(".partial")
         torch.save(state, partial)
         partial.replace(self.checkpoint)
 
-    def keep(
+    def save_and_evaluate(
         self,
         evaluate: Callable[[], str],
         report: Callable[[str], None],
@@ -166,13 +172,13 @@ class Stage:
         if time.monotonic() - self._saved < every:
             return
         self.save()
-        self.hearing.settle()
+        self.encoder.sync_model()
         report(evaluate())
         self._saved = time.monotonic()
 
 
-class Smoothed:
-    """Running averages of a step's figures, over some thirty steps."""
+class RunningAverage:
+    """Exponential averages of a step's figures, over some thirty steps."""
 
     def __init__(self) -> None:
         self.values: list[float] = []

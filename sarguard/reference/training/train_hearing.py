@@ -15,16 +15,25 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase, WhisperFeatureExtractor
 
 from sarguard.reference.training.clips import Clip
-from sarguard.reference.training.features import collate, disturb, log_mel, mask
-from sarguard.reference.training.hearing import Hearing, transcribe, word_error_rate
-from sarguard.reference.training.lookup import Heard, Lookup
+from sarguard.reference.training.features import (
+    augment_waveform,
+    collate,
+    log_mel,
+    mask,
+)
+from sarguard.reference.training.hearing import (
+    SpeechEncoder,
+    transcribe,
+    word_error_rate,
+)
+from sarguard.reference.training.lookup import LookupEncoder, LookupOutput
 from sarguard.reference.training.stage import (
-    Clock,
-    Smoothed,
+    RunningAverage,
     Stage,
+    TimeBudget,
     autocast,
     prefetch,
-    set_rates,
+    set_learning_rates,
 )
 
 BATCH_SECONDS = 64.0
@@ -34,8 +43,8 @@ SAVE_SECONDS = 300.0
 
 
 @dataclass(frozen=True, kw_only=True)
-class Ears:
-    """What turns a clip into training tensors."""
+class Preprocessor:
+    """Conversion of clips to features, and of texts to CTC classes."""
 
     extractor: WhisperFeatureExtractor
     tokenizer: PreTrainedTokenizerBase
@@ -47,7 +56,7 @@ class Ears:
         ids = self.tokenizer(text, add_special_tokens=False)["input_ids"]
         return torch.tensor([self._classes[i] for i in ids])
 
-    def sayable(self, clips: Sequence[Clip]) -> list[Clip]:
+    def with_known_tokens(self, clips: Sequence[Clip]) -> list[Clip]:
         """Return the clips whose every token has a class."""
         texts = sorted({clip.text for clip in clips})
         rows = self.tokenizer(texts, add_special_tokens=False)["input_ids"]
@@ -66,7 +75,7 @@ class Ears:
         """Return log-mel features, varied when ``rng`` is given."""
         if rng is None:
             return log_mel(clip.samples.astype("float32") / 32768, self.extractor)
-        return mask(log_mel(disturb(clip.samples, rng), self.extractor), rng)
+        return mask(log_mel(augment_waveform(clip.samples, rng), self.extractor), rng)
 
 
 def batches(clips: Sequence[Clip], rng: random.Random) -> Iterator[list[Clip]]:
@@ -96,43 +105,43 @@ class ClipStage(Stage, ABC):
 
 def train_on_clips(
     stage: ClipStage,
-    ears: Ears,
+    preprocessor: Preprocessor,
     clips: Sequence[Clip],
     *,
     seed: int,
     evaluate: Callable[[], str],
     report: Callable[[str], None],
 ) -> None:
-    """Train a stage until its clock runs out.
+    """Train a stage until its budget is spent.
 
     Args:
         stage: What is trained, in place, and its budget.
-        ears: What turns the clips into features and classes.
+        preprocessor: What turns the clips into features and classes.
         clips: The clips to train on; each says only tokens that have a class.
         seed: Seed of the batches and of how clips are varied.
         evaluate: Called after each checkpoint; returns a line to report.
         report: Called with lines of progress.
     """
     rng = random.Random(seed)
-    clock, smoothed = stage.clock, Smoothed()
+    budget, averages = stage.budget, RunningAverage()
 
     def prepare(batch: list[Clip]) -> tuple[Tensor, Tensor, list[Tensor]]:
-        found = collate([ears.features(clip, rng) for clip in batch])
-        return (*found, [ears.tokens(clip.text) for clip in batch])
+        found = collate([preprocessor.features(clip, rng) for clip in batch])
+        return (*found, [preprocessor.tokens(clip.text) for clip in batch])
 
-    while not clock.over():
+    while not budget.is_spent():
         for features, lengths, said in prefetch(prepare, batches(clips, rng)):
-            if clock.over():
+            if budget.is_spent():
                 break
-            found = smoothed.add(stage.learn(features, lengths, said))
+            found = averages.add(stage.learn(features, lengths, said))
             if stage.step % 20 == 0:
                 told = " ".join(
                     f"{name} {value:.3f}"
                     for name, value in zip(stage.figures, found, strict=True)
                 )
-                report(f"step {stage.step} {clock.seconds():.0f} s {told}")
-            stage.keep(evaluate, report, every=SAVE_SECONDS)
-    stage.keep(evaluate, report)
+                report(f"step {stage.step} {budget.seconds():.0f} s {told}")
+            stage.save_and_evaluate(evaluate, report, every=SAVE_SECONDS)
+    stage.save_and_evaluate(evaluate, report)
 
 
 class HearingStage(ClipStage):
@@ -140,42 +149,51 @@ class HearingStage(ClipStage):
 
     figures = ("loss",)
 
-    def __init__(self, hearing: Hearing, clock: Clock, checkpoint: Path) -> None:
-        tower = [p for p in hearing.tower.parameters() if p.requires_grad]
-        head = [*hearing.projector.parameters(), hearing.blank, hearing.log_tau]
+    def __init__(
+        self, encoder: SpeechEncoder, budget: TimeBudget, checkpoint: Path
+    ) -> None:
+        tower = [p for p in encoder.tower.parameters() if p.requires_grad]
+        head = [*encoder.projector.parameters(), encoder.blank, encoder.log_tau]
         optimizer = torch.optim.AdamW(
             [{"params": tower, "lr": TOWER_RATE}, {"params": head, "lr": HEAD_RATE}],
             betas=(0.9, 0.98),
             weight_decay=0.01,
         )
-        super().__init__(hearing, optimizer, clock, checkpoint)
+        super().__init__(encoder, optimizer, budget, checkpoint)
         self.restore()
 
     def learn(
         self, features: Tensor, lengths: Tensor, said: Sequence[Tensor]
     ) -> list[float]:
         """Make one step on a batch and return its loss."""
-        rates, device = (TOWER_RATE, HEAD_RATE), self.hearing.blank.device
-        set_rates(self.optimizer, rates, step=self.step, part=self.clock.part())
+        rates, device = (TOWER_RATE, HEAD_RATE), self.encoder.blank.device
+        set_learning_rates(
+            self.optimizer, rates, step=self.step, fraction=self.budget.fraction()
+        )
         with autocast(device):
-            frames, counts = self.hearing.encode(features.to(device), lengths)
-            loss = self.hearing.loss(frames, counts, said)
-        self.descend(loss)
+            frames, counts = self.encoder.encode(features.to(device), lengths)
+            loss = self.encoder.loss(frames, counts, said)
+        self.update(loss)
         return [float(loss.detach())]
 
 
 @torch.no_grad()
 def heard(
-    hearing: Hearing, ears: Ears, clips: Sequence[Clip]
+    encoder: SpeechEncoder, preprocessor: Preprocessor, clips: Sequence[Clip]
 ) -> tuple[float, list[str]]:
     """Return the word error rate over the clips and what was heard in each."""
     texts: list[str] = []
     for start in range(0, len(clips), 16):
         batch = clips[start : start + 16]
-        features, lengths = collate([ears.features(clip, None) for clip in batch])
-        frames, counts = hearing.encode(features.to(hearing.blank.device), lengths)
+        features, lengths = collate(
+            [preprocessor.features(clip, None) for clip in batch]
+        )
+        frames, counts = encoder.encode(features.to(encoder.blank.device), lengths)
         texts += transcribe(
-            hearing.scores(frames), counts, ears.vocabulary, ears.tokenizer
+            encoder.scores(frames),
+            counts,
+            preprocessor.vocabulary,
+            preprocessor.tokenizer,
         )
     return word_error_rate([clip.text for clip in clips], texts), texts
 
@@ -184,37 +202,47 @@ RATES = (1e-4, 3e-4, 1e-3)
 """Learning rates of the tower, of what its units share and of what each has alone."""
 GAP_WEIGHT = 2.0
 LOOKED_UP = 0.25
-"""Part of each batch that is looked up: that costs as much as hearing it."""
+"""Share of each batch that is looked up: that costs as much as encoding it."""
 
 
 class LookupStage(ClipStage):
-    """Stage 2: the units learn to be sure, and silent where nothing is said."""
+    """Stage 2: the units learn to be confident, and silent where nothing is said."""
 
     figures = ("CTC", "gap")
 
-    def __init__(self, lookup: Lookup, clock: Clock, checkpoint: Path) -> None:
+    def __init__(
+        self, lookup: LookupEncoder, budget: TimeBudget, checkpoint: Path
+    ) -> None:
         self.lookup = lookup
-        groups = [list(lookup.body()), list(lookup.shared()), list(lookup.single())]
+        groups = [
+            list(lookup.tower_parameters()),
+            list(lookup.shared_parameters()),
+            list(lookup.threshold_parameters()),
+        ]
         optimizer = torch.optim.AdamW(
             [{"params": group} for group in groups], betas=(0.9, 0.98), weight_decay=0.0
         )
-        super().__init__(lookup, optimizer, clock, checkpoint)
+        super().__init__(lookup, optimizer, budget, checkpoint)
         self.restore()
 
     def learn(
         self, features: Tensor, lengths: Tensor, said: Sequence[Tensor]
     ) -> list[float]:
         """Make one step on a batch; return its CTC loss and its gap."""
-        set_rates(self.optimizer, RATES, step=self.step, part=self.clock.part())
+        set_learning_rates(
+            self.optimizer, RATES, step=self.step, fraction=self.budget.fraction()
+        )
         device = self.lookup.blank.device
         some = torch.randperm(len(said))[: max(1, round(LOOKED_UP * len(said)))]
         with autocast(device):
-            heard = self.lookup.listen(features.to(device), lengths, said, rows=some)
-            loss = hearing_loss(heard)
-        self.descend(loss)
+            heard = self.lookup.training_output(
+                features.to(device), lengths, said, rows=some
+            )
+            loss = lookup_loss(heard)
+        self.update(loss)
         return [float(heard.ctc.detach()), float(heard.gap.detach())]
 
 
-def hearing_loss(heard: Heard) -> Tensor:
-    """Return what both this stage and the answering one take of what was heard."""
+def lookup_loss(heard: LookupOutput) -> Tensor:
+    """Return the loss on the lookup's output, in this stage and in answering."""
     return heard.ctc + GAP_WEIGHT * heard.gap

@@ -1,7 +1,7 @@
 """Compose requests from a wide vocabulary: any everyday word in a natural frame.
 
 What a request says need not make sense; each word must be heard often, beside
-ever other words, with the stress and linking of a real sentence.
+ever different words, with the stress and linking of a real sentence.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def words(section: str, kind: str) -> tuple[str, ...]:
     return tuple(word for word in re.split(r",\s*", " ".join(found.split())) if word)
 
 
-def every_word() -> list[str]:
+def all_words() -> list[str]:
     """Return every word and term of ``lexicon.toml``, frames left out."""
     sections = [section for section in _lexicon() if section != "frames"]
     return [w for s in sections for kind in _lexicon()[s] for w in words(s, kind)]
@@ -104,7 +104,7 @@ def _with_s(word: str) -> str:
     return word + ("es" if re.search(r"(s|x|z|ch|sh)$", word) else "s")
 
 
-LONGEST = 17
+MAX_WORDS = 17
 """Words in a sentence; longer ones are drawn anew."""
 
 _OWNERS = (
@@ -131,19 +131,19 @@ _PLACES = (
 )  # fmt: skip
 
 
-class Composer:
-    """Fill frames with words drawn by one random stream."""
+class SentenceGenerator:
+    """Generator of sentences: frames filled with words from one random stream."""
 
     def __init__(self, rng: random.Random) -> None:
         self.rng = rng
 
     def sentences(self) -> Iterator[str]:
-        """Yield endless requests of at most `LONGEST` words."""
+        """Yield endless requests of at most `MAX_WORDS` words."""
         while True:
             (kind,) = self.rng.choices(("actions", "matters", "writing"), (5, 3, 2))
             frame = self.rng.choice(frames(kind))
             found = frame.format_map(_Slots(self.slot))
-            if len(found.split()) <= LONGEST:
+            if len(found.split()) <= MAX_WORDS:
                 yield found
 
     def slot(self, name: str) -> str:
@@ -152,9 +152,9 @@ class Composer:
         if name.endswith("_cap"):
             found = self.slot(name.removesuffix("_cap"))
             return found[0].upper() + found[1:]
-        return self._makers()[name]()
+        return self._generators()[name]()
 
-    def _makers(self) -> dict[str, Callable[[], str]]:
+    def _generators(self) -> dict[str, Callable[[], str]]:
         return {
             "vp": self.verb_phrase,
             "ving": lambda: gerund(self.verb_phrase()),
@@ -225,7 +225,7 @@ class Composer:
         elif chance < 0.86:
             return self._one("verb_phrases", "plain")
         else:
-            phrase = self.rng.choice(self._other_doings())()
+            phrase = self.rng.choice(self._other_actions())()
         return phrase + self._tail() if self.rng.random() < 0.55 else phrase
 
     def _object(self) -> str:
@@ -235,7 +235,7 @@ class Composer:
         some = self.rng.choice(("", "", "some ", "the ", "my "))
         return some + self._described(self._one("mass", "stuff"))
 
-    def _other_doings(self) -> tuple[Callable[[], str], ...]:
+    def _other_actions(self) -> tuple[Callable[[], str], ...]:
         one = self._one
 
         def some(*kinds: str) -> str:
@@ -296,7 +296,7 @@ class Composer:
 
 
 class _Slots(dict[str, str]):
-    """A mapping that asks for each slot's words as a frame is filled."""
+    """Mapping that generates each slot's words as a frame is filled."""
 
     def __init__(self, fill: Callable[[str], str]) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""The sentences, clips and models that both stages of the training share."""
+"""The sentences, clips and models that all stages of the training share."""
 
 from __future__ import annotations
 
@@ -29,20 +29,20 @@ from sarguard.reference.training.corpus import (
     distinct,
     drills,
     normalise,
+    rare_words,
     requests,
-    seldom_said,
 )
-from sarguard.reference.training.hearing import Hearing
-from sarguard.reference.training.train_hearing import Ears
-from sarguard.reference.training.wide_corpus import Composer, every_word
+from sarguard.reference.training.hearing import SpeechEncoder
+from sarguard.reference.training.train_hearing import Preprocessor
+from sarguard.reference.training.wide_corpus import SentenceGenerator, all_words
 
 REQUESTS, WIDE, DRILLS = 10_000, 34_000, 9_000
 DRILLED_WORDS = 9_000
-"""The tokenizer's commonest words; those the sentences seldom say are drilled."""
+"""The tokenizer's commonest words; those that are rare in the sentences are drilled."""
 LOOKED_UP = 6_144
-"""Tokens that the lookup layer says: those said most often."""
+"""Tokens in the lookup layer: the most frequent ones."""
 HELD_OUT = 240
-"""Half of them requests, half of them wide."""
+"""Number of sentences held out: half requests, half wide."""
 RENDERINGS = (
     # name, unseen voices, seed of the voices
     ("requests", False, 0),
@@ -54,8 +54,8 @@ RENDERINGS = (
 
 
 @dataclass(frozen=True, kw_only=True)
-class Lines:
-    """What is said: training sentences of three sources, and sentences held out."""
+class Sentences:
+    """Training sentences of three sources, and sentences held out."""
 
     requests: list[str]
     wide: list[str]
@@ -76,7 +76,7 @@ class Lines:
 
 
 @dataclass(frozen=True)
-class School:
+class Workspace:
     """A training directory and what can be derived from the public bases."""
 
     directory: Path
@@ -90,45 +90,47 @@ class School:
         return model.to(self.device), processor.tokenizer
 
     @cached_property
-    def lines(self) -> Lines:
+    def lines(self) -> Sentences:
         """Return the sentences, those of the shipped clips left out."""
         shipped = frozenset(normalise(s) for s in load_sentences())
         said = requests(REQUESTS, exclude=shipped)
         wide = distinct(
-            Composer(random.Random(0)).sentences(),
+            SentenceGenerator(random.Random(0)).sentences(),
             WIDE,
             exclude=shipped | {normalise(s) for s in said},
         )
         common = common_words(self.untrained[1], DRILLED_WORDS)
         half = HELD_OUT // 2
-        return Lines(
+        return Sentences(
             requests=said[:-half],
             wide=wide[:-half],
-            drills=drills(seldom_said([*common, *every_word()], said + wide), DRILLS),
+            drills=drills(rare_words([*common, *all_words()], said + wide), DRILLS),
             held_out=said[-half:] + wide[-half:],
         )
 
     @cached_property
-    def ears(self) -> Ears:
+    def preprocessor(self) -> Preprocessor:
         """Return the feature extractor, tokenizer and classes of the CTC head."""
         tokenizer = self.untrained[1]
         extractor: Any = WhisperFeatureExtractor  # its constructor is untyped
-        return Ears(
+        return Preprocessor(
             extractor=extractor(feature_size=80),
             tokenizer=tokenizer,
             vocabulary=self._vocabulary(tokenizer),
         )
 
     @cached_property
-    def looked_up(self) -> dict[int, float]:
+    def lookup_tokens(self) -> dict[int, float]:
         """Return the tokens that get a unit in the lookup, with how often each is said.
 
         A drill is half a sentence: it says words that few sentences need.
         """
-        said = dict.fromkeys(self.ears.vocabulary, 0.0)
+        said = dict.fromkeys(self.preprocessor.vocabulary, 0.0)
         lines = self.lines
         for weight, texts in ((1.0, lines.requests + lines.wide), (0.5, lines.drills)):
-            rows = self.ears.tokenizer(texts, add_special_tokens=False)["input_ids"]
+            rows = self.preprocessor.tokenizer(texts, add_special_tokens=False)[
+                "input_ids"
+            ]
             for token in chain.from_iterable(rows):
                 said[token] += weight
         kept = sorted(said, key=lambda token: (-said[token], token))[:LOOKED_UP]
@@ -137,19 +139,23 @@ class School:
     @property
     def space(self) -> int:
         """Return the token id of a space."""
-        (token,) = self.ears.tokenizer(" ", add_special_tokens=False)["input_ids"]
+        (token,) = self.preprocessor.tokenizer(" ", add_special_tokens=False)[
+            "input_ids"
+        ]
         return int(token)
 
-    def hearing(self) -> Hearing:
+    def encoder(self) -> SpeechEncoder:
         """Return stage 1's model: tower layers and projector trainable."""
         torch.manual_seed(0)
-        hearing = Hearing(self.untrained[0], self.ears.vocabulary).to(self.device)
-        for part in (hearing.tower.layers, hearing.tower.layer_norm, hearing.projector):
+        encoder = SpeechEncoder(self.untrained[0], self.preprocessor.vocabulary).to(
+            self.device
+        )
+        for part in (encoder.tower.layers, encoder.tower.layer_norm, encoder.projector):
             part.requires_grad_(True)
-        deviation = 0.4 * float(hearing.targets.std())
-        torch.nn.init.normal_(hearing.projector.weight, std=deviation)
-        torch.nn.init.zeros_(hearing.projector.bias)
-        return hearing
+        deviation = 0.4 * float(encoder.targets.std())
+        torch.nn.init.normal_(encoder.projector.weight, std=deviation)
+        torch.nn.init.zeros_(encoder.projector.bias)
+        return encoder
 
     def render(self, report: Callable[[str, int, int], None]) -> None:
         """Speak every sentence that is not on disk yet."""

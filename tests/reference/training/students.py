@@ -10,10 +10,10 @@ import transformers
 
 from sarguard.reference.tokenizer import build_processor
 from sarguard.reference.training.clips import Clip
-from sarguard.reference.training.hearing import Hearing
-from sarguard.reference.training.lookup import Lookup, build_lookup
-from sarguard.reference.training.stage import Clock
-from sarguard.reference.training.train_hearing import Ears
+from sarguard.reference.training.hearing import SpeechEncoder
+from sarguard.reference.training.lookup import LookupEncoder, build_lookup
+from sarguard.reference.training.stage import TimeBudget
+from sarguard.reference.training.train_hearing import Preprocessor
 from tests import tiny
 
 LAYERS = 30
@@ -31,20 +31,20 @@ class Student:
         return self.processor.tokenizer
 
     @property
-    def ears(self) -> Ears:
+    def preprocessor(self) -> Preprocessor:
         letters = self.tokenizer("abcdefghijklmnopqrstuvwxyz ")["input_ids"]
-        return Ears(
+        return Preprocessor(
             extractor=self.processor.feature_extractor,
             tokenizer=self.tokenizer,
             vocabulary=tuple(sorted(letters)),
         )
 
-    def hearing(self) -> Hearing:
+    def encoder(self) -> SpeechEncoder:
         """Return stage 1's model, trainable where the training makes it so."""
-        hearing = Hearing(self.model, self.ears.vocabulary)
-        for part in (hearing.tower.layers, hearing.tower.layer_norm, hearing.projector):
+        encoder = SpeechEncoder(self.model, self.preprocessor.vocabulary)
+        for part in (encoder.tower.layers, encoder.tower.layer_norm, encoder.projector):
             part.requires_grad_(True)
-        return hearing
+        return encoder
 
     @property
     def space(self) -> int:
@@ -52,10 +52,13 @@ class Student:
         (token,) = self.tokenizer(" ", add_special_tokens=False)["input_ids"]
         return token
 
-    def lookup(self) -> Lookup:
+    def lookup(self) -> LookupEncoder:
         """Return stage 2's model, trainable where the training makes it so."""
-        said = {token: 1.0 + place for place, token in enumerate(self.ears.vocabulary)}
-        return build_lookup(self.model, self.hearing(), said, space=self.space)
+        said = {
+            token: 1.0 + place
+            for place, token in enumerate(self.preprocessor.vocabulary)
+        }
+        return build_lookup(self.model, self.encoder(), said, space=self.space)
 
 
 def student(*, layers: int = LAYERS, seed: int = 0) -> Student:
@@ -83,8 +86,8 @@ def spoken(seconds: float, *, seed: int) -> np.ndarray:
     return np.rint(tone * 20_000).astype(np.int16)
 
 
-class StepClock(Clock):
-    """A clock that a training step moves on by one second, and nothing else."""
+class StepBudget(TimeBudget):
+    """A budget that a training step moves on by one second, and nothing else."""
 
     def __init__(self, steps: int) -> None:
         super().__init__(steps)
@@ -93,8 +96,8 @@ class StepClock(Clock):
     def seconds(self) -> float:
         return self.spent + self.made
 
-    def part(self) -> float:
+    def fraction(self) -> float:
         """Return the part used; the training asks once a step."""
-        part = super().part()
+        part = super().fraction()
         self.made += 1
         return part

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from sarguard.reference.difference import apply_difference, save_difference
-from sarguard.reference.training.adapters import SCALE, TARGETS, Adapted, Adapters
+from sarguard.reference.training.adapters import SCALE, TARGETS, Adapters, LoraLinear
 from tests.reference.training.students import student
 from tests.tiny import Model
 
@@ -47,7 +47,7 @@ def test_switched_off_is_exactly_the_base(model: Model) -> None:
     base = logits(model)
     adapters = trained(model)
     assert not torch.allclose(logits(model), base, atol=1e-2)
-    with adapters.off():
+    with adapters.disabled():
         assert torch.equal(logits(model), base)
     assert not torch.allclose(logits(model), base, atol=1e-2)
 
@@ -55,7 +55,7 @@ def test_switched_off_is_exactly_the_base(model: Model) -> None:
 def test_they_are_on_again_after_a_fault(model: Model) -> None:
     adapters = trained(model)
     adapted = logits(model)
-    with pytest.raises(RuntimeError, match="inside"), adapters.off():
+    with pytest.raises(RuntimeError, match="inside"), adapters.disabled():
         raise RuntimeError("inside")
     assert torch.equal(logits(model), adapted)
 
@@ -79,6 +79,6 @@ def test_merged_they_say_the_same(model: Model, tmp_path: Path) -> None:
 
 
 def test_an_adapter_lies_where_its_layer_lies() -> None:
-    adapted = Adapted(nn.Linear(4, 6, device="meta"))
+    adapted = LoraLinear(nn.Linear(4, 6, device="meta"))
     assert adapted.lora_A.device.type == "meta"
     assert adapted.lora_B.device.type == "meta"

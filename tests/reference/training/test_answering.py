@@ -12,16 +12,16 @@ from sarguard.reference.training.adapters import Adapters
 from sarguard.reference.training.answering import (
     INSTRUCTIONS,
     MATCHED_LAYERS,
-    Lesson,
-    Reader,
-    Reading,
+    AdaptedTextModel,
+    Example,
+    TextModelOutput,
     agreement,
     answer,
     distance,
     divergence,
 )
 from sarguard.reference.training.features import collate, log_mel
-from sarguard.reference.training.train_answering import write_lessons
+from sarguard.reference.training.train_answering import generate_examples
 from tests.reference.training.students import SENTENCES, Student, student
 from tests.tiny import clip
 
@@ -36,8 +36,8 @@ def bases(tiny_bases: Path) -> Student:
 
 
 @pytest.fixture
-def reader(tiny_student: Student) -> Reader:
-    return Reader(tiny_student.model, tiny_student.tokenizer)
+def text_model(tiny_student: Student) -> AdaptedTextModel:
+    return AdaptedTextModel(tiny_student.model, tiny_student.tokenizer)
 
 
 def chat(made: Student, instruction: str, **part: object) -> dict[str, Any]:
@@ -56,10 +56,10 @@ def chat(made: Student, instruction: str, **part: object) -> dict[str, Any]:
 def test_the_teacher_reads_what_the_chat_template_writes(
     bases: Student, instruction: str
 ) -> None:
-    reader = Reader(bases.model, bases.tokenizer)
+    text_model = AdaptedTextModel(bases.model, bases.tokenizer)
     said = f"What's 2 + 2, hello? {instruction}".strip()
     expected = chat(bases, "", type="text", text=said)["input_ids"][0].tolist()
-    prompt = reader.transcript_prompt("What's 2 + 2, hello?", instruction)
+    prompt = text_model.transcript_prompt("What's 2 + 2, hello?", instruction)
     assert prompt == expected
 
 
@@ -72,12 +72,14 @@ def test_the_student_hears_what_the_product_hears(
     ids = torch.cat([inputs["input_ids"], torch.tensor([ANSWER])], 1)
     inputs |= {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
     features, lengths = collate([log_mel(audio, bases.processor.feature_extractor)])
-    lesson = Lesson(text="", instruction=instruction, answer=ANSWER)
+    example = Example(text="", instruction=instruction, answer=ANSWER)
     with torch.no_grad():
         expected = bases.model(**inputs, output_hidden_states=True)
-        frames, counts = bases.hearing().encode(features, lengths)
-        reader = Reader(bases.model, bases.tokenizer)
-        found = reader.listen([lesson], [frames[0, : counts[0]]], layers=(0, 1))
+        frames, counts = bases.encoder().encode(features, lengths)
+        text_model = AdaptedTextModel(bases.model, bases.tokenizer)
+        found = text_model.student_output(
+            [example], [frames[0, : counts[0]]], layers=(0, 1)
+        )
     at = slice(-1 - len(ANSWER), -1)
     torch.testing.assert_close(
         found.logits, expected.logits[0, at], atol=1e-4, rtol=1e-4
@@ -86,13 +88,13 @@ def test_the_student_hears_what_the_product_hears(
     torch.testing.assert_close(found.states, states, atol=1e-4, rtol=1e-4)
 
 
-def test_a_batch_is_read_as_its_rows_are(reader: Reader) -> None:
-    lessons = [
-        Lesson(text=text, instruction=INSTRUCTIONS[i], answer=ANSWER[: i + 1])
+def test_a_batch_is_read_as_its_rows_are(text_model: AdaptedTextModel) -> None:
+    examples = [
+        Example(text=text, instruction=INSTRUCTIONS[i], answer=ANSWER[: i + 1])
         for i, text in enumerate(PROMPTS)
     ]
-    whole = reader.teach(lessons)
-    rows = [reader.teach([lesson]) for lesson in lessons]
+    whole = text_model.teacher_output(examples)
+    rows = [text_model.teacher_output([example]) for example in examples]
     assert whole.states.shape[:2] == (len(MATCHED_LAYERS), 1 + 2 + 3)
     torch.testing.assert_close(
         whole.logits, torch.cat([row.logits for row in rows]), atol=1e-3, rtol=1e-4
@@ -103,30 +105,32 @@ def test_a_batch_is_read_as_its_rows_are(reader: Reader) -> None:
 
 
 def test_the_teacher_is_read_by_the_model_itself(
-    tiny_student: Student, reader: Reader
+    tiny_student: Student, text_model: AdaptedTextModel
 ) -> None:
-    lesson = Lesson(text=PROMPTS[0], instruction=INSTRUCTIONS[-1], answer=ANSWER)
-    prompt = reader.transcript_prompt(lesson.text, lesson.instruction)
+    example = Example(text=PROMPTS[0], instruction=INSTRUCTIONS[-1], answer=ANSWER)
+    prompt = text_model.transcript_prompt(example.text, example.instruction)
     with torch.no_grad():
         output = tiny_student.model(
             input_ids=torch.tensor([[*prompt, *ANSWER]]), output_hidden_states=True
         )
-    found, at = reader.teach([lesson]), slice(-1 - len(ANSWER), -1)
+    found, at = text_model.teacher_output([example]), slice(-1 - len(ANSWER), -1)
     assert torch.equal(found.logits, output.logits[0, at])
     for state, layer in zip(found.states, MATCHED_LAYERS, strict=True):
         assert torch.equal(state, output.hidden_states[layer][0, at])
 
 
-def test_a_reading_does_not_diverge_from_itself(reader: Reader) -> None:
-    lesson = Lesson(text=PROMPTS[0], instruction="", answer=ANSWER)
-    reading = reader.teach([lesson])
+def test_a_reading_does_not_diverge_from_itself(text_model: AdaptedTextModel) -> None:
+    example = Example(text=PROMPTS[0], instruction="", answer=ANSWER)
+    reading = text_model.teacher_output([example])
     assert float(divergence(reading, reading)) == pytest.approx(0, abs=1e-6)
     assert float(distance(reading, reading)) == 0
     assert agreement(reading, reading) == (len(ANSWER), len(ANSWER))
 
 
-def reading(shares: list[list[float]], states: list[list[list[float]]]) -> Reading:
-    return Reading(torch.tensor(shares).log(), torch.tensor(states))
+def reading(
+    shares: list[list[float]], states: list[list[list[float]]]
+) -> TextModelOutput:
+    return TextModelOutput(torch.tensor(shares).log(), torch.tensor(states))
 
 
 def test_measures_are_those_worked_out_by_hand() -> None:
@@ -166,11 +170,11 @@ def greedy(
 
 
 def test_greedy_answers_are_those_of_generate(
-    tiny_student: Student, reader: Reader
+    tiny_student: Student, text_model: AdaptedTextModel
 ) -> None:
-    prompts = [reader.transcript_prompt(text, "") for text in PROMPTS]
+    prompts = [text_model.transcript_prompt(text, "") for text in PROMPTS]
     assert len({len(prompt) for prompt in prompts}) == len(prompts)
-    found = answer(reader, prompts, length=12, temperature=0.0)
+    found = answer(text_model, prompts, length=12, temperature=0.0)
     end = tiny_student.tokenizer.eos_token_id
     for row, expected in zip(
         found, greedy(tiny_student, prompts, 12, end), strict=True
@@ -181,56 +185,60 @@ def test_greedy_answers_are_those_of_generate(
 
 
 def test_an_answer_ends_with_its_end_token(
-    tiny_student: Student, reader: Reader
+    tiny_student: Student, text_model: AdaptedTextModel
 ) -> None:
-    prompt = reader.transcript_prompt(PROMPTS[0], "")
-    (whole,) = answer(reader, [prompt], length=8, temperature=0.0)
-    reader.tokenizer = SimpleNamespace(eos_token_id=whole[3])
-    (found,) = answer(reader, [prompt], length=8, temperature=0.0)
+    prompt = text_model.transcript_prompt(PROMPTS[0], "")
+    (whole,) = answer(text_model, [prompt], length=8, temperature=0.0)
+    text_model.tokenizer = SimpleNamespace(eos_token_id=whole[3])
+    (found,) = answer(text_model, [prompt], length=8, temperature=0.0)
     assert found == whole[: whole.index(whole[3]) + 1]
     assert len(found) < len(whole)
 
 
-def test_a_warm_answer_varies_with_the_seed(reader: Reader) -> None:
-    prompts = [reader.transcript_prompt(PROMPTS[0], "")]
+def test_a_warm_answer_varies_with_the_seed(text_model: AdaptedTextModel) -> None:
+    prompts = [text_model.transcript_prompt(PROMPTS[0], "")]
     found = []
     for seed in (0, 0, 1):
         torch.manual_seed(seed)
-        found += answer(reader, prompts, length=8, temperature=0.8)
+        found += answer(text_model, prompts, length=8, temperature=0.8)
     assert found[0] == found[1] != found[2]
 
 
 def test_the_teacher_and_its_answers_never_see_the_adapters() -> None:
     made = student()
-    lesson = Lesson(text=PROMPTS[0], instruction="", answer=ANSWER)
-    bare = Reader(made.model, made.tokenizer)
-    prompts = [bare.transcript_prompt(lesson.text, "")]
-    taught = bare.teach([lesson])
+    example = Example(text=PROMPTS[0], instruction="", answer=ANSWER)
+    bare = AdaptedTextModel(made.model, made.tokenizer)
+    prompts = [bare.transcript_prompt(example.text, "")]
+    taught = bare.teacher_output([example])
     said = answer(bare, prompts, length=6, temperature=0.0)
     adapters = Adapters(made.model.model.language_model)
     for parameter in adapters.parameters():
         torch.nn.init.normal_(parameter, std=0.3)
-    reader = Reader(made.model, made.tokenizer, adapters)
-    assert torch.equal(reader.teach([lesson]).logits, taught.logits)
-    assert answer(reader, prompts, length=6, temperature=0.0) == said
-    heard = reader.listen([lesson], [torch.zeros(3, 64)])
-    bare_heard = bare.listen([lesson], [torch.zeros(3, 64)])
+    text_model = AdaptedTextModel(made.model, made.tokenizer, adapters)
+    assert torch.equal(text_model.teacher_output([example]).logits, taught.logits)
+    assert answer(text_model, prompts, length=6, temperature=0.0) == said
+    heard = text_model.student_output([example], [torch.zeros(3, 64)])
+    bare_heard = bare.student_output([example], [torch.zeros(3, 64)])
     assert torch.equal(heard.logits, bare_heard.logits)
-    with adapters.off():
-        off = reader.listen([lesson], [torch.zeros(3, 64)])
+    with adapters.disabled():
+        off = text_model.student_output([example], [torch.zeros(3, 64)])
     assert not torch.allclose(heard.logits, off.logits, atol=1e-2)
 
 
-def test_lessons_hold_the_models_own_greedy_answers(reader: Reader) -> None:
+def test_lessons_hold_the_models_own_greedy_answers(
+    text_model: AdaptedTextModel,
+) -> None:
     reports: list[str] = []
-    lessons = write_lessons(
-        reader, SENTENCES, seed=0, greedy=True, report=reports.append
+    examples = generate_examples(
+        text_model, SENTENCES, seed=0, greedy=True, report=reports.append
     )
-    assert sorted(lesson.text for lesson in lessons) == sorted(SENTENCES)
+    assert sorted(example.text for example in examples) == sorted(SENTENCES)
     assert reports == ["answers 4/4"]
-    lesson = lessons[0]
-    prompt = reader.transcript_prompt(lesson.text, lesson.instruction)
-    (expected,) = answer(reader, [prompt], length=24, temperature=0.0)
-    assert lesson.answer == expected
-    again = write_lessons(reader, SENTENCES, seed=0, greedy=True, report=reports.append)
-    assert again == lessons
+    example = examples[0]
+    prompt = text_model.transcript_prompt(example.text, example.instruction)
+    (expected,) = answer(text_model, [prompt], length=24, temperature=0.0)
+    assert example.answer == expected
+    again = generate_examples(
+        text_model, SENTENCES, seed=0, greedy=True, report=reports.append
+    )
+    assert again == examples

@@ -16,8 +16,8 @@ from sarguard.reference.training.corpus import (
     distinct,
     drills,
     normalise,
+    rare_words,
     requests,
-    seldom_said,
 )
 
 INVENTED = [f"zq{number}" for number in range(200)]
@@ -101,8 +101,8 @@ def test_a_drill_holds_three_to_five_words() -> None:
 def test_words_that_are_often_said_are_not_drilled() -> None:
     said = ["A cat sat."] * 3 + ["The dog sat!"]
     words = ["cat", "dog", "cow", "sat", "cow", "sat cow", "Sat"]
-    assert seldom_said(words, said, fewest=3) == ["dog", "cow", "sat cow"]
-    assert seldom_said(words, [], fewest=1) == [
+    assert rare_words(words, said, min_count=3) == ["dog", "cow", "sat cow"]
+    assert rare_words(words, [], min_count=1) == [
         "cat",
         "dog",
         "cow",

@@ -8,10 +8,10 @@ import torch
 from transformers import WhisperFeatureExtractor
 
 from sarguard.reference.training.features import (
-    ROUND,
     TAIL,
+    WIDTH_MULTIPLE,
+    augment_waveform,
     collate,
-    disturb,
     log_mel,
     mask,
 )
@@ -69,7 +69,7 @@ def test_a_clip_has_the_frames_of_the_real_extractor(samples: np.ndarray) -> Non
 
 def test_a_batch_is_padded_as_the_real_extractor_pads() -> None:
     features, lengths = collate([log_mel(x, EXTRACTOR) for x in CLIPS.values()])
-    assert features.shape[2] % ROUND == 0
+    assert features.shape[2] % WIDTH_MULTIPLE == 0
     assert features.shape[2] >= int(lengths.max()) + TAIL
     for row, length, samples in zip(features, lengths, CLIPS.values(), strict=True):
         expected, frames = real(samples)
@@ -83,24 +83,26 @@ def test_a_batch_is_padded_as_the_real_extractor_pads() -> None:
 def test_disturbing_keeps_a_sound_clip(seed: int) -> None:
     samples = spoken(0.8, seed=1)
     before = samples.copy()
-    found = disturb(samples, random.Random(seed))
+    found = augment_waveform(samples, random.Random(seed))
     assert found.dtype == np.float32
     assert found.ndim == 1
     assert np.isfinite(found).all()
     assert len(samples) / 1.13 < len(found) < len(samples) * 1.13 + 0.71 * 16_000
-    np.testing.assert_array_equal(found, disturb(samples, random.Random(seed)))
+    np.testing.assert_array_equal(found, augment_waveform(samples, random.Random(seed)))
     np.testing.assert_array_equal(samples, before)
 
 
 def test_disturbing_varies_with_the_seed() -> None:
-    found = {disturb(spoken(0.8, seed=1), random.Random(s)).tobytes() for s in SEEDS}
+    found = {
+        augment_waveform(spoken(0.8, seed=1), random.Random(s)).tobytes() for s in SEEDS
+    }
     assert len(found) == len(SEEDS)
 
 
 def test_a_silent_clip_is_disturbed_without_a_fault() -> None:
     silent = np.zeros(8_000, np.int16)
     for seed in SEEDS:
-        assert np.isfinite(disturb(silent, random.Random(seed))).all()
+        assert np.isfinite(augment_waveform(silent, random.Random(seed))).all()
 
 
 @pytest.mark.parametrize("seed", SEEDS)

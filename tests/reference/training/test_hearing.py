@@ -13,7 +13,7 @@ from torch import Tensor
 from sarguard.reference.training import hearing as module
 from sarguard.reference.training.features import collate
 from sarguard.reference.training.hearing import (
-    Hearing,
+    SpeechEncoder,
     edit_distance,
     transcribe,
     word_error_rate,
@@ -21,17 +21,17 @@ from sarguard.reference.training.hearing import (
 )
 from tests.reference.training.students import Student, clips
 
-Batch = tuple[Hearing, Tensor, Tensor, list[Tensor]]
+Batch = tuple[SpeechEncoder, Tensor, Tensor, list[Tensor]]
 
 
 @pytest.fixture
 def batch(tiny_student: Student) -> Batch:
     """Return the hearing, its frames and counts of every clip, and what was said."""
-    hearing, ears = tiny_student.hearing().eval(), tiny_student.ears
-    features, lengths = collate([ears.features(clip, None) for clip in clips()])
+    encoder, preprocessor = tiny_student.encoder().eval(), tiny_student.preprocessor
+    features, lengths = collate([preprocessor.features(clip, None) for clip in clips()])
     with torch.no_grad():
-        frames, counts = hearing.encode(features, lengths)
-    return hearing, frames, counts, [ears.tokens(clip.text) for clip in clips()]
+        frames, counts = encoder.encode(features, lengths)
+    return encoder, frames, counts, [preprocessor.tokens(clip.text) for clip in clips()]
 
 
 def test_frames_are_those_of_the_models_own_forward(
@@ -62,10 +62,10 @@ def test_frames_are_those_of_the_models_own_forward(
 def test_a_clip_is_heard_alike_in_any_batch(
     tiny_student: Student, batch: Batch
 ) -> None:
-    hearing, frames, counts, _ = batch
-    alone = collate([tiny_student.ears.features(clips()[0], None)])
+    encoder, frames, counts, _ = batch
+    alone = collate([tiny_student.preprocessor.features(clips()[0], None)])
     with torch.no_grad():
-        found, count = hearing.encode(*alone)
+        found, count = encoder.encode(*alone)
     assert count.tolist() == counts[:1].tolist()
     shared = int(count)
     torch.testing.assert_close(
@@ -74,9 +74,9 @@ def test_a_clip_is_heard_alike_in_any_batch(
 
 
 def full_loss(batch: Batch) -> Tensor:
-    hearing, frames, counts, said = batch
+    encoder, frames, counts, said = batch
     return F.ctc_loss(
-        hearing.scores(frames).transpose(0, 1),
+        encoder.scores(frames).transpose(0, 1),
         torch.cat(said),
         counts,
         torch.tensor([len(row) for row in said]),
@@ -84,55 +84,58 @@ def full_loss(batch: Batch) -> Tensor:
 
 
 def test_scores_are_log_probabilities(batch: Batch) -> None:
-    hearing, frames, _, _ = batch
-    scores = hearing.scores(frames)
-    assert scores.shape == (*frames.shape[:2], 1 + len(hearing.targets))
+    encoder, frames, _, _ = batch
+    scores = encoder.scores(frames)
+    assert scores.shape == (*frames.shape[:2], 1 + len(encoder.targets))
     torch.testing.assert_close(
         scores.exp().sum(-1), torch.ones(frames.shape[:2]), atol=1e-5, rtol=0
     )
 
 
 def test_a_frame_at_a_tokens_embedding_is_that_token(batch: Batch) -> None:
-    hearing = batch[0]
-    frames = torch.cat([hearing.blank[None], hearing.targets])[None]
-    expected = list(range(1 + len(hearing.targets)))
-    assert hearing.scores(frames).argmax(-1).tolist() == [expected]
+    encoder = batch[0]
+    frames = torch.cat([encoder.blank[None], encoder.targets])[None]
+    expected = list(range(1 + len(encoder.targets)))
+    assert encoder.scores(frames).argmax(-1).tolist() == [expected]
 
 
 def test_with_every_class_sampled_the_loss_is_plain_ctc(batch: Batch) -> None:
-    hearing, frames, counts, said = batch
+    encoder, frames, counts, said = batch
     torch.testing.assert_close(
-        hearing.loss(frames, counts, said), full_loss(batch), atol=1e-5, rtol=1e-5
+        encoder.loss(frames, counts, said), full_loss(batch), atol=1e-5, rtol=1e-5
     )
 
 
 def test_a_sampled_rival_stands_for_many(
     batch: Batch, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    hearing, frames, counts, said = batch
+    encoder, frames, counts, said = batch
     spoken = torch.cat(said).unique() - 1
-    unsaid = torch.ones(len(hearing.targets), dtype=torch.bool)
+    unsaid = torch.ones(len(encoder.targets), dtype=torch.bool)
     unsaid[spoken] = False
     # Where all rivals score the same, a few of them must count for all.
-    hearing.targets[unsaid] = hearing.targets[unsaid][0].clone()
-    monkeypatch.setattr(module, "RIVALS", 2)
-    assert int(unsaid.sum()) > module.RIVALS
+    encoder.targets[unsaid] = encoder.targets[unsaid][0].clone()
+    monkeypatch.setattr(module, "NEGATIVES", 2)
+    assert int(unsaid.sum()) > module.NEGATIVES
     torch.testing.assert_close(
-        hearing.loss(frames, counts, said), full_loss(batch), atol=1e-5, rtol=1e-5
+        encoder.loss(frames, counts, said), full_loss(batch), atol=1e-5, rtol=1e-5
     )
 
 
 def test_the_head_is_kept(tiny_student: Student, batch: Batch, tmp_path: Path) -> None:
-    hearing, frames, _, _ = batch
-    path, vocabulary = tmp_path / "head.safetensors", tiny_student.ears.vocabulary
+    encoder, frames, _, _ = batch
+    path, vocabulary = (
+        tmp_path / "head.safetensors",
+        tiny_student.preprocessor.vocabulary,
+    )
     with torch.no_grad():
-        hearing.blank += 0.1
-        hearing.log_tau += 0.2
-    hearing.save_head(path, vocabulary)
-    found, classes = Hearing.from_head(tiny_student.model, path)
+        encoder.blank += 0.1
+        encoder.log_tau += 0.2
+    encoder.save_head(path, vocabulary)
+    found, classes = SpeechEncoder.from_head(tiny_student.model, path)
     assert classes == vocabulary
     assert not found.training
-    assert torch.equal(found.scores(frames), hearing.scores(frames))
+    assert torch.equal(found.scores(frames), encoder.scores(frames))
 
 
 def test_repeats_and_blanks_are_collapsed(tiny_student: Student) -> None:

@@ -11,10 +11,10 @@ from torch import Tensor
 from sarguard.reference.training.features import collate
 from sarguard.reference.training.hearing import pooled
 from sarguard.reference.training.lookup import (
-    LOUDNESS,
-    SILENCE,
+    GAIN,
+    SILENCE_LENGTH,
     THRESHOLD,
-    Lookup,
+    LookupEncoder,
     align,
 )
 from tests.reference.training.students import Student, clips, student
@@ -26,28 +26,28 @@ def made() -> Student:
 
 
 def features(made: Student) -> tuple[Tensor, Tensor]:
-    return collate([made.ears.features(clip, None) for clip in clips()])
+    return collate([made.preprocessor.features(clip, None) for clip in clips()])
 
 
 def said(made: Student) -> list[Tensor]:
-    return [made.ears.tokens(clip.text) for clip in clips()]
+    return [made.preprocessor.tokens(clip.text) for clip in clips()]
 
 
 @torch.no_grad()
 def test_a_unit_holds_how_much_likelier_than_silence_its_token_is(
     made: Student,
 ) -> None:
-    hearing = made.hearing()
-    layers = list(hearing.tower.layers)
-    states, _ = hearing.states(*features(made), layers)
-    scores = hearing.scores(hearing.project(states))
+    encoder = made.encoder()
+    layers = list(encoder.tower.layers)
+    states, _ = encoder.states(*features(made), layers)
+    scores = encoder.scores(encoder.project(states))
     lookup = made.lookup()
     units = lookup.layer.fc1(lookup.layer.final_layer_norm(pooled(states)))
     expected = scores[..., 1:] - scores[..., :1] - THRESHOLD
     torch.testing.assert_close(units, expected, atol=1e-3, rtol=1e-4)
 
 
-def speak(lookup: Lookup, loud: dict[int, float]) -> Tensor:
+def speak(lookup: LookupEncoder, loud: dict[int, float]) -> Tensor:
     """Return the frame that is made where some units hold what is given."""
     units = torch.zeros(1, 2, lookup.layer.fc1.out_features)
     for unit, value in loud.items():
@@ -78,25 +78,31 @@ def test_where_no_unit_speaks_a_space_is_said(made: Student) -> None:
     apart = (speak(lookup, {}) - lookup.blank).norm()
     tokens = (lookup.targets - lookup.blank).norm(dim=-1)
     assert float(apart) < 0.1 * float(tokens.mean())
-    assert float(lookup.layer.fc2.bias.norm()) == pytest.approx(LOUDNESS * SILENCE)
+    assert float(lookup.layer.fc2.bias.norm()) == pytest.approx(GAIN * SILENCE_LENGTH)
 
 
 def test_the_training_hears_what_the_model_says(made: Student) -> None:
     lookup = made.lookup()
-    heard = lookup.listen(*features(made), said(made))
+    heard = lookup.training_output(*features(made), said(made))
     with torch.no_grad():
         frames, counts = lookup.encode(*features(made))
     torch.testing.assert_close(heard.frames, frames, atol=1e-4, rtol=1e-4)
     assert heard.counts.tolist() == counts.tolist()
-    some = lookup.listen(*features(made), said(made), rows=torch.tensor([2, 0]))
+    some = lookup.training_output(
+        *features(made), said(made), rows=torch.tensor([2, 0])
+    )
     torch.testing.assert_close(some.frames, frames[[2, 0]], atol=1e-4, rtol=1e-4)
 
 
 def test_what_is_trained_is_the_body_and_the_units(made: Student) -> None:
     lookup = made.lookup()
-    heard = lookup.listen(*features(made), said(made))
+    heard = lookup.training_output(*features(made), said(made))
     (heard.ctc + heard.gap).backward()
-    trained = [*lookup.body(), *lookup.shared(), *lookup.single()]
+    trained = [
+        *lookup.tower_parameters(),
+        *lookup.shared_parameters(),
+        *lookup.threshold_parameters(),
+    ]
     assert {id(p) for p in lookup.parameters() if p.requires_grad} == {
         id(p) for p in trained
     }
@@ -113,12 +119,14 @@ def test_frames_that_say_what_is_due_have_no_gap(made: Student) -> None:
     classes = torch.cat([lookup.blank[None], lookup.targets[own]])
     rows, counts = torch.tensor([0, 1]), torch.tensor([4, 3])
     exact = due @ classes
-    assert float(lookup._gap(exact, (due, own), rows, counts)) == 0
+    assert float(lookup._embedding_gap(exact, (due, own), rows, counts)) == 0
     wrong = exact.clone()
     wrong[1, 3] += 1.0
-    assert float(lookup._gap(wrong, (due, own), rows, counts)) == 0, "past its end"
+    assert float(lookup._embedding_gap(wrong, (due, own), rows, counts)) == 0, (
+        "past its end"
+    )
     wrong[1, 1] += 1.0
-    assert float(lookup._gap(wrong, (due, own), rows, counts)) > 0
+    assert float(lookup._embedding_gap(wrong, (due, own), rows, counts)) > 0
 
 
 def test_the_alignment_is_that_of_every_path_weighed() -> None:
@@ -144,7 +152,7 @@ def test_the_units_are_kept_with_the_head(made: Student, tmp_path: Path) -> None
     with torch.no_grad():
         for parameter in lookup.units.parameters():
             parameter.add_(0.25)
-    lookup.save_head(path, made.ears.vocabulary)
+    lookup.save_head(path, made.preprocessor.vocabulary)
     other = student(layers=1).lookup()
     assert not torch.equal(other.layer.fc1.bias, lookup.units.linear()[1])
     other.load_head(path)
@@ -153,6 +161,8 @@ def test_the_units_are_kept_with_the_head(made: Student, tmp_path: Path) -> None
 
 
 def test_only_what_can_be_said_is_trained_on(made: Student) -> None:
-    ears = made.ears
+    preprocessor = made.preprocessor
     strange = [SimpleNamespace(text="feed the cat"), SimpleNamespace(text="ÄÖ!")]
-    assert [clip.text for clip in ears.sayable(strange)] == ["feed the cat"]
+    assert [clip.text for clip in preprocessor.with_known_tokens(strange)] == [
+        "feed the cat"
+    ]

@@ -8,19 +8,19 @@ import pytest
 import torch
 
 from sarguard.reference.training import stage as module
-from sarguard.reference.training.hearing import Hearing
+from sarguard.reference.training.hearing import SpeechEncoder
 from sarguard.reference.training.stage import (
-    FINAL_PART,
+    FINAL_FRACTION,
     WARM_UP_STEPS,
-    Clock,
-    Smoothed,
+    RunningAverage,
     Stage,
+    TimeBudget,
     autocast,
     fastest_dtype,
     prefetch,
-    set_rates,
+    set_learning_rates,
 )
-from tests.reference.training.students import StepClock, student
+from tests.reference.training.students import StepBudget, student
 
 CPU = torch.device("cpu")
 
@@ -118,24 +118,28 @@ def time(monkeypatch: pytest.MonkeyPatch) -> Time:
 
 
 def test_a_clock_counts_its_budget(time: Time) -> None:
-    clock = Clock(60.0)
-    assert (clock.seconds(), clock.part(), clock.over()) == (0.0, 0.0, False)
+    budget = TimeBudget(60.0)
+    assert (budget.seconds(), budget.fraction(), budget.is_spent()) == (0.0, 0.0, False)
     time.now += 15
-    assert (clock.seconds(), clock.part(), clock.over()) == (15.0, 0.25, False)
+    assert (budget.seconds(), budget.fraction(), budget.is_spent()) == (
+        15.0,
+        0.25,
+        False,
+    )
     time.now += 45
-    assert (clock.part(), clock.over()) == (1.0, True)
+    assert (budget.fraction(), budget.is_spent()) == (1.0, True)
     time.now += 999
-    assert clock.part() == 1.0
+    assert budget.fraction() == 1.0
 
 
 def test_a_clock_counts_earlier_runs(time: Time) -> None:
-    clock = Clock(60.0)
-    clock.spent = 50.0
+    budget = TimeBudget(60.0)
+    budget.spent = 50.0
     time.now += 4
-    assert clock.seconds() == 54.0
-    assert not clock.over()
+    assert budget.seconds() == 54.0
+    assert not budget.is_spent()
     time.now += 6
-    assert clock.over()
+    assert budget.is_spent()
 
 
 @pytest.fixture
@@ -154,96 +158,102 @@ def rates(optimizer: torch.optim.Optimizer) -> list[float]:
         (0, 0.0, 1 / WARM_UP_STEPS),
         (WARM_UP_STEPS // 2 - 1, 0.0, 0.5),
         (WARM_UP_STEPS - 1, 0.0, 1.0),
-        (10 * WARM_UP_STEPS, 0.5, (1 + FINAL_PART) / 2),
-        (10 * WARM_UP_STEPS, 1.0, FINAL_PART),
+        (10 * WARM_UP_STEPS, 0.5, (1 + FINAL_FRACTION) / 2),
+        (10 * WARM_UP_STEPS, 1.0, FINAL_FRACTION),
     ],
 )
 def test_rates_warm_up_by_steps_and_decay_by_the_clock(
     optimizer: torch.optim.Optimizer, step: int, part: float, scale: float
 ) -> None:
-    set_rates(optimizer, (0.1, 0.02), step=step, part=part)
+    set_learning_rates(optimizer, (0.1, 0.02), step=step, fraction=part)
     assert rates(optimizer) == pytest.approx([0.1 * scale, 0.02 * scale])
 
 
 def test_every_group_needs_its_rate(optimizer: torch.optim.Optimizer) -> None:
     with pytest.raises(ValueError, match="shorter"):
-        set_rates(optimizer, (0.1,), step=0, part=0.0)
+        set_learning_rates(optimizer, (0.1,), step=0, fraction=0.0)
 
 
 @pytest.fixture
-def hearing() -> Hearing:
-    return student(layers=1).hearing()
+def encoder() -> SpeechEncoder:
+    return student(layers=1).encoder()
 
 
-def begun(hearing: Hearing, checkpoint: Path, steps: int = 9) -> Stage:
-    parameters = [hearing.blank, hearing.log_tau]
+def begun(encoder: SpeechEncoder, checkpoint: Path, steps: int = 9) -> Stage:
+    parameters = [encoder.blank, encoder.log_tau]
     optimizer = torch.optim.AdamW(parameters, lr=0.1, weight_decay=0.0)
-    return Stage(hearing, optimizer, StepClock(steps), checkpoint)
+    return Stage(encoder, optimizer, StepBudget(steps), checkpoint)
 
 
 def test_a_step_goes_down_the_loss_and_is_counted(
-    hearing: Hearing, tmp_path: Path
+    encoder: SpeechEncoder, tmp_path: Path
 ) -> None:
-    stage = begun(hearing, tmp_path / "stage.pt")
+    stage = begun(encoder, tmp_path / "stage.pt")
     losses = []
     for _ in range(5):
-        loss = (hearing.blank - 2.0).square().sum()
+        loss = (encoder.blank - 2.0).square().sum()
         losses.append(float(loss.detach()))
-        stage.descend(loss)
+        stage.update(loss)
     assert stage.step == 5
     assert losses == sorted(losses, reverse=True)
 
 
-def test_gradients_are_shortened_together(hearing: Hearing, tmp_path: Path) -> None:
-    stage = begun(hearing, tmp_path / "stage.pt")
-    stage.descend(1e4 * hearing.blank.sum() + 1e4 * hearing.log_tau)
-    parts = [hearing.blank.grad, hearing.log_tau.grad]
+def test_gradients_are_shortened_together(
+    encoder: SpeechEncoder, tmp_path: Path
+) -> None:
+    stage = begun(encoder, tmp_path / "stage.pt")
+    stage.update(1e4 * encoder.blank.sum() + 1e4 * encoder.log_tau)
+    parts = [encoder.blank.grad, encoder.log_tau.grad]
     length = sum(float(part.square().sum()) for part in parts) ** 0.5
-    assert length == pytest.approx(module.LONGEST_GRADIENT, rel=1e-4)
+    assert length == pytest.approx(module.MAX_GRADIENT_NORM, rel=1e-4)
 
 
-def test_a_stage_goes_on_from_its_checkpoint(hearing: Hearing, tmp_path: Path) -> None:
+def test_a_stage_goes_on_from_its_checkpoint(
+    encoder: SpeechEncoder, tmp_path: Path
+) -> None:
     path = tmp_path / "stage.pt"
-    stage = begun(hearing, path)
-    stage.descend(hearing.blank.sum())
-    stage.clock.part()
+    stage = begun(encoder, path)
+    stage.update(encoder.blank.sum())
+    stage.budget.fraction()
     stage.save()
     assert [entry.name for entry in tmp_path.iterdir()] == ["stage.pt"]
-    other = begun(student(layers=1, seed=5).hearing(), path)
+    other = begun(student(layers=1, seed=5).encoder(), path)
     other.restore()
-    assert (other.step, other.clock.spent) == (1, 1.0)
-    assert torch.equal(other.hearing.blank, hearing.blank)
+    assert (other.step, other.budget.spent) == (1, 1.0)
+    assert torch.equal(other.encoder.blank, encoder.blank)
     # The optimizer's memory comes back too: the next steps are the same.
     for each in (stage, other):
-        each.descend(each.hearing.blank.square().sum())
-    assert torch.equal(other.hearing.blank, hearing.blank)
+        each.update(each.encoder.blank.square().sum())
+    assert torch.equal(other.encoder.blank, encoder.blank)
 
 
-def test_without_a_checkpoint_it_starts_anew(hearing: Hearing, tmp_path: Path) -> None:
-    stage = begun(hearing, tmp_path / "none.pt")
+def test_without_a_checkpoint_it_starts_anew(
+    encoder: SpeechEncoder, tmp_path: Path
+) -> None:
+    stage = begun(encoder, tmp_path / "none.pt")
     stage.restore()
-    assert (stage.step, stage.clock.spent) == (0, 0.0)
+    assert (stage.step, stage.budget.spent) == (0, 0.0)
 
 
 def test_it_is_kept_every_so_often(
-    hearing: Hearing, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    encoder: SpeechEncoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = [100.0]
     monkeypatch.setattr(module.time, "monotonic", lambda: now[0])
-    stage, said = begun(hearing, tmp_path / "stage.pt"), []
+    stage, said = begun(encoder, tmp_path / "stage.pt"), []
     for seconds in (0, 299, 1, 299, 1):
         now[0] += seconds
-        stage.keep(lambda: "fine", said.append, every=300.0)
+        stage.save_and_evaluate(lambda: "fine", said.append, every=300.0)
         assert stage.checkpoint.exists() == bool(said)
     assert said == ["fine"] * 2
-    stage.keep(lambda: "done", said.append)
+    stage.save_and_evaluate(lambda: "done", said.append)
     assert said[-1] == "done"
 
 
 def test_figures_are_smoothed_from_the_first_on() -> None:
-    smoothed = Smoothed()
-    assert smoothed.add([2.0, 5.0]) == pytest.approx([2.0, 5.0])
-    assert smoothed.add([3.0, 5.0]) == pytest.approx([2.03, 5.0])
+    averages = RunningAverage()
+    assert averages.add([2.0, 5.0]) == pytest.approx([2.0, 5.0])
+    assert averages.add([3.0, 5.0]) == pytest.approx([2.03, 5.0])
     for _ in range(300):
-        smoothed.add([4.0, 0.0])
-    assert smoothed.values == pytest.approx([4.0, 0.0], abs=1e-3)
+        averages.add([4.0, 0.0])
+    assert averages.values == pytest.approx([4.0, 0.0], abs=1e-3)

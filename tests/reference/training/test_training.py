@@ -15,17 +15,17 @@ from sarguard.reference.difference import apply_difference
 from sarguard.reference.training import stage as stage_module
 from sarguard.reference.training import train_answering
 from sarguard.reference.training.adapters import Adapters
-from sarguard.reference.training.answering import Lesson, Reader, divergence
+from sarguard.reference.training.answering import AdaptedTextModel, Example, divergence
 from sarguard.reference.training.clips import Clip
 from sarguard.reference.training.export import (
     export,
-    start_answering,
-    start_hearing,
+    load_adapters,
+    load_encoder,
 )
 from sarguard.reference.training.features import collate
-from sarguard.reference.training.hearing import Hearing
-from sarguard.reference.training.lookup import Lookup
-from sarguard.reference.training.train_answering import agreed
+from sarguard.reference.training.hearing import SpeechEncoder
+from sarguard.reference.training.lookup import LookupEncoder
+from sarguard.reference.training.train_answering import measure_agreement
 from sarguard.reference.training.train_hearing import (
     BATCH_SECONDS,
     ClipStage,
@@ -35,10 +35,10 @@ from sarguard.reference.training.train_hearing import (
     heard,
     train_on_clips,
 )
-from sarguard.reference.training.train_hearing import hearing_loss as combined_loss
+from sarguard.reference.training.train_hearing import lookup_loss as combined_loss
 from tests.reference.training.students import (
     SENTENCES,
-    StepClock,
+    StepBudget,
     Student,
     clips,
     student,
@@ -55,7 +55,7 @@ def _no_warm_up(monkeypatch: pytest.MonkeyPatch) -> None:
 def train(made: Student, stage: ClipStage) -> None:
     train_on_clips(
         stage,
-        made.ears,
+        made.preprocessor,
         clips(),
         seed=0,
         evaluate=lambda: "evaluated",
@@ -63,23 +63,25 @@ def train(made: Student, stage: ClipStage) -> None:
     )
 
 
-def train_ears(made: Student, hearing: Hearing, steps: int, checkpoint: Path) -> None:
-    train(made, HearingStage(hearing, StepClock(steps), checkpoint))
+def train_ears(
+    made: Student, encoder: SpeechEncoder, steps: int, checkpoint: Path
+) -> None:
+    train(made, HearingStage(encoder, StepBudget(steps), checkpoint))
 
 
-def frames_of(made: Student, hearing: Hearing) -> tuple[Tensor, Tensor]:
-    features, lengths = collate([made.ears.features(x, None) for x in clips()])
+def frames_of(made: Student, encoder: SpeechEncoder) -> tuple[Tensor, Tensor]:
+    features, lengths = collate([made.preprocessor.features(x, None) for x in clips()])
     with torch.no_grad():
-        return hearing.encode(features, lengths)
+        return encoder.encode(features, lengths)
 
 
-def hearing_loss(made: Student, hearing: Hearing) -> float:
-    said = [made.ears.tokens(clip.text) for clip in clips()]
-    return float(hearing.loss(*frames_of(made, hearing), said).detach())
+def hearing_loss(made: Student, encoder: SpeechEncoder) -> float:
+    said = [made.preprocessor.tokens(clip.text) for clip in clips()]
+    return float(encoder.loss(*frames_of(made, encoder), said).detach())
 
 
-def weights(hearing: Hearing) -> list[Tensor]:
-    return [value.clone() for value in hearing.state_dict().values()]
+def weights(encoder: SpeechEncoder) -> list[Tensor]:
+    return [value.clone() for value in encoder.state_dict().values()]
 
 
 def same(left: list[Tensor], right: list[Tensor]) -> bool:
@@ -104,37 +106,37 @@ def test_a_batch_holds_clips_of_like_length_and_every_clip_once() -> None:
 @pytest.mark.slow
 def test_hearing_learns_and_goes_on(tmp_path: Path) -> None:
     made, path = student(layers=1), tmp_path / "hearing.pt"
-    hearing = made.hearing()
-    before, frozen = hearing_loss(made, hearing), hearing.tower.conv1.weight.clone()
-    train_ears(made, hearing, 25, path)
-    learnt = hearing_loss(made, hearing)
+    encoder = made.encoder()
+    before, frozen = hearing_loss(made, encoder), encoder.tower.conv1.weight.clone()
+    train_ears(made, encoder, 25, path)
+    learnt = hearing_loss(made, encoder)
     assert learnt < 0.8 * before
-    assert torch.equal(hearing.tower.conv1.weight, frozen)
+    assert torch.equal(encoder.tower.conv1.weight, frozen)
 
     other = student(layers=1, seed=3)
-    resumed = other.hearing()
+    resumed = other.encoder()
     resumed.tower.load_state_dict(
         student(layers=1).model.model.audio_tower.state_dict()
     )
     train_ears(other, resumed, 25, path)
-    assert same(weights(resumed), weights(hearing)), "the budget was spent: no step"
+    assert same(weights(resumed), weights(encoder)), "the budget was spent: no step"
     train_ears(made, resumed, 35, path)
     assert torch.load(path, weights_only=True)["step"] == 35
-    assert not same(weights(resumed), weights(hearing))
-    rate, texts = heard(resumed.eval(), made.ears, clips())
+    assert not same(weights(resumed), weights(encoder))
+    rate, texts = heard(resumed.eval(), made.preprocessor, clips())
     assert len(texts) == len(SENTENCES)
     assert rate >= 0
 
 
-def lookup_loss(made: Student, lookup: Lookup) -> float:
-    features, lengths = collate([made.ears.features(x, None) for x in clips()])
-    said = [made.ears.tokens(clip.text) for clip in clips()]
-    heard = lookup.listen(features, lengths, said)
+def lookup_loss(made: Student, lookup: LookupEncoder) -> float:
+    features, lengths = collate([made.preprocessor.features(x, None) for x in clips()])
+    said = [made.preprocessor.tokens(clip.text) for clip in clips()]
+    heard = lookup.training_output(features, lengths, said)
     return float(combined_loss(heard).detach())
 
 
-def look_up(made: Student, lookup: Lookup, steps: int, checkpoint: Path) -> None:
-    train(made, LookupStage(lookup, StepClock(steps), checkpoint))
+def look_up(made: Student, lookup: LookupEncoder, steps: int, checkpoint: Path) -> None:
+    train(made, LookupStage(lookup, StepBudget(steps), checkpoint))
 
 
 @pytest.mark.slow
@@ -155,24 +157,24 @@ def test_the_lookup_learns_and_goes_on(tmp_path: Path) -> None:
     assert not same(weights(resumed), weights(lookup))
 
 
-def reader_of(made: Student) -> tuple[Reader, Adapters]:
+def reader_of(made: Student) -> tuple[AdaptedTextModel, Adapters]:
     torch.manual_seed(0)
     adapters = Adapters(made.model.model.language_model)
-    return Reader(made.model, made.tokenizer, adapters), adapters
+    return AdaptedTextModel(made.model, made.tokenizer, adapters), adapters
 
 
-def lessons() -> list[Lesson]:
+def examples() -> list[Example]:
     return [
-        Lesson(text=text, instruction="Answer the caller.", answer=answer)
+        Example(text=text, instruction="Answer the caller.", answer=answer)
         for text, answer in zip(SENTENCES, ANSWERS, strict=True)
     ]
 
 
-def gap(made: Student, hearing: Hearing, reader: Reader) -> float:
-    rows = [row[:n] for row, n in zip(*frames_of(made, hearing), strict=True)]
+def gap(made: Student, encoder: SpeechEncoder, text_model: AdaptedTextModel) -> float:
+    rows = [row[:n] for row, n in zip(*frames_of(made, encoder), strict=True)]
     with torch.no_grad():
-        student_reading = reader.listen(lessons(), rows)
-    return float(divergence(student_reading, reader.teach(lessons())))
+        student_reading = text_model.student_output(examples(), rows)
+    return float(divergence(student_reading, text_model.teacher_output(examples())))
 
 
 @pytest.fixture
@@ -182,20 +184,20 @@ def answers(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
 
     def run(
         made: Student,
-        hearing: Lookup,
-        reader: Reader,
+        encoder: LookupEncoder,
+        text_model: AdaptedTextModel,
         adapters: Adapters,
         steps: int,
         path: Path,
     ) -> None:
         train_answering.train_answering(
-            hearing,
-            reader,
+            encoder,
+            text_model,
             adapters,
-            made.ears,
-            lessons(),
+            made.preprocessor,
+            examples(),
             {clip.text: [clip] for clip in clips()},
-            clock=StepClock(steps),
+            budget=StepBudget(steps),
             seed=0,
             checkpoint=path,
             evaluate=lambda: "evaluated",
@@ -210,47 +212,51 @@ def test_answering_learns_and_goes_on(
     answers: Callable[..., None], tmp_path: Path
 ) -> None:
     made, path = student(), tmp_path / "answering.pt"
-    hearing, (reader, adapters) = made.lookup(), reader_of(made)
-    before = gap(made, hearing, reader)
-    answers(made, hearing, reader, adapters, 8, path)
-    assert gap(made, hearing, reader) < 0.9 * before
+    encoder, (text_model, adapters) = made.lookup(), reader_of(made)
+    before = gap(made, encoder, text_model)
+    answers(made, encoder, text_model, adapters, 8, path)
+    assert gap(made, encoder, text_model) < 0.9 * before
 
     other = student(seed=0)
     resumed, (again, others) = other.lookup(), reader_of(other)
     answers(other, resumed, again, others, 8, path)
-    assert same(weights(resumed), weights(hearing)), "the budget was spent: no step"
+    assert same(weights(resumed), weights(encoder)), "the budget was spent: no step"
     assert same([*others.parameters()], [*adapters.parameters()])
     answers(other, resumed, again, others, 9, path)
     assert torch.load(path, weights_only=True)["step"] == 9
     assert not same([*others.parameters()], [*adapters.parameters()])
-    share = agreed(
-        resumed, again, other.ears, lessons(), {clip.text: clip for clip in clips()}
+    share = measure_agreement(
+        resumed,
+        again,
+        other.preprocessor,
+        examples(),
+        {clip.text: clip for clip in clips()},
     )
     assert 0 <= share <= 1
 
 
 def test_what_is_exported_is_what_was_trained(tmp_path: Path) -> None:
     made = student(layers=2)
-    hearing, (_, adapters) = made.lookup(), reader_of(made)
-    for parameter in [*hearing.parameters(), *adapters.parameters()]:
+    encoder, (_, adapters) = made.lookup(), reader_of(made)
+    for parameter in [*encoder.parameters(), *adapters.parameters()]:
         if parameter.requires_grad:
             noise = 0.02 * torch.randn_like(parameter)
             # Numbers that the difference's float16 holds.
             parameter.data = (parameter.data + noise).half().float()
-    hearing.settle()
-    for parameter in hearing.layer.parameters():
+    encoder.sync_model()
+    for parameter in encoder.layer.parameters():
         parameter.data = parameter.data.half().float()
-    rounded = [value.clone() for value in hearing.layer.fc1.parameters()]
-    export(tmp_path, hearing, adapters, made.ears.vocabulary)
-    for parameter, value in zip(hearing.layer.fc1.parameters(), rounded, strict=True):
+    rounded = [value.clone() for value in encoder.layer.fc1.parameters()]
+    export(tmp_path, encoder, adapters, made.preprocessor.vocabulary)
+    for parameter, value in zip(encoder.layer.fc1.parameters(), rounded, strict=True):
         parameter.data = value
     merged = student(layers=2)
     apply_difference(merged.model, tmp_path / "difference.safetensors")
-    loaded, vocabulary = Hearing.from_head(
+    loaded, vocabulary = SpeechEncoder.from_head(
         merged.model, tmp_path / "hearing_head.safetensors"
     )
-    assert vocabulary == made.ears.vocabulary
-    frames, counts = frames_of(made, hearing)
+    assert vocabulary == made.preprocessor.vocabulary
+    frames, counts = frames_of(made, encoder)
     found, found_counts = frames_of(merged, loaded)
     torch.testing.assert_close(found, frames, atol=1e-4, rtol=1e-4)
     assert counts.tolist() == found_counts.tolist()
@@ -266,29 +272,32 @@ def test_what_is_exported_is_what_was_trained(tmp_path: Path) -> None:
 
 def test_a_run_starts_where_an_earlier_export_ended(tmp_path: Path) -> None:
     made = student(layers=2)
-    hearing, (_, adapters) = made.lookup(), reader_of(made)
-    for parameter in [*hearing.parameters(), *adapters.parameters()]:
+    encoder, (_, adapters) = made.lookup(), reader_of(made)
+    for parameter in [*encoder.parameters(), *adapters.parameters()]:
         parameter.data = (parameter.data + 0.02).half().float()
-    hearing.settle()
-    export(tmp_path, hearing, adapters, made.ears.vocabulary)
+    encoder.sync_model()
+    export(tmp_path, encoder, adapters, made.preprocessor.vocabulary)
     other = student(layers=2)
     next_hearing, (_, next_adapters) = other.lookup(), reader_of(other)
-    start_hearing(tmp_path, next_hearing)
-    start_answering(tmp_path, next_adapters)
+    load_encoder(tmp_path, next_hearing)
+    load_adapters(tmp_path, next_adapters)
     assert same([*next_adapters.parameters()], [*adapters.parameters()])
-    assert torch.equal(next_hearing.blank, hearing.blank)
-    assert torch.equal(next_hearing.log_tau, hearing.log_tau)
-    assert same([*next_hearing.units.parameters()], [*hearing.units.parameters()])
-    assert torch.equal(next_hearing.projector.weight, hearing.projector.weight)
-    assert same([*next_hearing.body()], [*hearing.body()])
-    assert torch.equal(next_hearing.layer.fc1.weight, hearing.layer.fc1.weight)
+    assert torch.equal(next_hearing.blank, encoder.blank)
+    assert torch.equal(next_hearing.log_tau, encoder.log_tau)
+    assert same([*next_hearing.units.parameters()], [*encoder.units.parameters()])
+    assert torch.equal(next_hearing.projector.weight, encoder.projector.weight)
+    assert same([*next_hearing.tower_parameters()], [*encoder.tower_parameters()])
+    assert torch.equal(next_hearing.layer.fc1.weight, encoder.layer.fc1.weight)
 
 
 def test_ears_vary_a_clip_only_when_asked(tiny_student: Student) -> None:
-    ears, clip = tiny_student.ears, clips()[0]
-    plain = ears.features(clip, None)
-    assert torch.equal(plain, ears.features(clip, None))
-    varied = ears.features(clip, random.Random(0))
+    preprocessor, clip = tiny_student.preprocessor, clips()[0]
+    plain = preprocessor.features(clip, None)
+    assert torch.equal(plain, preprocessor.features(clip, None))
+    varied = preprocessor.features(clip, random.Random(0))
     assert varied.shape != plain.shape or not torch.equal(varied, plain)
-    ids = [ears.vocabulary[place - 1] for place in ears.tokens("a door").tolist()]
+    ids = [
+        preprocessor.vocabulary[place - 1]
+        for place in preprocessor.tokens("a door").tolist()
+    ]
     assert tiny_student.tokenizer.decode(ids) == "a door"

@@ -8,8 +8,8 @@ import pytest
 
 from sarguard.reference.training.corpus import normalise
 from sarguard.reference.training.wide_corpus import (
-    LONGEST,
-    Composer,
+    MAX_WORDS,
+    SentenceGenerator,
     frames,
     gerund,
     plural,
@@ -20,7 +20,7 @@ from sarguard.reference.training.wide_corpus import (
 
 
 def composed(count: int, seed: int = 0) -> list[str]:
-    return list(islice(Composer(random.Random(seed)).sentences(), count))
+    return list(islice(SentenceGenerator(random.Random(seed)).sentences(), count))
 
 
 def test_the_same_seed_gives_the_same_sentences() -> None:
@@ -33,13 +33,13 @@ def test_every_sentence_is_whole_and_short_enough() -> None:
         assert sentence[-1] in ".?"
         assert "{" not in sentence
         assert "  " not in sentence
-        assert len(sentence.split()) <= LONGEST
+        assert len(sentence.split()) <= MAX_WORDS
         assert sentence[0].isupper()
 
 
 @pytest.mark.parametrize("kind", ["actions", "matters", "writing"])
 def test_every_frame_can_be_filled(kind: str) -> None:
-    composer = Composer(random.Random(0))
+    composer = SentenceGenerator(random.Random(0))
     for frame in frames(kind):
         slots = [part.split("}")[0] for part in frame.split("{")[1:]]
         assert slots

@@ -7,26 +7,31 @@ import torch
 
 from sarguard.datasets import load_sentences, load_texts
 from sarguard.reference.training.corpus import normalise
-from sarguard.reference.training.workspace import HELD_OUT, RENDERINGS, Lines, School
+from sarguard.reference.training.workspace import (
+    HELD_OUT,
+    RENDERINGS,
+    Sentences,
+    Workspace,
+)
 
 pytestmark = pytest.mark.reference
 
 
 @pytest.fixture(scope="module")
-def school(tmp_path_factory: pytest.TempPathFactory) -> School:
-    return School(tmp_path_factory.mktemp("school"), torch.device("cpu"))
+def workspace(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
+    return Workspace(tmp_path_factory.mktemp("school"), torch.device("cpu"))
 
 
 @pytest.fixture(scope="module")
-def lines(school: School) -> Lines:
-    return school.lines
+def lines(workspace: Workspace) -> Sentences:
+    return workspace.lines
 
 
 def keys(sentences: list[str]) -> set[str]:
     return {normalise(sentence) for sentence in sentences}
 
 
-def test_no_shipped_sentence_is_trained_on(lines: Lines) -> None:
+def test_no_shipped_sentence_is_trained_on(lines: Sentences) -> None:
     splits = {request.split for request in load_texts()}
     assert {"calibration", "test", "demo", "ordinary", "borderline"} < splits
     shipped = keys([request.text for request in load_texts()])
@@ -35,12 +40,12 @@ def test_no_shipped_sentence_is_trained_on(lines: Lines) -> None:
     assert not keys(lines.held_out) & shipped
 
 
-def test_held_out_sentences_are_not_trained_on(lines: Lines) -> None:
+def test_held_out_sentences_are_not_trained_on(lines: Sentences) -> None:
     assert len(lines.held_out) == HELD_OUT
     assert not keys(lines.trained) & keys(lines.held_out)
 
 
-def test_every_rendering_has_its_sentences(lines: Lines) -> None:
+def test_every_rendering_has_its_sentences(lines: Sentences) -> None:
     said = {name: lines.of(name) for name, *_ in RENDERINGS}
     assert said["requests"] == lines.requests
     assert said["wide"] == lines.wide
@@ -53,20 +58,22 @@ def test_every_rendering_has_its_sentences(lines: Lines) -> None:
     assert len(set(seeds)) == len(seeds)
 
 
-def test_the_ears_know_every_token_that_is_said(school: School, lines: Lines) -> None:
-    ears = school.ears
-    assert list(ears.vocabulary) == sorted(set(ears.vocabulary))
+def test_the_ears_know_every_token_that_is_said(
+    workspace: Workspace, lines: Sentences
+) -> None:
+    preprocessor = workspace.preprocessor
+    assert list(preprocessor.vocabulary) == sorted(set(preprocessor.vocabulary))
     for sentence in (*lines.trained[::97], *lines.held_out):
-        classes = ears.tokens(sentence)
-        ids = [ears.vocabulary[place - 1] for place in classes.tolist()]
-        assert ears.tokenizer.decode(ids) == sentence
+        classes = preprocessor.tokens(sentence)
+        ids = [preprocessor.vocabulary[place - 1] for place in classes.tolist()]
+        assert preprocessor.tokenizer.decode(ids) == sentence
 
 
-def test_hearing_trains_the_tower_and_the_projector_alone(school: School) -> None:
-    hearing = school.hearing()
-    trained = {name for name, p in hearing.named_parameters() if p.requires_grad}
+def test_hearing_trains_the_tower_and_the_projector_alone(workspace: Workspace) -> None:
+    encoder = workspace.encoder()
+    trained = {name for name, p in encoder.named_parameters() if p.requires_grad}
     assert {"blank", "log_tau", "projector.weight", "projector.bias"} <= trained
     assert "tower.layer_norm.weight" in trained
     assert not {name for name in trained if name.startswith("tower.conv")}
-    model = school.untrained[0]
+    model = workspace.untrained[0]
     assert not any(p.requires_grad for p in model.model.language_model.parameters())
