@@ -1,4 +1,4 @@
-"""Where the bundle of a model comes from."""
+"""The steering bundle of a model: given, calibrated now, or the reference model's."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ def choose_bundle(
 ) -> SteeringBundle | None:
     """Return the bundle to use, or None where it is still to be calibrated.
 
-    It is opened before the model is: a wrong path should not cost a load.
+    It is loaded before the model: a wrong path should fail before a long load.
 
     Raises:
-        ArtifactNotFoundError: There is none, and `calibrate` is not set.
+        ArtifactNotFoundError: There is no bundle, and `calibrate` is not set.
     """
     if bundle is not None:
         return open_bundle(bundle)
@@ -43,19 +43,19 @@ def choose_bundle(
 
 
 def open_bundle(bundle: str | os.PathLike[str] | SteeringBundle) -> SteeringBundle:
-    """Return a bundle that was given as itself or by its directory."""
+    """Return a bundle given as an object or by its directory."""
     return bundle if isinstance(bundle, SteeringBundle) else SteeringBundle.load(bundle)
 
 
 def reference_path(*, progress: bool) -> Path:
-    """Return the embedded model's checkpoint, putting it together if needed."""
+    """Return the reference model's checkpoint, assembled if needed."""
     from sarguard.reference.assemble import ensure_reference
 
     return ensure_reference(progress=progress)
 
 
 def calibrate_now(loaded: LoadedModel, *, progress: bool) -> SteeringBundle:
-    """Return a bundle made from the calibration clips that ship with sarguard."""
+    """Return a bundle calibrated on the clips that ship with sarguard."""
     from sarguard.datasets import load_benign, load_pairs
 
     pairs = load_pairs("calibration", sample_rate=loaded.sampling_rate)

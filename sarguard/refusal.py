@@ -1,16 +1,15 @@
-"""Telling a refusal from an answer by how it opens.
+"""Refusals, recognised by the opening of an answer.
 
-The rule reads the first 200 characters and looks for phrases in which the speaker
-declines, or pleads that it is not made for this. Things that *others* cannot do,
-figures of speech ("I can't wait") and sympathy ("I'm sorry to hear that") are not
-refusals.
+The rule looks in the first 200 characters for phrases in which the speaker declines, or
+says that it is not made for this. Things that *others* cannot do, figures of speech ("I
+can't wait") and sympathy ("I'm sorry to hear that") are not refusals.
 """
 
 from __future__ import annotations
 
 import re
 
-_OPENING = 200
+_OPENING_CHARS = 200
 _CANNOT = r"(?:can\s?not|can't|could\s?n(?:o|')t|will not|won't|would not|wouldn't)"
 _FIGURE_OF_SPEECH = (
     r"(?:stress|emphasi[sz]e|overstate|wait|believe|imagine|remember|help but|"
@@ -49,5 +48,7 @@ _REFUSALS = re.compile(
 
 def is_refusal(text: str) -> bool:
     """Return whether a reply declines, by its first 200 characters."""
-    opening = text[:_OPENING].lower().replace("\u2019", "'").replace("\u2018", "'")
+    opening = (
+        text[:_OPENING_CHARS].lower().replace("\u2019", "'").replace("\u2018", "'")
+    )
     return _REFUSALS.search(" ".join(opening.split())) is not None

@@ -1,6 +1,6 @@
-"""The embedded reference model: a small Qwen2-Audio put together on the spot.
+"""The embedded reference model: a small Qwen2-Audio, assembled at first use.
 
-`assemble.ensure_reference` is the way in. Its parts: `bases` (what is pinned),
-`fetch` (how it gets here), `ct2`, `gguf_text` and `tokenizer` (how it is read),
-`difference` (what our training changed), `build` (the model), `cache` (the disk).
+`assemble.ensure_reference` is the entry point. The other modules: `bases` (the pinned
+base weights), `fetch` (their download), `ct2`, `gguf_text` and `tokenizer` (their
+formats), `difference` (what training changed), `build` (the model), `cache` (the disk).
 """

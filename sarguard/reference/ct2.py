@@ -34,7 +34,7 @@ _MAX_RANK = 8
 
 
 class _Cursor:
-    """Take bytes off the front of a file, never past its end."""
+    """Position in a file's bytes that never moves past their end."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -105,7 +105,7 @@ def _read_variable(cursor: _Cursor, name: str) -> NDArray[Any]:
         raise cursor.broken(f"{name} has the unknown dtype {code}")
     dtype = np.dtype(_DTYPES[code]).newbyteorder("<")
     size = cursor.number("I", f"the size of {name}")
-    # Python integers: a hostile shape cannot overflow into a matching product.
+    # Python integers: a crafted shape cannot overflow to the expected product.
     expected = dtype.itemsize
     for dimension in shape:
         expected *= dimension

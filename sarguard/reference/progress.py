@@ -1,4 +1,4 @@
-"""Tell a person on stderr how assembly goes, or tell the operational log."""
+"""Progress of assembly, on stderr or in the operational log."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ if TYPE_CHECKING:
     from rich.progress import Progress
 
 Advance = Callable[[int], None]
-"""Report how many more units are done."""
+"""Called with the number of further units done."""
 
 
 class Reporter:
-    """Show bars and notes on stderr while entered; log notes where not shown.
+    """Bars and notes on stderr while entered; where not shown, notes are logged.
 
     Args:
-        show: whether a person is to see it.
+        show: whether to show them to a user.
     """
 
     def __init__(self, *, show: bool) -> None:
@@ -42,7 +42,7 @@ class Reporter:
             self._bars = None
 
     def note(self, text: str) -> None:
-        """Say one line."""
+        """Show or log one line."""
         if self._bars is not None:
             self._bars.console.print(
                 text, soft_wrap=True, markup=False, highlight=False

@@ -1,4 +1,4 @@
-"""Make the processor: SmolLM2's tokenizer, three audio tokens, our chat template."""
+"""The processor: SmolLM2's tokenizer, three audio tokens, and a chat template."""
 
 from __future__ import annotations
 

@@ -2,10 +2,10 @@
 
     python -m sarguard.reference.train --out runs/reference
 
-Speaks the sentences (minutes), trains hearing, then the lookup, then answering, each
-for a budget of minutes, and exports ``difference.safetensors``. Stopped at any point,
-the same command goes on where it was. Runs on a GPU if there is one, else on the
-CPU's cores, in bfloat16 where that is faster.
+It synthesises the sentences (minutes), trains hearing, then the lookup, then answering,
+each for a budget of minutes, and exports ``difference.safetensors``. If it is stopped,
+the same command continues where it was. It runs on a GPU if there is one, else on the
+CPU, in bfloat16 where that is faster.
 """
 
 from __future__ import annotations
@@ -201,7 +201,7 @@ def _train_answering(
 
 
 def _add_adapters(model: PreTrainedModel) -> Adapters:
-    """Give the text model adapters: itself in the fastest format, they in float32."""
+    """Add adapters in float32 to the text model, itself in the fastest format."""
     adapters = Adapters(model.model.language_model)
     fastest = fastest_dtype(model.device)
     model.model.language_model.to(fastest)
@@ -218,7 +218,7 @@ def _examples(
     spoken: dict[str, list[Clip]],
     held_out: dict[str, Clip],
 ) -> tuple[list[Example], list[Example]]:
-    """Return the training lessons and the held-out exam, written once to disk."""
+    """Return training and held-out examples, generated once and kept on disk."""
     path = workspace.directory / "lessons.pt"
     if not path.exists():
         rng = random.Random(0)

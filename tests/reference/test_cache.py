@@ -154,7 +154,8 @@ def test_a_lock_and_litter_of_a_dead_process_are_no_obstacle(tmp_path: Path) -> 
         "from sarguard.reference import cache\n"
         "from sarguard.reference.progress import Reporter\n"
         "root = Path(sys.argv[1])\n"
-        "with cache.locked(root, Reporter(show=False)), cache.scratch(root) as it:\n"
+        "lock = cache.locked(root, Reporter(show=False))\n"
+        "with lock, cache.scratch_directory(root) as it:\n"
         "    (it / 'half').write_text('x')\n"
         "    os._exit(0)\n"
     )

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from sarguard.reference.lookup import append_lookup, even_out
+from sarguard.reference.lookup import append_lookup, pad_feed_forward
 from tests import tiny
 
 
@@ -36,7 +36,7 @@ def test_filled_up_layers_compute_the_same(model: tiny.Model, tmp_path: Path) ->
         for parameter in (*layer.fc1.parameters(), *layer.fc2.parameters()):
             parameter.normal_(std=0.2)
     before = frames(model)
-    even_out(model)
+    pad_feed_forward(model)
     torch.testing.assert_close(frames(model), before)
     assert model.config.audio_config.encoder_ffn_dim == 100
     widths = {layer.fc1.out_features for layer in model.model.audio_tower.layers}
@@ -49,7 +49,7 @@ def test_filled_up_layers_compute_the_same(model: tiny.Model, tmp_path: Path) ->
 
 def test_a_model_that_is_even_stays_as_it_is(model: tiny.Model) -> None:
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    even_out(model)
+    pad_feed_forward(model)
     after = model.state_dict()
     assert before.keys() == after.keys()
     assert all(torch.equal(value, after[name]) for name, value in before.items())
