@@ -225,7 +225,7 @@ def test_the_teacher_and_its_answers_never_see_the_adapters() -> None:
     assert not torch.allclose(heard.logits, off.logits, atol=1e-2)
 
 
-def test_lessons_hold_the_models_own_greedy_answers(
+def test_examples_hold_the_models_own_greedy_answers(
     text_model: AdaptedTextModel,
 ) -> None:
     reports: list[str] = []

@@ -106,7 +106,7 @@ def test_with_every_class_sampled_the_loss_is_plain_ctc(batch: Batch) -> None:
     )
 
 
-def test_a_sampled_rival_stands_for_many(
+def test_a_sampled_negative_is_weighted_for_those_left_out(
     batch: Batch, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     encoder, frames, counts, said = batch

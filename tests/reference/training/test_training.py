@@ -290,7 +290,7 @@ def test_a_run_starts_where_an_earlier_export_ended(tmp_path: Path) -> None:
     assert torch.equal(next_hearing.layer.fc1.weight, encoder.layer.fc1.weight)
 
 
-def test_ears_vary_a_clip_only_when_asked(tiny_student: Student) -> None:
+def test_a_clip_is_augmented_only_when_asked(tiny_student: Student) -> None:
     preprocessor, clip = tiny_student.preprocessor, clips()[0]
     plain = preprocessor.features(clip, None)
     assert torch.equal(plain, preprocessor.features(clip, None))

@@ -58,7 +58,7 @@ def test_every_rendering_has_its_sentences(lines: Sentences) -> None:
     assert len(set(seeds)) == len(seeds)
 
 
-def test_the_ears_know_every_token_that_is_said(
+def test_every_token_that_is_said_has_a_class(
     workspace: Workspace, lines: Sentences
 ) -> None:
     preprocessor = workspace.preprocessor
