@@ -464,19 +464,23 @@ class TestSpeak:
         }
         assert len(digests) == 1
 
+    @pytest.mark.parametrize("missing", [["flite"], ["espeak-ng", "flite"]])
     def test_missing_engine_is_named_before_anything_is_written(
         self,
+        missing: list[str],
         tmp_path: Path,
         monkeypatch: pytest.MonkeyPatch,
         capsys: pytest.CaptureFixture[str],
     ) -> None:
         monkeypatch.setattr(
-            "shutil.which", lambda name: None if name == "flite" else name
+            "shutil.which", lambda name: None if name in missing else name
         )
-        with pytest.raises(MissingDependencyError, match="apt-get install flite"):
+        with pytest.raises(
+            MissingDependencyError, match=f"apt-get install {' '.join(missing)}"
+        ):
             speak.check_engines()
         assert speak.main(["--out", str(tmp_path / "out")]) == 1
-        assert "found no flite" in capsys.readouterr().err
+        assert f"found no {' and no '.join(missing)}" in capsys.readouterr().err
         assert not (tmp_path / "out").exists()
 
     def test_rendering_repeats_byte_for_byte(

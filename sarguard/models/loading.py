@@ -124,7 +124,7 @@ def load_model(
     if device_map is not None:
         options["device_map"] = device_map
     options["dtype"] = "auto" if dtype is None else dtype
-    with _progress_bars(shown=progress):
+    with progress_bars(shown=progress):
         model = _open(model_class, name, revision, **options)
     commit = commit_of(config) or revision
     return wrap_model(
@@ -189,7 +189,8 @@ def _open(
 
 
 @contextmanager
-def _progress_bars(*, shown: bool) -> Iterator[None]:
+def progress_bars(*, shown: bool) -> Iterator[None]:
+    """Show or hide transformers' own progress bars inside the block."""
     from transformers.utils import logging
 
     if shown or not logging.is_progress_bar_enabled():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
 
@@ -50,13 +50,7 @@ class LintFinding:
 
     def to_dict(self) -> dict[str, str]:
         """Return the finding as plain values."""
-        return {
-            "code": self.code,
-            "severity": self.severity.value,
-            "path": self.path,
-            "found": self.found,
-            "fix": self.fix,
-        }
+        return {**asdict(self), "severity": self.severity.value}
 
 
 def lint(policy: Policy, now: datetime | None = None) -> list[LintFinding]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Annotated, Any
 
 import structlog
@@ -26,14 +26,6 @@ _FIXED = ("api_version", "id", "version", "overrides.", "audit.required")
 Person = Annotated[str, Field(min_length=1, max_length=256)]
 
 
-def _now() -> datetime:
-    return datetime.now(UTC)
-
-
-def _new_id() -> str:
-    return f"override_{uuid.uuid4().hex}"
-
-
 class Override(Section):
     """What a person overrides, why, and until when.
 
@@ -41,14 +33,14 @@ class Override(Section):
     """
 
     override_id: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")] = Field(
-        default_factory=_new_id
+        default_factory=lambda: f"override_{uuid.uuid4().hex}"
     )
     reason: Words
     by: Person
     """Who overrides the policy."""
     approved_by: Person | None = None
     """Who agreed; not the same person where the policy requires two."""
-    issued_at: AwareDatetime = Field(default_factory=_now)
+    issued_at: AwareDatetime = Field(default_factory=lambda: as_utc(None))
     """When it takes effect, with a time zone."""
     expires_at: AwareDatetime
     """When it expires, with a time zone."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from enum import StrEnum
 from typing import Any, TypeAlias
 
@@ -44,12 +44,7 @@ class Change:
 
     def to_dict(self) -> dict[str, Plain]:
         """Return the change as plain values."""
-        return {
-            "path": self.path,
-            "old": self.old,
-            "new": self.new,
-            "effect": self.effect.value,
-        }
+        return {**asdict(self), "effect": self.effect.value}
 
 
 def compare(old: Mapping[str, Plain], new: Mapping[str, Plain]) -> list[Change]:

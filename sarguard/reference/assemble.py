@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
 
 from sarguard.errors import ReferenceCorruptError
 from sarguard.reference import cache
@@ -181,22 +178,10 @@ def _is_offline(offline: bool | None) -> bool:
 
 
 def _write(folder: Path, bases: Path, difference: Path, reporter: Reporter) -> None:
+    from sarguard.models.loading import progress_bars
+
     with reporter.task("Converting the weights"):
         model, processor = build_model(bases, difference)
-    with reporter.task("Writing the checkpoint"), _no_progress_bars():
+    with reporter.task("Writing the checkpoint"), progress_bars(shown=False):
         model.save_pretrained(folder)
         processor.save_pretrained(folder)
-
-
-@contextmanager
-def _no_progress_bars() -> Iterator[None]:
-    from transformers import utils
-
-    logging: Any = utils.logging
-    enabled = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if enabled:
-            logging.enable_progress_bar()

@@ -28,9 +28,10 @@ from rich.progress import (
 )
 from transformers import PreTrainedModel
 
+from sarguard.datasets.speak import check_engines
 from sarguard.reference.training.adapters import Adapters
 from sarguard.reference.training.answering import AdaptedTextModel, Example
-from sarguard.reference.training.clips import Clip, require_synthesisers
+from sarguard.reference.training.clips import Clip
 from sarguard.reference.training.export import (
     export,
     load_adapters,
@@ -40,6 +41,7 @@ from sarguard.reference.training.hearing import SpeechEncoder
 from sarguard.reference.training.lookup import LookupEncoder, build_lookup
 from sarguard.reference.training.stage import TimeBudget, autocast, fastest_dtype
 from sarguard.reference.training.train_answering import (
+    AnsweringStage,
     generate_examples,
     measure_agreement,
     train_answering,
@@ -67,11 +69,13 @@ def main() -> None:
     torch.set_num_threads(options.threads or torch.get_num_threads())
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     workspace = Workspace(options.out, device)
-    require_synthesisers()
+    check_engines()
     _render_clips(workspace)
     encoder = workspace.encoder()
     if not options.start_from:
-        _train_hearing(workspace, encoder, options)
+        budget = TimeBudget(options.hearing_minutes * 60)
+        hearing = HearingStage(encoder, budget, options.out / "hearing.pt")
+        _train_on_clips(workspace, hearing, workspace.preprocessor, seed=options.seed)
     model, _ = workspace.untrained
     lookup = build_lookup(
         model, encoder, workspace.lookup_tokens, space=workspace.space
@@ -81,7 +85,9 @@ def main() -> None:
     preprocessor = replace(
         workspace.preprocessor, vocabulary=tuple(workspace.lookup_tokens)
     )
-    _train_lookup(workspace, lookup, preprocessor, options)
+    budget = TimeBudget(options.lookup_minutes * 60)
+    stage = LookupStage(lookup, budget, options.out / "lookup.pt")
+    _train_on_clips(workspace, stage, preprocessor, seed=options.seed)
     adapters = _train_answering(workspace, lookup, preprocessor, options)
     path = export(options.out, lookup, adapters, preprocessor.vocabulary)
     console.log(f"wrote {path}")
@@ -119,25 +125,6 @@ def _render_clips(workspace: Workspace) -> None:
             bar.update(tasks[name], completed=done)
 
         workspace.render(report)
-
-
-def _train_hearing(
-    workspace: Workspace, encoder: SpeechEncoder, options: argparse.Namespace
-) -> None:
-    budget = TimeBudget(options.hearing_minutes * 60)
-    stage = HearingStage(encoder, budget, options.out / "hearing.pt")
-    _train_on_clips(workspace, stage, workspace.preprocessor, seed=options.seed)
-
-
-def _train_lookup(
-    workspace: Workspace,
-    lookup: LookupEncoder,
-    preprocessor: Preprocessor,
-    options: argparse.Namespace,
-) -> None:
-    budget = TimeBudget(options.lookup_minutes * 60)
-    stage = LookupStage(lookup, budget, options.out / "lookup.pt")
-    _train_on_clips(workspace, stage, preprocessor, seed=options.seed)
 
 
 def _train_on_clips(
@@ -184,16 +171,20 @@ def _train_answering(
         errors = _word_errors(workspace, encoder, preprocessor)
         return f"agreement {' '.join(shares)}; {errors}"
 
-    train_answering(
+    budget = TimeBudget(options.answering_minutes * 60)
+    stage = AnsweringStage(
         encoder,
         text_model,
         adapters,
         preprocessor,
+        budget,
+        options.out / "answering.pt",
+    )
+    train_answering(
+        stage,
         examples,
         spoken,
-        budget=TimeBudget(options.answering_minutes * 60),
         seed=options.seed,
-        checkpoint=options.out / "answering.pt",
         evaluate=evaluate,
         report=console.log,
     )

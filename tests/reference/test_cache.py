@@ -135,7 +135,7 @@ def test_a_failure_keeps_the_entry_that_was_there(entry: Path) -> None:
 
 
 def test_a_full_disk_is_told_before_it_is_full(tmp_path: Path) -> None:
-    with pytest.raises(ReferenceUnavailableError, match=r"Make room.*SARGUARD_CACHE"):
+    with pytest.raises(ReferenceUnavailableError, match=r"Free some.*SARGUARD_CACHE"):
         cache.require_space(tmp_path, 1 << 60)
 
 

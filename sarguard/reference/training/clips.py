@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import random
-import shutil
 import subprocess
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -15,8 +14,6 @@ from typing import Literal
 
 import numpy as np
 import soxr  # type: ignore[import-untyped]
-
-from sarguard.errors import MissingDependencyError
 
 SAMPLE_RATE = 16_000
 
@@ -77,16 +74,6 @@ def held_out_voice(rng: random.Random) -> Voice:
     if rng.random() < 0.5:
         return Voice(engine="flite", name="rms", rate=1.0, pitch=50)
     return Voice(engine="espeak", name="en-029", rate=160, pitch=50)
-
-
-def require_synthesisers() -> None:
-    """Raise `MissingDependencyError` unless espeak-ng and flite can be run."""
-    missing = [name for name in ("espeak-ng", "flite") if shutil.which(name) is None]
-    if missing:
-        raise MissingDependencyError(
-            f"Speaking the training sentences needs {' and '.join(missing)}, not found "
-            f"on PATH. On Debian or Ubuntu: apt-get install {' '.join(missing)}"
-        )
 
 
 def speak(text: str, voice: Voice) -> np.ndarray:

@@ -17,8 +17,9 @@ the embedding that the alignment of that loss puts there.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -107,29 +108,16 @@ class LookupEncoder(SpeechEncoder):
         self.requires_grad_(False)
         self.layer: Any = self.tower.layers[-1]
         self.units = units
-        for parameter in (
-            *self.tower_parameters(),
-            *self.shared_parameters(),
-            *self.threshold_parameters(),
-        ):
+        for parameter in chain(*self.parameter_groups()):
             parameter.requires_grad_(True)
         self.sync_model()
 
-    def tower_parameters(self) -> Iterator[nn.Parameter]:
-        """Yield the parameters of every layer before the lookup."""
-        for layer in self.tower.layers[:-1]:
-            yield from layer.parameters()
-
-    def shared_parameters(self) -> Iterator[nn.Parameter]:
-        """Yield the parameters that all units share."""
-        yield from self.layer.final_layer_norm.parameters()
-        for name, parameter in self.units.named_parameters():
-            if name != "threshold":
-                yield parameter
-
-    def threshold_parameters(self) -> Iterator[nn.Parameter]:
-        """Yield the parameter that each unit has of its own, its threshold."""
-        yield self.units.threshold
+    def parameter_groups(self) -> list[list[nn.Parameter]]:
+        """Return what is trained: the tower, what all units share, and thresholds."""
+        tower = [p for layer in self.tower.layers[:-1] for p in layer.parameters()]
+        shared = [*self.layer.final_layer_norm.parameters()]
+        shared += [p for n, p in self.units.named_parameters() if n != "threshold"]
+        return [tower, shared, [self.units.threshold]]
 
     @torch.no_grad()
     def sync_model(self) -> None:

@@ -64,6 +64,8 @@ def prefetch(make: Callable[[Item], Made], items: Iterable[Item]) -> Iterator[Ma
 
 WARM_UP_STEPS = 60
 FINAL_FRACTION = 0.04
+"""Fraction of the learning rate that is left when the budget is spent."""
+MAX_GRADIENT_NORM = 1.0
 
 
 class TimeBudget:
@@ -102,9 +104,6 @@ def set_learning_rates(
         group["lr"] = rate * scale
 
 
-MAX_GRADIENT_NORM = 1.0
-
-
 class Stage:
     """Training state of a stage, and its checkpoint between runs."""
 
@@ -138,6 +137,12 @@ class Stage:
         self.load_weights(state)
         self.optimizer.load_state_dict(state["optimizer"])
         self.step, self.budget.spent = state["step"], state["spent"]
+
+    def set_rates(self, rates: Sequence[float]) -> None:
+        """Set the learning rates of this step, one a parameter group."""
+        set_learning_rates(
+            self.optimizer, rates, step=self.step, fraction=self.budget.fraction()
+        )
 
     def update(self, loss: Tensor) -> None:
         """Make one optimiser step on a loss."""

@@ -29,7 +29,6 @@ from sarguard.reference.training.stage import (
     Stage,
     TimeBudget,
     autocast,
-    set_learning_rates,
 )
 from sarguard.reference.training.train_hearing import Preprocessor, lookup_loss
 
@@ -73,57 +72,6 @@ def generate_examples(
     return examples
 
 
-def train_answering(
-    encoder: LookupEncoder,
-    text_model: AdaptedTextModel,
-    adapters: Adapters,
-    preprocessor: Preprocessor,
-    examples: Sequence[Example],
-    clips: Mapping[str, Sequence[Clip]],
-    *,
-    budget: TimeBudget,
-    seed: int,
-    checkpoint: Path,
-    evaluate: Callable[[], str],
-    report: Callable[[str], None],
-) -> None:
-    """Train adapters, tower and lookup until the budget is spent.
-
-    Args:
-        encoder: The audio side, trained further in place.
-        text_model: The text model with the adapters.
-        adapters: What the text model learns, in place.
-        preprocessor: What turns clips into features and classes.
-        examples: What to answer, by the text of what is said.
-        clips: Every clip of each example's text.
-        budget: The budget of seconds, earlier runs included.
-        seed: Seed of the batches and of how clips are varied.
-        checkpoint: File that the stage continues from, and saves every few minutes.
-        evaluate: Called after each checkpoint; returns a line to report.
-        report: Called with lines of progress.
-    """
-    rng = random.Random(seed)
-    stage = AnsweringStage(
-        encoder, text_model, adapters, preprocessor, budget, checkpoint
-    )
-    averages = RunningAverage()
-    while not budget.is_spent():
-        batch = rng.sample(examples, BATCH)
-        spoken = [rng.choice(clips[example.text]) for example in batch]
-        features, lengths = collate(
-            [preprocessor.features(clip, rng) for clip in spoken]
-        )
-        figures = averages.add(stage.learn(batch, features, lengths))
-        if stage.step % 10 == 0:
-            kl, gap, ctc, agree = figures
-            report(
-                f"step {stage.step} {budget.seconds():.0f} s KL {kl:.3f} "
-                f"states {gap:.3f} CTC {ctc:.3f} agreement {agree:.3f}"
-            )
-        stage.save_and_evaluate(evaluate, report, every=SAVE_SECONDS)
-    stage.save_and_evaluate(evaluate, report)
-
-
 class AnsweringStage(Stage):
     """Stage 3: the adapters learn to continue from audio as from its transcript."""
 
@@ -136,18 +84,9 @@ class AnsweringStage(Stage):
         budget: TimeBudget,
         checkpoint: Path,
     ) -> None:
-        self.text_model, self.adapters, self.preprocessor = (
-            text_model,
-            adapters,
-            preprocessor,
-        )
-        self.lookup = encoder
-        groups = [
-            list(adapters.parameters()),
-            list(encoder.tower_parameters()),
-            list(encoder.shared_parameters()),
-            list(encoder.threshold_parameters()),
-        ]
+        self.lookup, self.text_model = encoder, text_model
+        self.adapters, self.preprocessor = adapters, preprocessor
+        groups = [[*adapters.parameters()], *encoder.parameter_groups()]
         optimizer = torch.optim.AdamW(
             [{"params": group} for group in groups], weight_decay=0.0
         )
@@ -168,9 +107,7 @@ class AnsweringStage(Stage):
     ) -> list[float]:
         """Make one step; return its divergence, distance, CTC loss and agreement."""
         text_model, device = self.text_model, self.text_model.device
-        set_learning_rates(
-            self.optimizer, RATES, step=self.step, fraction=self.budget.fraction()
-        )
+        self.set_rates(RATES)
         said = [self.preprocessor.tokens(example.text) for example in batch]
         with autocast(device):
             heard = self.lookup.training_output(features.to(device), lengths, said)
@@ -183,6 +120,42 @@ class AnsweringStage(Stage):
         self.update(loss)
         same, of = agreement(student, teacher)
         return [*(float(part.detach()) for part in (kl, gap, heard.ctc)), same / of]
+
+
+def train_answering(
+    stage: AnsweringStage,
+    examples: Sequence[Example],
+    clips: Mapping[str, Sequence[Clip]],
+    *,
+    seed: int,
+    evaluate: Callable[[], str],
+    report: Callable[[str], None],
+) -> None:
+    """Train a stage until its budget is spent.
+
+    Args:
+        stage: What is trained, in place, and its budget.
+        examples: What to answer, by the text of what is said.
+        clips: Every clip of each example's text.
+        seed: Seed of the batches and of how clips are varied.
+        evaluate: Called after each checkpoint; returns a line to report.
+        report: Called with lines of progress.
+    """
+    rng = random.Random(seed)
+    preprocessor, averages = stage.preprocessor, RunningAverage()
+    while not stage.budget.is_spent():
+        batch = rng.sample(examples, BATCH)
+        spoken = [rng.choice(clips[example.text]) for example in batch]
+        features, lengths = collate([preprocessor.features(c, rng) for c in spoken])
+        figures = averages.add(stage.learn(batch, features, lengths))
+        if stage.step % 10 == 0:
+            kl, gap, ctc, agree = figures
+            report(
+                f"step {stage.step} {stage.budget.seconds():.0f} s KL {kl:.3f} "
+                f"states {gap:.3f} CTC {ctc:.3f} agreement {agree:.3f}"
+            )
+        stage.save_and_evaluate(evaluate, report, every=SAVE_SECONDS)
+    stage.save_and_evaluate(evaluate, report)
 
 
 @torch.no_grad()

@@ -33,7 +33,6 @@ from sarguard.reference.training.stage import (
     TimeBudget,
     autocast,
     prefetch,
-    set_learning_rates,
 )
 
 BATCH_SECONDS = 64.0
@@ -166,10 +165,8 @@ class HearingStage(ClipStage):
         self, features: Tensor, lengths: Tensor, said: Sequence[Tensor]
     ) -> list[float]:
         """Make one step on a batch and return its loss."""
-        rates, device = (TOWER_RATE, HEAD_RATE), self.encoder.blank.device
-        set_learning_rates(
-            self.optimizer, rates, step=self.step, fraction=self.budget.fraction()
-        )
+        self.set_rates((TOWER_RATE, HEAD_RATE))
+        device = self.encoder.blank.device
         with autocast(device):
             frames, counts = self.encoder.encode(features.to(device), lengths)
             loss = self.encoder.loss(frames, counts, said)
@@ -214,14 +211,8 @@ class LookupStage(ClipStage):
         self, lookup: LookupEncoder, budget: TimeBudget, checkpoint: Path
     ) -> None:
         self.lookup = lookup
-        groups = [
-            list(lookup.tower_parameters()),
-            list(lookup.shared_parameters()),
-            list(lookup.threshold_parameters()),
-        ]
-        optimizer = torch.optim.AdamW(
-            [{"params": group} for group in groups], betas=(0.9, 0.98), weight_decay=0.0
-        )
+        groups = [{"params": group} for group in lookup.parameter_groups()]
+        optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.98), weight_decay=0.0)
         super().__init__(lookup, optimizer, budget, checkpoint)
         self.restore()
 
@@ -229,9 +220,7 @@ class LookupStage(ClipStage):
         self, features: Tensor, lengths: Tensor, said: Sequence[Tensor]
     ) -> list[float]:
         """Make one step on a batch; return its CTC loss and its gap."""
-        set_learning_rates(
-            self.optimizer, RATES, step=self.step, fraction=self.budget.fraction()
-        )
+        self.set_rates(RATES)
         device = self.lookup.blank.device
         some = torch.randperm(len(said))[: max(1, round(LOOKED_UP * len(said)))]
         with autocast(device):

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import itertools
+from itertools import chain
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -99,9 +100,7 @@ def test_what_is_trained_is_the_body_and_the_units(made: Student) -> None:
     heard = lookup.training_output(*features(made), said(made))
     (heard.ctc + heard.gap).backward()
     trained = [
-        *lookup.tower_parameters(),
-        *lookup.shared_parameters(),
-        *lookup.threshold_parameters(),
+        *chain(*lookup.parameter_groups()),
     ]
     assert {id(p) for p in lookup.parameters() if p.requires_grad} == {
         id(p) for p in trained

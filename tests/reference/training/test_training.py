@@ -190,16 +190,14 @@ def answers(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
         steps: int,
         path: Path,
     ) -> None:
+        budget = StepBudget(steps)
         train_answering.train_answering(
-            encoder,
-            text_model,
-            adapters,
-            made.preprocessor,
+            train_answering.AnsweringStage(
+                encoder, text_model, adapters, made.preprocessor, budget, path
+            ),
             examples(),
             {clip.text: [clip] for clip in clips()},
-            budget=StepBudget(steps),
             seed=0,
-            checkpoint=path,
             evaluate=lambda: "evaluated",
             report=lambda _: None,
         )
@@ -286,7 +284,7 @@ def test_a_run_starts_where_an_earlier_export_ended(tmp_path: Path) -> None:
     assert torch.equal(next_hearing.log_tau, encoder.log_tau)
     assert same([*next_hearing.units.parameters()], [*encoder.units.parameters()])
     assert torch.equal(next_hearing.projector.weight, encoder.projector.weight)
-    assert same([*next_hearing.tower_parameters()], [*encoder.tower_parameters()])
+    assert same(next_hearing.parameter_groups()[0], encoder.parameter_groups()[0])
     assert torch.equal(next_hearing.layer.fc1.weight, encoder.layer.fc1.weight)
 
 
