@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from sarguard.models.transformers_api import passing_cache
+from sarguard.models.transformers_api import passing_cache, returned_cache
 from sarguard.reference.training.adapters import Adapters
 
 MATCHED_LAYERS = range(12, 30)
@@ -200,7 +200,7 @@ def answer(
                 input_ids=ids, attention_mask=mask, position_ids=places,
                 use_cache=True, **passing_cache(cache),
             )  # fmt: skip
-            cache = output.past_key_values
+            cache = returned_cache(output)
             logits = text_model.head(output.last_hidden_state[:, -1]).float()
             if temperature:
                 ids = torch.multinomial(F.softmax(logits / temperature, -1), 1)
