@@ -206,7 +206,7 @@ class Audit(Section):
     destroyed."""
     on_write_failure: Literal["block", "spool", "degrade"] = "block"
     """When a record cannot be written: no answer; an answer while a bounded spool
-    holds the record; or an answer without a record, with a warning in the log."""
+    holds the record; or an answer without a record, and a critical line in the log."""
     spool_records: Number = 1000
     """The most records that wait in the spool."""
     checkpoint_records: Number = 100
