@@ -35,6 +35,6 @@ print(f"saved: {bundle.save(options.output)} ({bundle.card.pairs} pairs)")
 
 clip = load_clips("demo", "safe")[0]
 # Next time: SafeAudioLLM.from_pretrained(options.model, bundle=options.output)
-with SafeAudioLLM(loaded, bundle) as llm:
+with SafeAudioLLM.from_loaded(loaded, bundle) as llm:
     reply = llm.generate(clip.read_bytes(), "Answer the question in the audio.")
 print(f"asked: {clip.text}\n{reply.outcome}: {reply.text}")

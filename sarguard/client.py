@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
+import importlib
 import os
 import weakref
+from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
+from sarguard.audio import AudioLimits, load_audio
 from sarguard.bundles import (
     REFERENCE,
     calibrate_now,
@@ -15,15 +19,12 @@ from sarguard.bundles import (
     open_bundle,
     reference_path,
 )
-from sarguard.errors import ConfigurationError, MissingDependencyError
-from sarguard.guard.factory import (
-    AuditLike,
-    GuardOptions,
-    Opened,
-    PolicyLike,
-    open_guard,
+from sarguard.errors import (
+    ConfigurationError,
+    InvalidRequestError,
+    MissingDependencyError,
 )
-from sarguard.guard.policy_guard import TranscriptCheck
+from sarguard.guard.factory import GuardHandle, GuardOptions, open_guard
 from sarguard.models.loading import (
     DeviceMap,
     DType,
@@ -35,35 +36,64 @@ from sarguard.models.untyped import PretrainedModel, Processor
 from sarguard.policy.messages import DEFAULT_MESSAGES, Reason
 from sarguard.policy.model import Policy
 from sarguard.policy.overrides import Override
-from sarguard.serving.asking import Asking, Desk
-from sarguard.serving.batch_engine import Engine
-from sarguard.serving.request import Attendant
-from sarguard.serving.request_state import Guarding
+from sarguard.serving.backend import Backend
+from sarguard.serving.batch_engine import BatchEngine
+from sarguard.serving.observers import Observer
+from sarguard.serving.request import (
+    GenerationInput,
+    GenerationOptions,
+    GenerationRequest,
+    check_names,
+)
+from sarguard.serving.request_guard import RequestGuard
+from sarguard.serving.request_state import ClientFacts, RequestState, to_backend_request
+from sarguard.serving.streams import (
+    AnswerStream,
+    AsyncAnswerStream,
+    last_reply,
+    last_reply_async,
+)
 from sarguard.serving.worker import Worker
 from sarguard.steering.bundle import SteeringBundle
-from sarguard.steering.dose import ConstantDose, Dose
-from sarguard.steering.self_test import check_steering_bites
-from sarguard.steering.steerer import Steerer
+from sarguard.types import Health, Outcome, Reply, Role, Turn
 
 if TYPE_CHECKING:
-    from langchain_sarguard import ChatSafeAudio
+    import numpy as np
+    from numpy.typing import NDArray
+    from typing_extensions import Unpack
 
+    from sarguard.audio import AudioSource
     from sarguard.audit.log import AuditLog
 
 WhenFull: TypeAlias = Literal["wait", "raise"]
+BundleLike: TypeAlias = "str | os.PathLike[str] | SteeringBundle"
 
 FALLBACK = DEFAULT_MESSAGES["en"][Reason.ERROR]
 """What is said where something failed, unless a policy has other words."""
 
 
-class SafeAudioLLM(Asking):
-    """Answer spoken and written requests behind SARSteer.
+class ClientOptions(GuardOptions, total=False):
+    """What a client is opened with, however its model is given."""
+
+    observers: Sequence[Observer]
+    """Hear what happens to every request, and change nothing."""
+    max_batch: int
+    """Most requests that are answered together; 8 by default."""
+    max_queue: int
+    """Most requests that wait; 64 by default."""
+    queue_full: WhenFull
+    """Whether the next caller waits, which is the default, or gets a
+    `QueueFullError`."""
+
+
+class SafeAudioLLM:
+    """A guarded audio-language model.
 
     Steering is on for every token of every answer. If it cannot be proven, the
     answer is thrown away and the reply holds the fallback text with the outcome
     `error_closed`. While the client is open, the model that it wraps refuses to be
     called directly. Requests of any number of threads and tasks share the model:
-    they wait in line and are answered in batches, each as if it were alone.
+    they wait in a queue and are answered in batches, each as if it were alone.
 
     Each request is steered as strongly as its own state asks, by the rule of a tier.
     A policy says what has to hold; a ledger records each request before its first
@@ -72,103 +102,79 @@ class SafeAudioLLM(Asking):
 
     def __init__(
         self,
-        loaded: LoadedModel,
+        backend: Backend,
         bundle: SteeringBundle,
         *,
-        policy: PolicyLike = None,
-        audit: AuditLike = None,
-        tier: str | None = None,
-        alpha: float | None = None,
-        dose: Dose | None = None,
-        fallback: str | None = None,
-        transcript_check: TranscriptCheck | None = None,
-        attendant: Attendant | None = None,
-        max_batch: int = 8,
-        max_queue: int = 64,
-        queue_full: WhenFull = "wait",
+        guard: RequestGuard | None = None,
+        **options: Unpack[ClientOptions],
     ) -> None:
-        """Put a bundle on a loaded model; most callers want `from_pretrained`.
+        """Open a client over a backend; most callers want `from_pretrained`.
 
-        `dose` decides each request's strength in place of a tier. `attendant` stands
-        by every request in place of the policy's guard, and has to do what that does.
+        Args:
+            backend: What runs the model; it is opened here and closed with the client.
+            bundle: The steering bundle that the backend steers with.
+            guard: Decides on every request in place of the policy's guard, and has to
+                do what that does.
+            options: See `ClientOptions`.
+
+        Raises:
+            ConfigurationError: Options contradict each other, or one is unknown.
+            PolicyError: The policy cannot be read, or holds more than is asked for.
+            AuditError: The ledger cannot be opened.
+            SteeringError: Steering did not change what the model says.
         """
-        if queue_full not in ("wait", "raise"):
+        check_names(options, ClientOptions, ConfigurationError)
+        when_full = options.get("queue_full", "wait")
+        if when_full not in ("wait", "raise"):
             raise ConfigurationError(
-                f"queue_full is {queue_full!r}: use 'wait' or 'raise'"
+                f"queue_full is {when_full!r}: use 'wait' or 'raise'"
             )
-        if attendant is not None and (policy or audit or tier):
+        given = [name for name in ("policy", "audit", "tier") if options.get(name)]
+        if guard is not None and given:
             raise ConfigurationError(
-                "an attendant of your own was given beside a policy, a ledger or a "
-                "tier: those are for the guard that it replaces"
+                f"a guard of your own was given beside {', '.join(given)}: those are "
+                "for the guard that it replaces"
             )
-        options = GuardOptions(
-            policy=policy,
-            audit=audit,
-            tier=tier,
-            alpha=alpha,
-            dose=dose,
-            fallback=fallback,
-            transcript_check=transcript_check,
-        )
+        alpha, fallback = options.get("alpha"), options.get("fallback")
+        self._backend = backend
         self._bundle = bundle
         self._alpha = bundle.card.alpha if alpha is None else float(alpha)
-        self._opened = open_guard(options, loaded, bundle)
+        self._waits = when_full == "wait"
+        self._handle = open_guard(backend.info, bundle, **_guard_options(options))
+        self._guard: RequestGuard = self._handle.guard if guard is None else guard
         with ExitStack() as undo:
-            undo.callback(self._opened.close)
-            with self._opened.attaching():
-                bundle.check(loaded)
-                self._steerer = Steerer(
-                    loaded.decoder,
-                    bundle.vectors.ablated,
-                    digest=bundle.card.vectors_digest,
+            undo.callback(self._handle.close)
+            with self._handle.attaching():
+                self._worker = Worker(
+                    backend,
+                    max_batch=options.get("max_batch", 8),
+                    max_queue=options.get("max_queue", 64),
                 )
-                worker = Worker(
-                    Engine(loaded, self._steerer, max_batch=max_batch),
-                    device=loaded.device,
-                    max_batch=max_batch,
-                    max_queue=max_queue,
-                )
-                self._steerer.attach()
-                undo.callback(self._steerer.detach)
-                check_steering_bites(loaded, self._steerer, alpha=self._alpha)
+                backend.open()
             undo.pop_all()
-        self._desk = Desk(
-            loaded=loaded,
-            worker=worker,
-            guarding=Guarding(
-                model_name=loaded.name,
-                bundle_digest=bundle.digest,
-                layers=len(loaded.decoder),
-            ),
-            attendant=self._opened.guard if attendant is None else attendant,
-            dose=ConstantDose(alpha=self._alpha) if dose is None else dose,
+        self._facts = ClientFacts(
+            model_name=backend.info.model_name,
+            bundle_digest=bundle.digest,
+            layers=backend.info.layers,
             fallback=FALLBACK if fallback is None else fallback,
-            waits=queue_full == "wait",
+            observers=tuple(options.get("observers", ())),
         )
         # Also runs when the client is dropped, and when the interpreter exits.
-        self._shut = weakref.finalize(self, _shut, worker, self._steerer, self._opened)
+        self._shut = weakref.finalize(self, _shut, self._worker, backend, self._handle)
 
     @classmethod
     def from_pretrained(
         cls,
         id_or_path: str | os.PathLike[str],
         *,
-        bundle: str | os.PathLike[str] | SteeringBundle | None = None,
+        bundle: BundleLike | None = None,
         calibrate: bool = False,
-        policy: PolicyLike = None,
-        audit: AuditLike = None,
-        tier: str | None = None,
-        alpha: float | None = None,
         device_map: DeviceMap = None,
         dtype: DType = None,
         revision: str | None = None,
         decoder_layers: str | None = None,
-        fallback: str | None = None,
-        transcript_check: TranscriptCheck | None = None,
-        max_batch: int = 8,
-        max_queue: int = 64,
-        queue_full: WhenFull = "wait",
         progress: bool = True,
+        **options: Unpack[ClientOptions],
     ) -> SafeAudioLLM:
         """Load a model and guard it.
 
@@ -178,36 +184,25 @@ class SafeAudioLLM(Asking):
             bundle: Steering bundle or its directory; the reference model has its own.
             calibrate: Without a bundle, make one from the calibration clips that ship
                 with sarguard. It takes minutes and is not saved.
-            policy: What has to hold: a `Policy`, its file, or a preset's name. Without
-                one, nothing is bounded but by the model.
-            audit: The ledger, or its file, which is made if there is none.
-            tier: Operating point of a request that names none: `permissive`,
-                `balanced`, `strict` or `maximum`. The default is the policy's, or
-                `balanced`.
-            alpha: Strength of steering, above 0. Alone it is the constant dose of
-                every answer, as in the paper; beside a policy or a tier it is the
-                least strength.
             device_map: Passed to transformers; the default is the CPU.
             dtype: A torch dtype or "auto"; the default is the checkpoint's own.
             revision: Branch, tag or commit on the hub.
             decoder_layers: Dotted path of the text decoder's layers, for models whose
                 structure does not tell.
-            fallback: Text of the reply when there is no answer; a policy has its own.
-            transcript_check: A second signal: takes a request's turns, their clips
-                decoded, and blocks the request where it returns true.
-            max_batch: Most requests that are answered together.
-            max_queue: Most requests that wait.
-            queue_full: Whether the next caller waits or gets a `QueueFullError`.
             progress: Show progress on stderr.
+            options: Policy, ledger, tier and queue; see `ClientOptions`.
 
         Raises:
             ArtifactNotFoundError: There is no bundle and `calibrate` is not set.
             ArtifactMismatchError: The bundle was made for another model.
+            ConfigurationError: Options contradict each other, or one is unknown.
             UnsupportedModelError: The model cannot be found or cannot be guarded.
             PolicyError: The policy cannot be read, or holds more than is asked for.
             AuditError: The ledger cannot be opened.
             SteeringError: Steering did not change what the model says.
         """
+        # A wrong option should not cost a load.
+        check_names(options, ClientOptions, ConfigurationError)
         name = os.fspath(id_or_path)
         chosen = choose_bundle(name, bundle, calibrate=calibrate)
         path = reference_path(progress=progress) if name == REFERENCE else name
@@ -222,19 +217,7 @@ class SafeAudioLLM(Asking):
         loaded = replace(loaded, name=name)
         if chosen is None:
             chosen = calibrate_now(loaded, progress=progress)
-        return cls(
-            loaded,
-            chosen,
-            policy=policy,
-            audit=audit,
-            tier=tier,
-            alpha=alpha,
-            fallback=fallback,
-            transcript_check=transcript_check,
-            max_batch=max_batch,
-            max_queue=max_queue,
-            queue_full=queue_full,
-        )
+        return cls.from_loaded(loaded, chosen, **options)
 
     @classmethod
     def from_model(
@@ -242,18 +225,10 @@ class SafeAudioLLM(Asking):
         model: PretrainedModel,
         processor: Processor,
         *,
-        bundle: str | os.PathLike[str] | SteeringBundle,
-        policy: PolicyLike = None,
-        audit: AuditLike = None,
-        tier: str | None = None,
-        alpha: float | None = None,
+        bundle: BundleLike,
         name: str | None = None,
         decoder_layers: str | None = None,
-        fallback: str | None = None,
-        transcript_check: TranscriptCheck | None = None,
-        max_batch: int = 8,
-        max_queue: int = 64,
-        queue_full: WhenFull = "wait",
+        **options: Unpack[ClientOptions],
     ) -> SafeAudioLLM:
         """Guard a model that is already in memory.
 
@@ -271,53 +246,41 @@ class SafeAudioLLM(Asking):
             name=name or _own_name(model),
             decoder_layers=decoder_layers,
         )
-        return cls(
+        return cls.from_loaded(loaded, open_bundle(bundle), **options)
+
+    @classmethod
+    def from_loaded(
+        cls,
+        loaded: LoadedModel,
+        bundle: SteeringBundle,
+        *,
+        guard: RequestGuard | None = None,
+        **options: Unpack[ClientOptions],
+    ) -> SafeAudioLLM:
+        """Guard what `load_model` or `wrap_model` returned; see `from_model`."""
+        engine = BatchEngine(
             loaded,
-            open_bundle(bundle),
-            policy=policy,
-            audit=audit,
-            tier=tier,
-            alpha=alpha,
-            fallback=fallback,
-            transcript_check=transcript_check,
-            max_batch=max_batch,
-            max_queue=max_queue,
-            queue_full=queue_full,
+            bundle,
+            alpha=options.get("alpha"),
+            max_batch=options.get("max_batch", 8),
         )
+        return cls(engine, bundle, guard=guard, **options)
 
     @property
     def alpha(self) -> float:
-        """Return the strength that the bundle names, or the client's owner."""
+        """Return the coefficient that the bundle names, or the client's owner."""
         return self._alpha
 
     @property
     def audit(self) -> AuditLog | None:
         """Return the ledger, if one is kept."""
-        scribe = self._opened.scribe
-        return None if scribe is None else scribe.log
+        recorder = self._handle.guard.recorder
+        return None if recorder is None else recorder.log
 
     @property
     def policy(self) -> Policy:
         """Return the policy in force at this moment, overrides applied."""
-        return self._opened.guard.policy
-
-    def change_policy(self, policy: Policy, *, actor: str | None = None) -> None:
-        """Put another policy in force for the requests that come from now on.
-
-        Raises:
-            ConfigurationError: It wants a ledger, and there is none.
-            AuditError: The change cannot be recorded; the old policy holds.
-        """
-        self._opened.guard.change_policy(policy, actor=actor)
-
-    def override(self, override: Override) -> None:
-        """Set a part of the policy aside for a while, for a stated reason.
-
-        Raises:
-            PolicyOverrideError: It has expired, or breaks the policy's rules.
-            AuditError: It cannot be recorded; it does not hold.
-        """
-        self._opened.guard.override(override)
+        return self._handle.guard.policy
 
     @property
     def bundle(self) -> SteeringBundle:
@@ -327,10 +290,197 @@ class SafeAudioLLM(Asking):
     @property
     def model_name(self) -> str:
         """Return the name that the model was loaded by."""
-        return self._desk.loaded.name
+        return self._facts.model_name
 
-    def as_langchain(self, **settings: Any) -> ChatSafeAudio:  # noqa: ANN401
-        """Return a LangChain chat model over this client.
+    def health(self) -> Health:
+        """Return how the client is doing, without waiting for anything."""
+        queue = self._worker.queue
+        return Health(
+            model="closed" if self._worker.closed else "ready",
+            queue_depth=len(queue),
+            queue_limit=queue.limit,
+            running=self._worker.running,
+            ledger="none" if self.audit is None else self.audit.state,
+        )
+
+    def change_policy(self, policy: Policy, *, actor: str | None = None) -> None:
+        """Put another policy in force for the requests that come from now on.
+
+        Raises:
+            ConfigurationError: It wants a ledger, and there is none.
+            AuditError: The change cannot be recorded; the old policy holds.
+        """
+        self._handle.guard.change_policy(policy, actor=actor)
+
+    def override(self, override: Override) -> None:
+        """Set a part of the policy aside for a while, for a stated reason.
+
+        Raises:
+            PolicyOverrideError: It has expired, or breaks the policy's rules.
+            AuditError: It cannot be recorded; it does not hold.
+        """
+        self._handle.guard.override(override)
+
+    def generate(
+        self,
+        audio: AudioSource | list[AudioSource] | None = None,
+        text: str = "",
+        **options: Unpack[GenerationOptions],
+    ) -> Reply:
+        """Answer one request, steered.
+
+        Args:
+            audio: One clip or a list of clips, in any form `load_audio` takes.
+            text: What the user wrote; audio, text or both are needed.
+            options: See `GenerationOptions`.
+
+        Returns:
+            The reply. If something failed, or steering could not be proven, its
+            outcome is `error_closed` and its text is the fallback; after `timeout`
+            it is `timeout`, with what was said by then.
+
+        Raises:
+            AudioError: A clip cannot be used.
+            InvalidRequestError: The request makes no sense as it stands.
+            PolicyFloorError: The request asks for less than the policy holds.
+            QueueFullError: Too many requests wait, and the client was opened with
+                queue_full="raise".
+            ClientClosedError: The client is closed.
+        """
+        request = GenerationRequest.build(audio, text, **options)
+        return last_reply(self.send(request))
+
+    def stream(
+        self,
+        audio: AudioSource | list[AudioSource] | None = None,
+        text: str = "",
+        **options: Unpack[GenerationOptions],
+    ) -> AnswerStream:
+        """Answer one request in pieces; takes and raises what `generate` does.
+
+        Returns:
+            An iterator over `TextDelta` and `Refusal` events that ends with `Done`.
+            A piece is there only after its steps were proven to be steered. Closing
+            or dropping the iterator frees the model within one decode step.
+        """
+        request = GenerationRequest.build(
+            audio, text, default_entry="stream", **options
+        )
+        return self.send(request)
+
+    async def agenerate(
+        self,
+        audio: AudioSource | list[AudioSource] | None = None,
+        text: str = "",
+        **options: Unpack[GenerationOptions],
+    ) -> Reply:
+        """Answer one request without blocking the event loop; see `generate`."""
+        request = GenerationRequest.build(
+            audio, text, default_entry="agenerate", **options
+        )
+        return await last_reply_async(self.asend(request))
+
+    def astream(
+        self,
+        audio: AudioSource | list[AudioSource] | None = None,
+        text: str = "",
+        **options: Unpack[GenerationOptions],
+    ) -> AsyncAnswerStream:
+        """Answer one request in pieces without blocking the event loop.
+
+        Returns:
+            An asynchronous iterator; see `stream`. The request goes in with the
+            first event that is asked for, and what `stream` raises is raised there.
+        """
+        request = GenerationRequest.build(
+            audio, text, default_entry="astream", **options
+        )
+        return self.asend(request)
+
+    def generate_batch(self, requests: Iterable[GenerationInput]) -> list[Reply]:
+        """Answer many requests, together where they fit into a batch.
+
+        Args:
+            requests: The arguments of `generate`, one mapping a request; doses,
+                lengths, seeds and stop strings may differ.
+
+        Returns:
+            The replies, in the order of the requests.
+
+        Raises:
+            AudioError: A clip cannot be used.
+            InvalidRequestError: A request makes no sense as it stands.
+        """
+        states = [
+            self._state(GenerationRequest.build(default_entry="batch", **request))
+            for request in requests
+        ]
+        # All are resolved before any waits: a bad one costs the others nothing.
+        for state in states:
+            state.receive()
+        with ExitStack() as opened:
+            with self._worker.queue.expecting():
+                streams = [
+                    opened.enter_context(self._enter(state, wait=True))
+                    for state in states
+                ]
+            return [last_reply(stream) for stream in streams]
+
+    def build_request(
+        self,
+        audio: AudioSource | list[AudioSource] | None = None,
+        text: str = "",
+        **options: Unpack[GenerationOptions],
+    ) -> GenerationRequest:
+        """Return a request for `send` or `asend`, its options checked.
+
+        Raises:
+            InvalidRequestError: An option is unknown or makes no sense.
+        """
+        return GenerationRequest.build(audio, text, **options)
+
+    def send(self, request: GenerationRequest) -> AnswerStream:
+        """Answer a request in pieces; see `stream`."""
+        return self._enter(self._state(request), wait=self._waits)
+
+    def asend(self, request: GenerationRequest) -> AsyncAnswerStream:
+        """Answer a request in pieces without blocking the event loop."""
+        state = self._state(request)
+
+        async def enter() -> None:
+            # Whatever may end the request writes a record, and writing blocks.
+            await asyncio.to_thread(state.receive)
+            try:
+                place = self._worker.reserve(state, wait=self._waits)
+                left = state.remaining()
+                await asyncio.wait_for(asyncio.wrap_future(place), left)
+                await asyncio.to_thread(self._take_in, state)
+            except TimeoutError:
+                raise
+            except Exception as error:
+                await asyncio.to_thread(state.refuse, error)
+                raise
+
+        return AsyncAnswerStream(state, self._worker.queue, self, enter=enter)
+
+    def turn(
+        self,
+        role: Role,
+        *,
+        text: str = "",
+        audio: AudioSource | list[AudioSource] | None = None,
+    ) -> Turn:
+        """Return a turn for `history`, its clips decoded for this model.
+
+        Raises:
+            AudioError: A clip cannot be used.
+            InvalidRequestError: There is neither audio nor text.
+        """
+        sources = audio if isinstance(audio, list) else [audio]
+        return self._turn(role, text, [s for s in sources if s is not None], None)
+
+    def as_langchain(self, **settings: Any) -> Any:  # noqa: ANN401
+        """Return a LangChain chat model over this client, a `ChatSafeAudio`.
 
         Args:
             settings: Fields of `ChatSafeAudio`, such as `max_tokens`.
@@ -339,14 +489,15 @@ class SafeAudioLLM(Asking):
             MissingDependencyError: langchain-core is not installed.
             TypeError: There is no such setting.
         """
+        # By name: the integration stands on the client, not the client on it.
         try:
-            from langchain_sarguard import ChatSafeAudio
+            integration = importlib.import_module("langchain_sarguard")
         except ImportError as error:
             raise MissingDependencyError(
                 f"a chat model needs LangChain ({error}): "
                 "pip install 'sarguard[langchain]'"
             ) from error
-        return ChatSafeAudio.from_client(self, **settings)
+        return integration.ChatSafeAudio.from_client(self, **settings)
 
     def close(self) -> None:
         """Take the guard off the model; this client answers nothing afterwards.
@@ -361,11 +512,74 @@ class SafeAudioLLM(Asking):
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    def _state(self, request: GenerationRequest) -> RequestState:
+        return RequestState(request, facts=self._facts, guard=self._guard)
 
-def _shut(worker: Worker, steerer: Steerer, opened: Opened) -> None:
+    def _turn(
+        self,
+        role: Role,
+        text: str,
+        sources: Sequence[AudioSource],
+        limits: AudioLimits | None,
+    ) -> Turn:
+        clips = tuple(self._decode(source, limits) for source in sources)
+        if not clips and not text.strip():
+            raise InvalidRequestError(
+                f"a {role} turn with neither audio nor text: give one of them"
+            )
+        return Turn(role=role, text=text, audio=clips)
+
+    def _decode(
+        self, source: AudioSource, limits: AudioLimits | None
+    ) -> NDArray[np.float32]:
+        info = self._backend.info
+        limits = limits or AudioLimits(max_seconds=info.max_audio_seconds)
+        return load_audio(source, sample_rate=info.sampling_rate, limits=limits)
+
+    def _enter(self, state: RequestState, *, wait: bool) -> AnswerStream:
+        """Let a request into the queue, its clips decoded and the guard asked."""
+        queue = self._worker.queue
+        stream = AnswerStream(state, queue, self)
+        state.receive()
+        try:
+            place = self._worker.reserve(state, wait=wait)
+            place.result(state.remaining())
+            self._take_in(state)
+        except TimeoutError:
+            state.abandon(Outcome.TIMEOUT)
+            queue.release(state)
+        except Exception as error:
+            state.refuse(error)
+            stream.close()
+            raise
+        except BaseException:
+            stream.close()
+            raise
+        return stream
+
+    def _take_in(self, state: RequestState) -> None:
+        request = state.request
+        resolved = state.known()
+        newest = self._turn("user", request.text, request.audio, resolved.limits)
+        resolved = replace(resolved, turns=(*request.history, newest))
+        self._backend.prepare(to_backend_request(resolved))
+        state.hear(resolved)
+        state.admit()
+        self._worker.queue.enter(state)
+
+
+def _guard_options(options: ClientOptions) -> GuardOptions:
+    known = GuardOptions.__annotations__
+    found = {name: value for name, value in options.items() if name in known}
+    return found  # type: ignore[return-value]
+
+
+def _shut(worker: Worker, backend: Backend, handle: GuardHandle) -> None:
+    # In this order: what waits is cancelled and recorded, then steering goes, and the
+    # ledger last, as both may still write to it.
     worker.close()
-    steerer.detach()
-    opened.close()
+    backend.close()
+    handle.close()
 
 
 def _own_name(model: PretrainedModel) -> str:

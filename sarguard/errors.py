@@ -12,6 +12,9 @@ SarguardError (Exception)
 │       ├── PolicyFormatError
 │       ├── PolicyFloorError
 │       └── PolicyOverrideError
+├── InvalidRequestError (ValueError)
+├── ClientClosedError (RuntimeError)
+├── CheckTimeoutError (TimeoutError)
 ├── AudioError (ValueError)
 │   ├── AudioNotFoundError (FileNotFoundError)
 │   ├── AudioDecodeError
@@ -56,6 +59,18 @@ class SarguardError(Exception):
 
 class ConfigurationError(SarguardError, ValueError):
     """A setup, an option or a request that cannot work."""
+
+
+class InvalidRequestError(SarguardError, ValueError):
+    """A request that makes no sense as it stands; a server answers it with 400."""
+
+
+class ClientClosedError(SarguardError, RuntimeError):
+    """A client that answers nothing any more; a server answers with 503."""
+
+
+class CheckTimeoutError(SarguardError, TimeoutError):
+    """A check that took longer than its time budget, and so has not passed."""
 
 
 class UnsupportedModelError(ConfigurationError):

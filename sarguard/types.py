@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 
-from sarguard.errors import ConfigurationError
+from sarguard.errors import InvalidRequestError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -60,11 +60,11 @@ class Turn:
 
     def __post_init__(self) -> None:
         if self.role not in get_args(Role):
-            raise ConfigurationError(
+            raise InvalidRequestError(
                 f"unknown role {self.role!r}: use one of {', '.join(get_args(Role))}"
             )
         if self.audio and self.role != "user":
-            raise ConfigurationError(
+            raise InvalidRequestError(
                 f"a {self.role} turn holds {len(self.audio)} clip(s): "
                 "only user turns can carry audio"
             )
@@ -148,6 +148,21 @@ class Reply:
         from dataclasses import asdict
 
         return {**asdict(self), "outcome": self.outcome.value}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Health:
+    """How a client is doing."""
+
+    model: Literal["ready", "closed"]
+    queue_depth: int
+    """Requests that wait or are about to."""
+    queue_limit: int
+    running: int
+    """Requests that the model is answering now."""
+    ledger: Literal["none", "recording", "spooling", "degraded", "closed"]
+    """`spooling`: records wait in a file until the ledger takes them; `degraded`:
+    requests went unrecorded, as the policy lets them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

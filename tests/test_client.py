@@ -22,7 +22,9 @@ from sarguard.errors import (
     AudioError,
     AudioNotFoundError,
     AudioTooLongError,
+    ClientClosedError,
     ConfigurationError,
+    InvalidRequestError,
     SteeringError,
     SteeringNotAppliedError,
     UnsupportedModelError,
@@ -171,19 +173,19 @@ class TestBadRequests:
     def test_nothing_to_answer(
         self, client: SafeAudioLLM, request_: dict[str, object]
     ) -> None:
-        with pytest.raises(ConfigurationError):
+        with pytest.raises(InvalidRequestError):
             client.generate(**request_)  # type: ignore[arg-type]
 
     def test_a_bad_request_leaves_the_client_usable(self, client: SafeAudioLLM) -> None:
-        with pytest.raises(ConfigurationError):
+        with pytest.raises(InvalidRequestError):
             client.generate(text="Hi.", temperature=-1)
-        with pytest.raises(ConfigurationError):
+        with pytest.raises(InvalidRequestError):
             client.generate(text="Hi.", history=[Turn(role="robot")])  # type: ignore[arg-type]
         assert client.generate(text="Hi.", max_new_tokens=2).text is not None
 
     def test_a_closed_client_answers_nothing(self, client: SafeAudioLLM) -> None:
         client.close()
-        with pytest.raises(ConfigurationError, match="closed"):
+        with pytest.raises(ClientClosedError, match="closed"):
             client.generate(text="Hi.")
 
 
@@ -217,14 +219,16 @@ class TestFailingClosed:
         assert reply.text == FALLBACK
 
     def test_changed_vectors_cost_the_answer(self, client: SafeAudioLLM) -> None:
-        client._steerer._vectors[0].mul_(0.01)
+        client._backend.steerer._vectors[0].mul_(0.01)
         reply = client.generate(text="Hi.", max_new_tokens=2)
         assert reply.outcome is Outcome.ERROR_CLOSED
 
     def test_the_fallback_is_the_callers(
         self, loaded: LoadedModel, tiny_bundle: SteeringBundle
     ) -> None:
-        with SafeAudioLLM(loaded, tiny_bundle, fallback="Call 123.") as client:
+        with SafeAudioLLM.from_loaded(
+            loaded, tiny_bundle, fallback="Call 123."
+        ) as client:
             loaded.decoder.layers[0]._forward_hooks.clear()
             assert client.generate(text="Hi.").text == "Call 123."
 
@@ -248,14 +252,14 @@ class TestFailingClosed:
         self, loaded: LoadedModel, tiny_bundle: SteeringBundle, alpha: float
     ) -> None:
         with pytest.raises(ConfigurationError, match="alpha"):
-            SafeAudioLLM(loaded, tiny_bundle, alpha=alpha)
+            SafeAudioLLM.from_loaded(loaded, tiny_bundle, alpha=alpha)
         loaded.model(input_ids=torch.tensor([[1, 2, 3]]))
 
     def test_a_dose_that_does_nothing_is_noticed_at_load(
         self, loaded: LoadedModel, tiny_bundle: SteeringBundle
     ) -> None:
         with pytest.raises(SteeringNotAppliedError, match="as it was"):
-            SafeAudioLLM(loaded, tiny_bundle, alpha=1e-12)
+            SafeAudioLLM.from_loaded(loaded, tiny_bundle, alpha=1e-12)
 
     def test_a_compiled_model_is_refused(
         self, loaded: LoadedModel, tiny_bundle: SteeringBundle

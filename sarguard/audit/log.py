@@ -39,6 +39,7 @@ from sarguard.audit.storage.open_ledger import find_signer, open_recorder
 from sarguard.audit.storage.query import Entry, LedgerReader, Query
 from sarguard.audit.storage.recorder import (
     DurableRecorder,
+    LedgerState,
     OnFailure,
     RecordReceipt,
     check_on_failure,
@@ -363,6 +364,11 @@ class AuditLog:
     @on_failure.setter
     def on_failure(self, value: OnFailure) -> None:
         self._writing().on_failure = check_on_failure(value)
+
+    @property
+    def state(self) -> LedgerState:
+        """Return whether records are being written at this moment."""
+        return "closed" if self._recorder is None else self._recorder.state
 
     @property
     def verifier(self) -> VerifierKey:

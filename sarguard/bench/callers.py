@@ -32,7 +32,7 @@ def measure_callers(loaded: LoadedModel, *, tokens: int, repeats: int) -> Measur
 
     with (
         never_stopping(loaded),
-        SafeAudioLLM(loaded, bundle, alpha=bundle.card.alpha) as client,
+        SafeAudioLLM.from_loaded(loaded, bundle, alpha=bundle.card.alpha) as client,
         ThreadPoolExecutor(CALLERS) as callers,
     ):
 

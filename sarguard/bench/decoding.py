@@ -24,7 +24,7 @@ from sarguard.bench.rows import Bar, Measured, in_turn, medians
 from sarguard.decoding import Row, decode_rows
 from sarguard.models.inputs import build_inputs
 from sarguard.models.loading import LoadedModel
-from sarguard.steering.dose import ConditionedDose, ConstantDose, Dose, DoseRule
+from sarguard.steering.dose import DoseRule, DoseSpec
 from sarguard.steering.gate import Gate
 from sarguard.steering.steerer import Steerer
 from sarguard.types import Turn
@@ -54,10 +54,10 @@ def measure_decoding(
         repeats: Pairs of measurements.
     """
     one, many = prompts(loaded, 1), prompts(loaded, BATCH)
-    mixed = [ConstantDose(alpha=_STRENGTH * (1 + row)) for row in range(BATCH)]
+    mixed = [DoseSpec.constant(_STRENGTH * (1 + row)) for row in range(BATCH)]
     with never_stopping(loaded):
         constant = _compare(loaded, one, mixed[:1], tokens, repeats)
-        dosed = _compare(loaded, one, [_looking(loaded)], tokens, repeats)
+        dosed = _compare(loaded, one, [_CONDITIONED], tokens, repeats)
         batch = _compare(loaded, many, mixed, tokens, repeats)
     gpu = loaded.device.type == "cuda"
     return [
@@ -94,13 +94,16 @@ def never_stopping(loaded: LoadedModel) -> Iterator[None]:
         config.eos_token_id = kept
 
 
+_CONDITIONED = DoseSpec(
+    rule=DoseRule(floor=_STRENGTH, ceiling=2 * _STRENGTH, low=-1.0, high=1.0)
+)
 _Pairs = Sequence[tuple[_Times, _Times]]
 
 
 def _compare(
     loaded: LoadedModel,
     inputs: dict[str, Tensor],
-    doses: Sequence[Dose],
+    doses: Sequence[DoseSpec],
     tokens: int,
     repeats: int,
 ) -> _Pairs:
@@ -153,27 +156,29 @@ def _whole(pairs: _Pairs, loaded: LoadedModel) -> Measured:
     )
 
 
-def _looking(loaded: LoadedModel) -> Dose:
-    """Return a dose that reads the request's state, as a trusted gate's does."""
+def _random_gate(loaded: LoadedModel) -> Gate:
+    """Return a gate that costs what a trusted one does."""
     layers = len(loaded.decoder)
     first = layers // 2
     generator = torch.Generator().manual_seed(1)
     shape = (layers - first, loaded.decoder.hidden_size)
-    gate = Gate(
+    return Gate(
         directions=torch.randn(shape, generator=generator),
         offsets=torch.zeros(shape[0]),
         first_layer=first,
     )
-    rule = DoseRule(floor=_STRENGTH, ceiling=2 * _STRENGTH, low=-1.0, high=1.0)
-    return ConditionedDose(gate=gate, rules=[rule])
 
 
 def _guarded(
-    loaded: LoadedModel, inputs: dict[str, Tensor], doses: Sequence[Dose], tokens: int
+    loaded: LoadedModel,
+    inputs: dict[str, Tensor],
+    doses: Sequence[DoseSpec],
+    tokens: int,
 ) -> _Decode:
     generator = torch.Generator().manual_seed(0)
     shape = (len(loaded.decoder), loaded.decoder.hidden_size)
     steerer = Steerer(loaded.decoder, torch.randn(shape, generator=generator))
+    score = _random_gate(loaded).score
 
     def decode() -> _Times:
         rows = [Row(dose=dose, max_new_tokens=tokens) for dose in doses]
@@ -181,7 +186,9 @@ def _guarded(
         # Attached at each call, so that the other arm runs bare.
         with steerer:
             clock.note()
-            decode_rows(loaded, steerer, inputs, rows, after_step=clock.note)
+            decode_rows(
+                loaded, steerer, inputs, rows, score=score, after_step=clock.note
+            )
         return clock.times()
 
     return decode

@@ -71,7 +71,7 @@ def run(options: argparse.Namespace) -> int:
     loaded, bundle = open_model_and_bundle(options)
     from sarguard.client import SafeAudioLLM
 
-    with SafeAudioLLM(
+    with SafeAudioLLM.from_loaded(
         loaded,
         bundle,
         policy=options.policy,

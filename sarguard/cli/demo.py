@@ -91,7 +91,9 @@ def _ask(options: argparse.Namespace) -> tuple[dict[str, Any], list[Exchange]]:
             advance=lambda done: advance(done, total, "bare"),
         )
         tier = options.tier if options.alpha is None else None
-        with SafeAudioLLM(loaded, bundle, alpha=options.alpha, tier=tier) as client:
+        with SafeAudioLLM.from_loaded(
+            loaded, bundle, alpha=options.alpha, tier=tier
+        ) as client:
             exchanges = ask_guarded(
                 client,
                 clips,

@@ -15,7 +15,7 @@ from sarguard.decoding.row import Row
 from sarguard.decoding.sampling import Sampling
 from sarguard.errors import ConfigurationError, NonFiniteActivationError
 from sarguard.models.loading import LoadedModel
-from sarguard.steering.dose import Decision, Dose
+from sarguard.steering.dose import DoseSpec
 from sarguard.steering.steerer import Steerer
 
 
@@ -32,20 +32,6 @@ class Decoded:
     """Positions steered on every layer for this row."""
     prefill_s: float
     total_s: float
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _GivenStrength(Dose):
-    """Take a strength as it is; the guard checks it."""
-
-    alpha: float
-
-    @property
-    def reads_states(self) -> bool:
-        return False
-
-    def decide(self, states: Tensor | None, rows: int) -> list[Decision]:
-        return [Decision(alpha=self.alpha)] * rows
 
 
 def guarded_decode(
@@ -74,7 +60,7 @@ def guarded_decode(
     """
     rows = [
         Row(
-            dose=_GivenStrength(alpha=strength),
+            dose=DoseSpec.constant(strength),
             max_new_tokens=max_new_tokens,
             sampling=sampling,
         )

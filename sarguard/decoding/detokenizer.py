@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from sarguard.errors import ConfigurationError
+from sarguard.errors import InvalidRequestError
 from sarguard.models.untyped import Tokenizer
 
 _INCOMPLETE = "\ufffd"
@@ -51,11 +51,11 @@ def read_stop(stop: str | Sequence[str] | None) -> tuple[str, ...]:
     """Return stop strings as a tuple.
 
     Raises:
-        ConfigurationError: One is empty, or is no string.
+        InvalidRequestError: One is empty, or is no string.
     """
     found = (stop,) if isinstance(stop, str) else tuple(stop or ())
     if not all(isinstance(text, str) and text for text in found):
-        raise ConfigurationError(
+        raise InvalidRequestError(
             f"stop is {stop!r}: give strings that are not empty; an empty one would "
             "end every answer at once"
         )

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from sarguard.decoding.generation_config import stop_tokens
-from sarguard.errors import ConfigurationError, MissingDependencyError
+from sarguard.errors import InvalidRequestError, MissingDependencyError
 from sarguard.models.loading import LoadedModel
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ class JsonGrammar:
         """Make a schema ready; the first for a model takes about a second.
 
         Raises:
-            ConfigurationError: The schema is none, or cannot be followed, or the
+            InvalidRequestError: The schema is none, or cannot be followed, or the
                 model's tokenizer cannot be read.
             MissingDependencyError: llguidance is not installed.
         """
@@ -64,7 +64,7 @@ class JsonGrammar:
             ) from error
         start = LLMatcher(_tokenizer(loaded), _write_grammar(schema), log_level=0)
         if start.is_error():
-            raise ConfigurationError(
+            raise InvalidRequestError(
                 f"json_schema cannot be followed: {start.get_error().splitlines()[0]}"
             )
         return cls(start)
@@ -120,7 +120,7 @@ def _tokenizer(loaded: LoadedModel) -> LLTokenizer:
                     loaded.tokenizer, eos_token=list(stop_tokens(loaded)) or None
                 )
             except ValueError as error:
-                raise ConfigurationError(
+                raise InvalidRequestError(
                     f"json_schema cannot be used with {loaded.name}: llguidance cannot "
                     f"read a {type(loaded.tokenizer).__name__} ({error})"
                 ) from error
@@ -130,13 +130,13 @@ def _tokenizer(loaded: LoadedModel) -> LLTokenizer:
 
 def _write_grammar(schema: Mapping[str, Any]) -> str:
     if not isinstance(schema, Mapping):
-        raise ConfigurationError(
+        raise InvalidRequestError(
             f"json_schema is a {type(schema).__name__}: give a JSON schema as a mapping"
         )
     try:
         written = json.dumps({**schema, "x-guidance": _SPACES})
     except (TypeError, ValueError) as error:
-        raise ConfigurationError(
+        raise InvalidRequestError(
             f"json_schema cannot be written as JSON ({error}): give plain values"
         ) from error
     openings = "|".join(map(re.escape, _OPENINGS)).replace("\\ ", " ")

@@ -15,6 +15,7 @@ from sarguard.decoding.divergence import divergence
 from sarguard.decoding.generation_config import configure, stop_tokens
 from sarguard.decoding.prefill import (
     Prompt,
+    Score,
     clean_states,
     decide_doses,
     give_cache,
@@ -36,6 +37,7 @@ def decode_rows(
     inputs: Mapping[str, Any],
     rows: Sequence[Row],
     *,
+    score: Score | None = None,
     after_step: Callable[[], None] = lambda: None,
 ) -> None:
     """Decode until every row has ended, and prove each token before it is taken.
@@ -45,6 +47,7 @@ def decode_rows(
         steerer: Attached to that model.
         inputs: What `build_inputs` gave.
         rows: One a row of the inputs; filled in.
+        score: The gate, where a dose depends on the request.
         after_step: Called when a step's tokens are in their rows. It may end rows;
             if it raises, decoding stops and the model is free.
 
@@ -55,7 +58,7 @@ def decode_rows(
             are in the rows already were.
     """
     config = configure(loaded, max(row.max_new_tokens for row in rows))
-    loop = _Loop(loaded, steerer, rows, after_step)
+    loop = _Loop(loaded, steerer, rows, score, after_step)
     transformers_api.run_loop(loaded.model, inputs, config, loop)
 
 
@@ -67,11 +70,13 @@ class _Loop:
         loaded: LoadedModel,
         steerer: Steerer,
         rows: Sequence[Row],
+        score: Score | None,
         after_step: Callable[[], None],
     ) -> None:
         self._loaded = loaded
         self._steerer = steerer
         self._rows = rows
+        self._score = score
         self._after_step = after_step
         self._stops = frozenset(stop_tokens(loaded))
 
@@ -88,7 +93,7 @@ class _Loop:
             model=model, ids=input_ids, config=generation_config, kwargs=model_kwargs
         )
         states = clean_states(self._loaded, self._steerer, prompt, self._rows)
-        decide_doses(self._rows, states)
+        decide_doses(self._rows, states, self._score)
         if any(row.alive for row in self._rows):
             if all(row.bare for row in self._rows):
                 self._decode_bare(prompt, logits_processor)

@@ -10,9 +10,9 @@ they are to be compared.
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 from torch import Tensor
 from transformers import GenerationConfig
@@ -30,6 +30,9 @@ from sarguard.models.transformers_api import (
 from sarguard.models.untyped import KeyValueCache, PretrainedModel
 from sarguard.steering.states import capturing
 from sarguard.steering.steerer import Steerer
+
+Score: TypeAlias = Callable[[Tensor], Tensor]
+"""Scores clean last-token states, (layers, rows, width) -> (rows,), as a gate does."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -79,11 +82,16 @@ def clean_states(
     return found.stacked().float()
 
 
-def decide_doses(rows: Sequence[Row], states: Tensor | None) -> None:
-    """Decide each row's strength; rows that are to be blocked end."""
+def decide_doses(
+    rows: Sequence[Row], states: Tensor | None, score: Score | None
+) -> None:
+    """Decide each row's dose; rows that are to be blocked end."""
     for index, row in enumerate(rows):
-        own = None if states is None else states[:, index : index + 1]
-        (row.decision,) = row.dose.decide(own, 1)
+        found = None
+        if row.dose.reads_states and states is not None and score is not None:
+            # Row by row, so that a request's score is the same in any batch.
+            found = float(score(states[:, index : index + 1]))
+        row.decision = row.dose.decide(found)
         if row.decision.blocked:
             row.end("blocked")
 

@@ -6,8 +6,8 @@ from typing import Literal, TypeAlias
 
 from sarguard.decoding.json_grammar import JsonAnswer
 from sarguard.decoding.sampling import Sampling
-from sarguard.errors import ConfigurationError, SteeringNotAppliedError
-from sarguard.steering.dose import Decision, Dose
+from sarguard.errors import InvalidRequestError, SteeringNotAppliedError
+from sarguard.steering.dose import Decision, DoseSpec
 
 Ending: TypeAlias = Literal["stop", "length", "blocked", "unhealthy", "dropped"]
 """Why a row ended: a stop token or string, its limit, its dose, a state that was not
@@ -23,13 +23,13 @@ class Row:
     def __init__(
         self,
         *,
-        dose: Dose,
+        dose: DoseSpec,
         max_new_tokens: int,
         sampling: Sampling | None = None,
         follows: JsonAnswer | None = None,
     ) -> None:
         if max_new_tokens < 1:
-            raise ConfigurationError(
+            raise InvalidRequestError(
                 f"max_new_tokens is {max_new_tokens}: need 1 or more"
             )
         self.dose = dose
@@ -63,7 +63,7 @@ class Row:
     @property
     def compares(self) -> bool:
         """Return whether the dose asks how far steering moves the first token."""
-        return self.dose.compares
+        return self.dose.shadow
 
     @property
     def strength(self) -> float:

@@ -17,7 +17,7 @@ from transformers import (
 )
 
 from sarguard.decoding.json_grammar import JsonAnswer
-from sarguard.errors import ConfigurationError
+from sarguard.errors import InvalidRequestError
 
 _MOST_SEED = 2**63
 
@@ -38,22 +38,22 @@ class Sampling:
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.temperature) and self.temperature >= 0):
-            raise ConfigurationError(
+            raise InvalidRequestError(
                 f"temperature is {self.temperature}: it has to be finite and 0 or more"
             )
         if not 0 < self.top_p <= 1:
-            raise ConfigurationError(
+            raise InvalidRequestError(
                 f"top_p is {self.top_p}: it has to be above 0 and at most 1"
             )
         if self.top_k < 0:
-            raise ConfigurationError(f"top_k is {self.top_k}: it has to be 0 or more")
+            raise InvalidRequestError(f"top_k is {self.top_k}: it has to be 0 or more")
         if not (math.isfinite(self.repetition_penalty) and self.repetition_penalty > 0):
-            raise ConfigurationError(
+            raise InvalidRequestError(
                 f"repetition_penalty is {self.repetition_penalty}: it has to be finite "
                 "and above 0"
             )
         if self.seed is not None and not 0 <= self.seed < _MOST_SEED:
-            raise ConfigurationError(
+            raise InvalidRequestError(
                 f"seed is {self.seed}: it has to be 0 or more and below 2**63"
             )
 

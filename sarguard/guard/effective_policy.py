@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from sarguard.errors import PolicyFloorError
-from sarguard.guard.case import Case
-from sarguard.guard.tier_dose import tier_dose
+from sarguard.errors import ConfigurationError, PolicyFloorError
 from sarguard.policy.model import Policy
 from sarguard.policy.overrides import Override, PolicyInForce
+from sarguard.policy.sections import Mode
 from sarguard.policy.tiers import Tier
-from sarguard.serving.request import Asked, Particulars
+from sarguard.serving.request import GenerationRequest
+from sarguard.serving.request_guard import ResolvedRequest
 from sarguard.steering.bundle import SteeringBundle
-from sarguard.steering.dose import ConstantDose, Dose
+from sarguard.steering.dose import DoseSpec
+from sarguard.types import Turn
 
 _A_YEAR_S = 365 * 86_400.0
 _A_MILLION = 1_000_000
 
-UNWRITTEN = Policy.build(
+NO_POLICY = Policy.build(
     {
         "id": "unwritten",
         "description": "No policy was given: tiers are free to choose, nothing is "
@@ -33,77 +35,100 @@ UNWRITTEN = Policy.build(
         "audit": {"required": False},
     }
 )
-"""What holds where no policy is given."""
+"""What holds where no policy is given; its id and digest stand in records."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Terms:
-    """Hold the policy in force, and the client's own defaults above it."""
+class LimitViolation:
+    """A limit of the policy that a request exceeds."""
+
+    rule: str
+    """The setting, such as `text.max_chars`."""
+    found: int
+    limit: int
+
+    def __str__(self) -> str:
+        return f"{self.rule} is {self.limit}, the request has {self.found}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EffectivePolicy:
+    """The policy in force, and the client's own defaults above it."""
 
     in_force: PolicyInForce
-    written: bool
+    given: bool
     """Whether the owner gave a policy; without one, a request may ask for less."""
     tier: Tier | None = None
     """Tier of a request that names none; None leaves it to the policy."""
     alpha: float = 0.0
-    """Least strength of every answer, on top of the policy's."""
-    dose: Dose | None = None
-    """Dose of a request that names neither tier nor strength, in place of a tier's."""
+    """Least coefficient of every answer, on top of the policy's."""
+    dose: DoseSpec | None = None
+    """Dose of a request that names neither tier nor alpha, in place of a tier's."""
 
-    def settle(
-        self, asked: Asked, bundle: SteeringBundle, *, hears: float
-    ) -> tuple[Case, Asked]:
+    def resolve(
+        self,
+        request: GenerationRequest,
+        bundle: SteeringBundle,
+        *,
+        max_audio_seconds: float,
+    ) -> ResolvedRequest:
         """Return what holds for a request from now to its end.
 
         Args:
-            asked: The request.
+            request: The request.
             bundle: Where the tiers' rules stand.
-            hears: Seconds of the longest clip that the model hears.
+            max_audio_seconds: The longest clip that reaches the model whole.
 
         Raises:
             PolicyFloorError: It asks for less than the policy holds.
             PolicyFormatError: It names a tier that does not exist.
         """
+        # Asked once: an override that expires meanwhile does not split a request.
         policy = self.in_force.at()
-        constant = self._constant(asked.about)
-        case = Case(policy=policy)
-        if constant is None:
-            case.tier = self._tier(policy, asked.about.tier)
-            constant = tier_dose(
-                bundle,
-                case.tier,
-                steering=policy.steering,
-                least=self._least(policy, asked.about.alpha),
-                mode=policy.mode,
-                bare=policy.answers_bare(),
+        dose, tier = self._constant(request), None
+        if dose is None:
+            tier = self._tier(policy, request.tier)
+            dose = tier_dose(
+                bundle, tier, policy, min_alpha=self._min_alpha(policy, request.alpha)
             )
-        bounded = _bound(asked, policy, hears)
-        return case, replace(bounded, dose=constant, case=case)
+        times = policy.timeouts
+        return ResolvedRequest(
+            request=request,
+            policy=policy,
+            tier=tier,
+            dose=dose,
+            fallback=policy.message("error", request.context.locale).text,
+            max_new_tokens=min(request.max_new_tokens, policy.text.max_new_tokens),
+            timeout=min(request.timeout or times.total_s, times.total_s),
+            first_token_timeout=times.first_token_s,
+            queue_timeout=times.queue_s,
+            limits=policy.audio.limits(max_audio_seconds),
+        )
 
-    def changed(self, policy: Policy) -> Terms:
-        """Return these terms under another policy, its overrides gone."""
-        return replace(self, in_force=PolicyInForce(policy=policy), written=True)
+    def changed(self, policy: Policy) -> EffectivePolicy:
+        """Return this under another policy, its overrides gone."""
+        return replace(self, in_force=PolicyInForce(policy=policy), given=True)
 
-    def overridden(self, override: Override) -> Terms:
-        """Return these terms with one more override in force."""
+    def overridden(self, override: Override) -> EffectivePolicy:
+        """Return this with one more override in force."""
         return replace(self, in_force=self.in_force.overridden(override))
 
-    def _constant(self, about: Particulars) -> Dose | None:
+    def _constant(self, request: GenerationRequest) -> DoseSpec | None:
         """Return the dose of a request that no tier decides on."""
-        if self.written or about.tier is not None:
+        if self.given or request.tier is not None:
             return None
-        return self.dose if about.alpha is None else ConstantDose(alpha=about.alpha)
+        return self.dose if request.alpha is None else DoseSpec.constant(request.alpha)
 
     def _tier(self, policy: Policy, requested: str | None) -> Tier:
         if requested is not None:
             return policy.effective_tier(requested)
         return max(self.tier or policy.steering.tier, policy.floor)
 
-    def _least(self, policy: Policy, requested: float | None) -> float:
+    def _min_alpha(self, policy: Policy, requested: float | None) -> float:
         held = max(self.alpha, policy.steering.alpha or 0.0)
         if requested is None:
             return held
-        if requested < held and self.written:
+        if requested < held and self.given:
             raise PolicyFloorError(
                 f"the request asks for strength {requested:g}, policy {policy.id} "
                 f"holds {held:g} at the least: ask for that or more"
@@ -111,15 +136,40 @@ class Terms:
         return max(requested, held)
 
 
-def _bound(asked: Asked, policy: Policy, hears: float) -> Asked:
-    """Return a request within the policy's bounds on time and length."""
-    times = policy.timeouts
-    return replace(
-        asked,
-        fallback=policy.message("error", asked.about.locale).text,
-        max_new_tokens=min(asked.max_new_tokens, policy.text.max_new_tokens),
-        timeout=min(asked.timeout or times.total_s, times.total_s),
-        first_token_timeout=times.first_token_s,
-        queue_timeout=times.queue_s,
-        limits=policy.audio.limits(hears),
+def tier_dose(
+    bundle: SteeringBundle, tier: Tier, policy: Policy, *, min_alpha: float
+) -> DoseSpec:
+    """Return a tier's dose on one model, under a policy.
+
+    The policy's block score takes the place of the tier's where it is stricter.
+
+    Raises:
+        ConfigurationError: The bundle has no such tier.
+    """
+    if tier.value not in bundle.card.tiers:
+        raise ConfigurationError(
+            f"the bundle has the tiers {', '.join(bundle.card.tiers) or 'none'}, not "
+            f"{tier}: calibrate again"
+        )
+    rule = bundle.card.tiers[tier.value].rule
+    return DoseSpec(
+        rule=replace(rule, block=policy.steering.block_score(rule.block)),
+        min_alpha=min_alpha,
+        shadow=policy.mode is Mode.SHADOW,
+        bare=policy.answers_bare(),
     )
+
+
+def find_violation(policy: Policy, turns: Sequence[Turn]) -> LimitViolation | None:
+    """Return the first limit that a conversation exceeds, if there is one."""
+    newest = turns[-1:]
+    history = [turn for turn in turns[:-1] if turn.role != "system"]
+    counts = (
+        ("text.max_turns", len(history), policy.text.max_turns),
+        ("text.max_chars", sum(len(t.text) for t in turns), policy.text.max_chars),
+        ("audio.max_clips", sum(len(t.audio) for t in newest), policy.audio.max_clips),
+    )
+    for rule, found, limit in counts:
+        if found > limit:
+            return LimitViolation(rule=rule, found=found, limit=limit)
+    return None

@@ -3,26 +3,29 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias, TypedDict
 
 from sarguard.audit.log import AuditLog
 from sarguard.audit.privacy.content import Privacy
 from sarguard.audit.storage.appender import Pace
 from sarguard.errors import ArtifactError, ConfigurationError, SteeringError
-from sarguard.guard import accounts
-from sarguard.guard.effective_policy import UNWRITTEN, Terms
-from sarguard.guard.policy_guard import Guard, TranscriptCheck
-from sarguard.guard.recorder import Scribe
-from sarguard.models.loading import LoadedModel
+from sarguard.guard.checks import Checks, InputCheck, OutputCheck, Transcriber
+from sarguard.guard.effective_policy import NO_POLICY, EffectivePolicy
+from sarguard.guard.policy_guard import PolicyGuard
+from sarguard.guard.recorder import AuditRecorder, model_ref
 from sarguard.policy.messages import Reason
 from sarguard.policy.model import Policy, open_policy
 from sarguard.policy.overrides import PolicyInForce
 from sarguard.policy.tiers import Tier
+from sarguard.serving.backend import BackendInfo
 from sarguard.steering.bundle import SteeringBundle
-from sarguard.steering.dose import ConstantDose, Dose
+from sarguard.steering.dose import DoseSpec
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 PolicyLike: TypeAlias = "Policy | PolicyInForce | str | os.PathLike[str] | None"
 """A policy, with or without overrides, its file, or the name of a preset."""
@@ -31,69 +34,51 @@ AuditLike: TypeAlias = "AuditLog | str | os.PathLike[str] | None"
 """A ledger, or its file."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class GuardOptions:
-    """Hold what a client's owner says of its guard."""
+class GuardOptions(TypedDict, total=False):
+    """What a client's owner says of its guard."""
 
-    policy: PolicyLike = None
-    audit: AuditLike = None
-    tier: Tier | str | None = None
-    alpha: float | None = None
-    dose: Dose | None = None
-    fallback: str | None = None
-    transcript_check: TranscriptCheck | None = None
-
-    def terms(self) -> Terms:
-        """Return what holds for requests.
-
-        Raises:
-            ConfigurationError: Options contradict each other.
-            PolicyError: The policy cannot be read.
-            PolicyFloorError: The tier is below the policy's floor, or the strength
-                below its least one.
-        """
-        in_force = _read_policy(self.policy, self.fallback)
-        written = self.policy is not None
-        tier = None if self.tier is None else Tier.named(self.tier)
-        in_force.at().raised(tier=tier, alpha=self.alpha if written else None)
-        conditioned = written or tier is not None
-        if self.dose is not None and (conditioned or self.alpha is not None):
-            raise ConfigurationError(
-                "a dose of your own was given beside a policy, a tier or an alpha: "
-                "give one of them"
-            )
-        constant = self.dose
-        if self.alpha is not None and not conditioned:
-            constant = ConstantDose(alpha=self.alpha)
-        return Terms(
-            in_force=in_force,
-            written=written,
-            tier=tier,
-            alpha=(self.alpha or 0.0) if conditioned else 0.0,
-            dose=constant,
-        )
+    policy: PolicyLike
+    """What has to hold. Without one, nothing is bounded but by the model."""
+    audit: AuditLike
+    """The ledger, or its file, which is made if there is none."""
+    tier: Tier | str | None
+    """Operating point of a request that names none: `permissive`, `balanced`, `strict`
+    or `maximum`. The default is the policy's, or `balanced`."""
+    alpha: float | None
+    """Steering coefficient, above 0. Alone it is the constant dose of every answer, as
+    in the paper; beside a policy or a tier it is the least one."""
+    dose: DoseSpec | None
+    """Decides each request's dose in place of a tier."""
+    fallback: str | None
+    """Text of the reply when there is no answer; a policy has its own."""
+    input_checks: Sequence[InputCheck]
+    """Checks of every request, before the model is asked."""
+    output_checks: Sequence[OutputCheck]
+    """Checks of every answer, before a piece of it goes out."""
+    transcriber: Transcriber | None
+    """Makes the transcript that input checks may ask for."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Opened:
-    """Hold a guard and the ledger that it writes to."""
+class GuardHandle:
+    """A guard, and the ledger that it writes to."""
 
-    guard: Guard
-    scribe: Scribe | None
+    guard: PolicyGuard
     owned: AuditLog | None
     """The ledger, where it was opened here and has to be closed."""
 
     @contextmanager
     def attaching(self) -> Iterator[None]:
         """Record that steering was attached inside the block, or that it failed."""
+        recorder = self.guard.recorder
         try:
             yield
         except (SteeringError, ArtifactError) as error:
-            if self.scribe is not None:
-                self.scribe.failed_integrity(error)
+            if recorder is not None:
+                recorder.failed_integrity(error)
             raise
-        if self.scribe is not None:
-            self.scribe.loaded(self.guard.policy)
+        if recorder is not None:
+            recorder.loaded(self.guard.policy)
 
     def close(self) -> None:
         """Close the ledger if it is the client's own."""
@@ -102,8 +87,8 @@ class Opened:
 
 
 def open_guard(
-    options: GuardOptions, loaded: LoadedModel, bundle: SteeringBundle
-) -> Opened:
+    info: BackendInfo, bundle: SteeringBundle, **options: Unpack[GuardOptions]
+) -> GuardHandle:
     """Return the guard of a client.
 
     Raises:
@@ -112,36 +97,73 @@ def open_guard(
         PolicyError: The policy cannot be read.
         AuditError: The ledger cannot be opened.
     """
-    terms = options.terms()
-    log, owned = _open_ledger(options.audit, terms.in_force.policy)
-    scribe = None
+    effective = effective_policy(**options)
+    checks = Checks(
+        input=tuple(options.get("input_checks", ())),
+        output=tuple(options.get("output_checks", ())),
+        transcriber=options.get("transcriber"),
+        sample_rate=info.sampling_rate,
+    )
+    log, owned = _open_ledger(options.get("audit"), effective.in_force.policy)
+    recorder = None
     if log is not None:
-        scribe = Scribe(
+        recorder = AuditRecorder(
             log=log,
             bundle=bundle,
-            model=accounts.model_ref(loaded, bundle),
-            steering=accounts.steering_ref(bundle),
-            sample_rate=loaded.sampling_rate,
+            model=model_ref(info, bundle),
+            sample_rate=info.sampling_rate,
             privacy=Privacy.open(log.path),
             owned=owned,
         )
-    guard = Guard(
-        terms,
+    guard = PolicyGuard(
+        effective,
         bundle,
-        hears=loaded.max_audio_seconds,
-        scribe=scribe,
-        transcript_check=options.transcript_check,
+        max_audio_seconds=info.max_audio_seconds,
+        recorder=recorder,
+        checks=checks,
     )
-    return Opened(guard=guard, scribe=scribe, owned=log if owned else None)
+    return GuardHandle(guard=guard, owned=log if owned else None)
+
+
+def effective_policy(**options: Unpack[GuardOptions]) -> EffectivePolicy:
+    """Return what holds for the requests of a client with these options.
+
+    Raises:
+        ConfigurationError: Options contradict each other.
+        PolicyError: The policy cannot be read.
+        PolicyFloorError: The tier is below the policy's floor, or the coefficient
+            below its least one.
+    """
+    policy, named = options.get("policy"), options.get("tier")
+    alpha, dose = options.get("alpha"), options.get("dose")
+    in_force = _read_policy(policy, options.get("fallback"))
+    given = policy is not None
+    tier = None if named is None else Tier.named(named)
+    in_force.at().raised(tier=tier, alpha=alpha if given else None)
+    conditioned = given or tier is not None
+    if dose is not None and (conditioned or alpha is not None):
+        raise ConfigurationError(
+            "a dose of your own was given beside a policy, a tier or an alpha: "
+            "give one of them"
+        )
+    if alpha is not None and not conditioned:
+        dose = DoseSpec.constant(alpha)
+    return EffectivePolicy(
+        in_force=in_force,
+        given=given,
+        tier=tier,
+        alpha=(alpha or 0.0) if conditioned else 0.0,
+        dose=dose,
+    )
 
 
 def _read_policy(policy: PolicyLike, fallback: str | None) -> PolicyInForce:
+    if policy is None:
+        return PolicyInForce(policy=_no_policy(fallback))
     if isinstance(policy, PolicyInForce):
         found = policy
     elif isinstance(policy, Policy):
         found = PolicyInForce(policy=policy)
-    elif policy is None:
-        return PolicyInForce(policy=_unwritten(fallback))
     else:
         found = PolicyInForce(policy=open_policy(os.fspath(policy)))
     if fallback is not None:
@@ -152,11 +174,11 @@ def _read_policy(policy: PolicyLike, fallback: str | None) -> PolicyInForce:
     return found
 
 
-def _unwritten(fallback: str | None) -> Policy:
+def _no_policy(fallback: str | None) -> Policy:
     if fallback is None:
-        return UNWRITTEN
+        return NO_POLICY
     words = {reason.value: fallback for reason in Reason if reason != Reason.REFUSED}
-    values = {**UNWRITTEN.to_dict(), "fallback": {"messages": {"en": words}}}
+    values = {**NO_POLICY.to_dict(), "fallback": {"messages": {"en": words}}}
     return Policy.build(values, source="the fallback text")
 
 

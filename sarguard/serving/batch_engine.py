@@ -1,69 +1,151 @@
-"""Answering a batch of requests, and giving each what it has coming."""
+"""The backend of this process: one model, steered by hooks."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Hashable, Sequence
+import json
+import threading
+from collections import OrderedDict
+from collections.abc import Hashable, Mapping, Sequence
+from typing import Any
 
 import structlog
 import torch
 from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_attempt
 
-from sarguard.decoding import Row, decode_rows
-from sarguard.decoding.detokenizer import AnswerText
-from sarguard.decoding.json_grammar import declines
-from sarguard.errors import (
-    AudioError,
-    ConfigurationError,
-    NonFiniteActivationError,
-)
+from sarguard.decoding import JsonGrammar, Row, decode_rows
+from sarguard.errors import AudioError, ConfigurationError, InvalidRequestError
 from sarguard.models.inputs import audio_token_counts, batch_key, build_inputs
 from sarguard.models.loading import LoadedModel
-from sarguard.refusal import is_refusal
-from sarguard.serving.request_state import Ticket
+from sarguard.models.untyped import Tokenizer
+from sarguard.serving.backend import (
+    BackendInfo,
+    BackendRequest,
+    BackendStep,
+    GenerationJob,
+    SteeringReceipt,
+)
+from sarguard.steering.bundle import SteeringBundle
+from sarguard.steering.self_test import check_steering_bites
 from sarguard.steering.steerer import Steerer
-from sarguard.types import FinishReason, Outcome, Usage
+from sarguard.types import Usage
 
 _log = structlog.get_logger(__name__)
 
 # What is wrong with a request is for its caller to hear; all else fails closed.
-_CALLERS_FAULT = (AudioError, ConfigurationError)
-_MOST_ATTEMPTS = 8
+_CALLERS_FAULT = (AudioError, ConfigurationError, InvalidRequestError)
+_MAX_ATTEMPTS = 8
+_MAX_GRAMMARS = 32
 
 
-class Engine:
-    """Answer requests with one model; only ever from one thread at a time."""
+class BatchEngine:
+    """A `Backend` over a loaded model; `generate` runs on one thread at a time."""
 
     def __init__(
-        self, loaded: LoadedModel, steerer: Steerer, *, max_batch: int
+        self,
+        loaded: LoadedModel,
+        bundle: SteeringBundle,
+        *,
+        alpha: float | None = None,
+        max_batch: int = 8,
     ) -> None:
-        self._loaded = loaded
-        self._steerer = steerer
-        self._most = max_batch
+        """Prepare to steer a model; `open` attaches.
+
+        Args:
+            loaded: The model.
+            bundle: Its vectors and its gate.
+            alpha: Steering coefficient of the self test; the default is the bundle's.
+            max_batch: Most requests that are answered together.
+        """
+        self.loaded = loaded
+        self._bundle = bundle
+        self._alpha = bundle.card.alpha if alpha is None else alpha
+        self._max_batch = max_batch
         self._tried = max_batch
+        self._steerer: Steerer | None = None
+        # Callers' threads compile and the model's thread reads.
+        self._grammars: OrderedDict[str, JsonGrammar] = OrderedDict()
+        self._compiling = threading.Lock()
+        self._info = BackendInfo(
+            model_name=loaded.name,
+            revision=loaded.revision,
+            dtype=str(loaded.dtype).removeprefix("torch."),
+            device=str(loaded.device),
+            sampling_rate=loaded.sampling_rate,
+            max_audio_seconds=loaded.max_audio_seconds,
+            layers=len(loaded.decoder),
+            vectors_digest=bundle.card.vectors_digest,
+        )
 
-    def batch_key(self, ticket: Ticket) -> Hashable:
+    @property
+    def info(self) -> BackendInfo:
+        """Return what it runs."""
+        return self._info
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """Return what decodes its tokens."""
+        return self.loaded.tokenizer
+
+    @property
+    def steerer(self) -> Steerer:
+        """Return what steers.
+
+        Raises:
+            ConfigurationError: The engine is not open.
+        """
+        if self._steerer is None:
+            raise ConfigurationError("the engine is not open: call open() first")
+        return self._steerer
+
+    def open(self) -> None:
+        """Attach steering and prove that it changes what the model says."""
+        self._bundle.check(self.loaded)
+        steerer = Steerer(
+            self.loaded.decoder,
+            self._bundle.vectors.ablated,
+            digest=self._bundle.card.vectors_digest,
+        )
+        steerer.attach()
+        try:
+            check_steering_bites(self.loaded, steerer, alpha=self._alpha)
+        except BaseException:
+            steerer.detach()
+            raise
+        self._steerer = steerer
+
+    def close(self) -> None:
+        """Take the hooks off; the model is bare again."""
+        if self._steerer is not None:
+            self._steerer.detach()
+
+    def prepare(self, request: BackendRequest) -> None:
+        """Compile the request's schema, which takes about a second the first time."""
+        if request.json_schema is not None:
+            self._grammar(request.json_schema)
+
+    def batch_key(self, request: BackendRequest) -> Hashable:
         """Return what requests have to share to be answered in one batch."""
-        heard = batch_key(self._loaded, ticket.asked.turns)
-        dose = ticket.asked.dose
-        return heard, dose.reads_states, dose.compares, dose.bare
+        heard = batch_key(self.loaded, request.turns)
+        dose = request.dose
+        return heard, dose.reads_states, dose.shadow, dose.bare
 
-    def answer(self, tickets: Sequence[Ticket]) -> None:
+    def generate(self, jobs: Sequence[GenerationJob]) -> None:
         """Answer every request or end it otherwise; raise nothing."""
-        for ticket in tickets:
-            ticket.marks.picked = time.perf_counter()
+        if self.loaded.device.type == "cuda":
+            # The current device is a thread's own, and this is the worker's thread.
+            torch.cuda.set_device(self.loaded.device)
         try:
             for attempt in self._attempts():
                 with attempt:
-                    self._answer_all(tickets)
+                    self._answer_all(jobs)
         except Exception as error:
-            for ticket in tickets:
-                ticket.fail(error)
+            for job in jobs:
+                job.sink.fail(error)
 
     def _attempts(self) -> Retrying:
         return Retrying(
             retry=retry_if_exception(self._smaller_batch_may_cure),
-            stop=stop_after_attempt(_MOST_ATTEMPTS),
+            stop=stop_after_attempt(_MAX_ATTEMPTS),
             before_sleep=self._halve,
             reraise=True,
         )
@@ -72,156 +154,138 @@ class Engine:
         return is_out_of_memory(error) and self._tried > 1
 
     def _halve(self, state: RetryCallState) -> None:
-        self._most = max(1, self._tried // 2)
-        _log.warning("out of memory", model=self._loaded.name, max_batch=self._most)
-        if self._loaded.device.type == "cuda":
+        self._max_batch = max(1, self._tried // 2)
+        _log.warning("out of memory", model=self.loaded.name, max_batch=self._max_batch)
+        if self.loaded.device.type == "cuda":
             torch.cuda.empty_cache()
 
-    def _answer_all(self, tickets: Sequence[Ticket]) -> None:
-        while waiting := [ticket for ticket in tickets if not ticket.settled]:
-            self._answer_batch(waiting[: self._most])
+    def _answer_all(self, jobs: Sequence[GenerationJob]) -> None:
+        while waiting := [job for job in jobs if not job.sink.ended]:
+            self._answer_batch(waiting[: self._max_batch])
 
-    def _answer_batch(self, batch: Sequence[Ticket]) -> None:
+    def _answer_batch(self, batch: Sequence[GenerationJob]) -> None:
         self._tried = len(batch)
         try:
-            inputs = build_inputs(self._loaded, [t.asked.turns for t in batch])
+            inputs = build_inputs(self.loaded, [job.request.turns for job in batch])
         except Exception as error:
             self._answer_apart(batch, error)
             return
-        counts = audio_token_counts(self._loaded, inputs)
-        mask = inputs["attention_mask"]
-        for ticket, prompt, audio in zip(batch, mask.sum(dim=1), counts, strict=True):
-            ticket.usage = Usage(
-                prompt_tokens=int(prompt), audio_tokens=audio, output_tokens=0
-            )
         self._decode(batch, inputs)
 
-    def _answer_apart(self, batch: Sequence[Ticket], error: Exception) -> None:
+    def _answer_apart(self, batch: Sequence[GenerationJob], error: Exception) -> None:
         """Find out whose fault it is that a batch has no inputs."""
         if len(batch) > 1:
-            for ticket in batch:
-                self._answer_batch([ticket])
+            for job in batch:
+                self._answer_batch([job])
         elif isinstance(error, _CALLERS_FAULT):
-            batch[0].refuse(error)
+            batch[0].sink.refuse(error)
         else:
-            batch[0].fail(error)
+            batch[0].sink.fail(error)
 
-    def _decode(self, batch: Sequence[Ticket], inputs: dict[str, torch.Tensor]) -> None:
-        answers = [Answer(ticket, self._loaded) for ticket in batch]
+    def _decode(
+        self, batch: Sequence[GenerationJob], inputs: dict[str, torch.Tensor]
+    ) -> None:
+        counts = audio_token_counts(self.loaded, inputs)
+        lengths = inputs["attention_mask"].sum(dim=1).tolist()
+        answers = [_Answer(job, self._row(job.request), self._info) for job in batch]
+        for answer, prompt, audio in zip(answers, lengths, counts, strict=True):
+            answer.begin(int(prompt), audio)
 
         def advance() -> None:
             for answer in answers:
                 answer.advance()
 
-        for ticket in batch:
-            ticket.marks.prefill = time.perf_counter()
         try:
             decode_rows(
-                self._loaded,
-                self._steerer,
+                self.loaded,
+                self.steerer,
                 inputs,
                 [answer.row for answer in answers],
+                score=self._bundle.gate.score,
                 after_step=advance,
             )
             advance()
         except Exception as error:
             self._end_failed(batch, error)
 
-    def _end_failed(self, batch: Sequence[Ticket], error: Exception) -> None:
+    def _end_failed(self, batch: Sequence[GenerationJob], error: Exception) -> None:
         again = self._smaller_batch_may_cure(error)
-        for ticket in batch:
+        for job in batch:
             if isinstance(error, _CALLERS_FAULT):
-                ticket.refuse(error)
-            elif ticket.spoke or not again:
+                job.sink.refuse(error)
+            elif job.sink.spoke or not again:
                 # What was said cannot be taken back, so it is not said twice.
-                ticket.fail(error)
-        if any(not ticket.settled for ticket in batch):
+                job.sink.fail(error)
+        if any(not job.sink.ended for job in batch):
             raise error
 
-
-class Answer:
-    """Turn one row's tokens into what its caller hears."""
-
-    def __init__(self, ticket: Ticket, loaded: LoadedModel) -> None:
-        grammar = ticket.asked.grammar
-        self.row = Row(
-            dose=ticket.asked.dose,
-            max_new_tokens=ticket.asked.max_new_tokens,
-            sampling=ticket.asked.sampling,
-            follows=None if grammar is None else grammar.begin(),
+    def _row(self, request: BackendRequest) -> Row:
+        schema = request.json_schema
+        return Row(
+            dose=request.dose,
+            max_new_tokens=request.max_new_tokens,
+            sampling=request.sampling,
+            follows=None if schema is None else self._grammar(schema).begin(),
         )
-        self._ticket = ticket
-        self._text = AnswerText(loaded.tokenizer, ticket.asked.stop)
+
+    def _grammar(self, schema: Mapping[str, Any]) -> JsonGrammar:
+        """Return a compiled schema; equal schemas are compiled once."""
+        try:
+            key = json.dumps(schema, sort_keys=True)
+        except (TypeError, ValueError):
+            # It cannot be written as JSON: compiling says so, and what to do.
+            return JsonGrammar.compile(self.loaded, schema)
+        with self._compiling:
+            if key not in self._grammars:
+                self._grammars[key] = JsonGrammar.compile(self.loaded, schema)
+                if len(self._grammars) > _MAX_GRAMMARS:
+                    self._grammars.popitem(last=False)
+            self._grammars.move_to_end(key)
+            return self._grammars[key]
+
+
+class _Answer:
+    """One row of a batch, and what of it was handed on."""
+
+    def __init__(self, job: GenerationJob, row: Row, info: BackendInfo) -> None:
+        self.row = row
+        self._sink = job.sink
+        self._info = info
         self._pushed = 0
 
-    def advance(self) -> None:
-        """Say what the last step added, and end what has to end."""
-        if self._ticket.remaining() == 0:
-            self._ticket.abandon(Outcome.TIMEOUT)
-        if not self._ticket.settled:
-            try:
-                self._pass_on()
-            except Exception as error:
-                # The other rows of the batch have nothing to do with it.
-                self._ticket.fail(error)
-        if self._ticket.settled:
-            self.row.end("dropped")
-
-    def _pass_on(self) -> None:
-        self._note()
-        self._say()
-        if self.row.ending is not None:
-            self._end()
-
-    def _note(self) -> None:
-        ticket, row = self._ticket, self.row
-        ticket.decision = row.decision
-        ticket.steered_positions = row.steered_positions
-        ticket.divergence = row.divergence
-        if row.output_tokens and ticket.marks.first_token is None:
-            ticket.marks.first_token = time.perf_counter()
-        ticket.usage = Usage(
-            prompt_tokens=ticket.usage.prompt_tokens,
-            audio_tokens=ticket.usage.audio_tokens,
-            output_tokens=row.output_tokens,
+    def begin(self, prompt_tokens: int, audio_tokens: int) -> None:
+        """Say how long the prompt is."""
+        self._sink.begin(
+            Usage(
+                prompt_tokens=prompt_tokens, audio_tokens=audio_tokens, output_tokens=0
+            )
         )
 
-    def _say(self) -> None:
-        fresh = self.row.token_ids[self._pushed :]
+    def advance(self) -> None:
+        """Hand on what the last step added."""
+        if not self._sink.ended:
+            self._sink.step(self._step())
+        if self._sink.ended:
+            self.row.end("dropped")
+
+    def _step(self) -> BackendStep:
+        row = self.row
+        fresh = tuple(row.token_ids[self._pushed :])
         self._pushed += len(fresh)
-        for token in fresh:
-            self._ticket.say(self._text.push(token))
-        if self._text.stopped:
-            self.row.end("stop")
-
-    def _end(self) -> None:
-        ending, ticket = self.row.ending, self._ticket
-        if ending == "blocked":
-            score = None if self.row.decision is None else self.row.decision.score
-            ticket.block(f"the request's score {score} is above the limit")
-        elif ending == "unhealthy":
-            ticket.fail(
-                NonFiniteActivationError(
-                    "a steered state holds NaN or infinity: lower alpha, or load the "
-                    "model in bfloat16 or float32"
-                )
-            )
-        elif self.row.follows is not None and self.row.follows.fault is not None:
-            ticket.fail(
-                RuntimeError(f"the schema was not followed: {self.row.follows.fault}")
-            )
-        else:
-            ticket.say(self._text.finish())
-            reason: FinishReason = "length"
-            if ending == "stop" or self._text.stopped:
-                reason = "stop"
-            refused = self._refused()
-            ticket.answer(Outcome.REFUSED if refused else Outcome.ANSWERED, reason)
-
-    def _refused(self) -> bool:
-        # JSON may hold the words of others; its grammar tells a refusal by itself.
-        tells = is_refusal if self.row.follows is None else declines
-        return tells(self._text.text)
+        ending = None if row.ending == "dropped" else row.ending
+        return BackendStep(
+            token_ids=fresh,
+            output_tokens=row.output_tokens,
+            decision=row.decision,
+            receipt=SteeringReceipt(
+                steered_positions=row.steered_positions,
+                layers=self._info.layers,
+                vectors_digest=self._info.vectors_digest,
+            ),
+            divergence=row.divergence,
+            ending=ending,
+            fault=None if row.follows is None else row.follows.fault,
+        )
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -1,189 +1,261 @@
-"""One request as it goes in, and what those who look at requests may do to it."""
+"""What was asked: the options of a request, and the values that carry them.
+
+A request is built once, checked once, and never changes. `GenerationOptions` is the
+one definition of what a caller may say beside audio and text; every way in (generate,
+stream, batch, LangChain, the command line) takes exactly that.
+"""
 
 from __future__ import annotations
 
+import difflib
 import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol, TypedDict
+from typing import TYPE_CHECKING, Any, TypedDict
 
-from sarguard.decoding import JsonGrammar, Sampling
-from sarguard.errors import ConfigurationError
-from sarguard.steering.dose import Dose
-from sarguard.types import Reply, Turn
+from sarguard.decoding import Sampling
+from sarguard.decoding.detokenizer import read_stop
+from sarguard.errors import InvalidRequestError, SarguardError
+from sarguard.types import Turn
 
 if TYPE_CHECKING:
-    from sarguard.audio import AudioLimits, AudioSource
+    from typing_extensions import Unpack
+
+    from sarguard.audio import AudioSource
 
 _ENTRY = re.compile(r"^[a-z][a-z0-9_.-]{0,63}$")
-_LONGEST_NAME = 256
+_TRACEPARENT = re.compile(
+    r"^(?!ff)[0-9a-f]{2}-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})"
+)
+_MAX_NAME = 256
+# What other SDKs call our options: the error then names the right one.
+_OTHER_NAMES = {
+    "max_tokens": "max_new_tokens",
+    "max_completion_tokens": "max_new_tokens",
+    "max_output_tokens": "max_new_tokens",
+    "max_length": "max_new_tokens",
+    "stop_sequences": "stop",
+    "stop_strings": "stop",
+    "system_prompt": "system",
+    "messages": "history",
+    "response_format": "json_schema",
+    "schema": "json_schema",
+    "user": "caller",
+    "session_id": "session",
+    "strength": "alpha",
+    "trace_id": "traceparent",
+    "do_sample": "temperature",
+}
 
 
-class Settings(TypedDict, total=False):
-    """Name what `SafeAudioLLM.generate` takes besides audio and text."""
+class GenerationOptions(TypedDict, total=False):
+    """Options of one request, as every way of asking takes them."""
 
     system: str | None
+    """System prompt; goes before the history."""
     history: Sequence[Turn]
+    """Earlier turns, oldest first; see `SafeAudioLLM.turn` and `Reply.as_turn`."""
     max_new_tokens: int
+    """Most tokens of the answer; 128 by default."""
     temperature: float
+    """0, the default, for greedy decoding."""
     top_p: float
+    """Share of probability to sample from; 1 by default."""
     top_k: int
+    """Sample from the likeliest so many tokens; 0, the default, from all."""
     repetition_penalty: float
+    """Above 1, tokens that were there become less likely; 1 by default."""
     stop: str | Sequence[str] | None
+    """Strings that end the answer; they are not part of it."""
     json_schema: Mapping[str, Any] | None
+    """What the answer follows, unless the model declines: then it is a refusal in
+    words, and the outcome `refused`. Ask for it in the text as well. Needs
+    llguidance."""
     seed: int | None
+    """Makes sampling repeatable, alone or in a batch."""
     timeout: float | None
+    """Seconds from the call to the reply, the queue included."""
     alpha: float | None
+    """Steering coefficient of this answer, above 0. Where the client has a policy, it
+    is the least one, on top of the tier's."""
     tier: str | None
+    """Operating point of this answer: `permissive`, `balanced`, `strict` or `maximum`;
+    the default is the client's."""
     locale: str | None
+    """Language of the message that may take an answer's place."""
     tenant: str | None
+    """Whose request it is, for the record."""
     session: str | None
+    """The caller's session; the record holds a keyed pseudonym of it."""
+    caller: str | None
+    """The person or agent who asks; the record holds a keyed pseudonym."""
     request_id: str | None
+    """Your own name for the request, for the record."""
+    traceparent: str | None
+    """W3C trace context of the request, `00-<trace id>-<span id>-<flags>`; its ids
+    stand in the record and reach observers."""
     entry: str | None
+    """The way in that the record names; the default is the method's name."""
 
 
-class Question(Settings, total=False):
-    """Name what `SafeAudioLLM.generate` takes, as one item of `generate_batch`."""
+class GenerationInput(GenerationOptions, total=False):
+    """One request of `SafeAudioLLM.generate_batch`: input and options."""
 
     audio: AudioSource | list[AudioSource] | None
     text: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Particulars:
-    """Hold what a request says of itself, and how it wants to be guarded."""
+class TraceContext:
+    """Ids of a distributed trace, from W3C Trace Context."""
+
+    trace_id: str
+    """32 hexadecimal digits."""
+    span_id: str
+    """16 hexadecimal digits: the span that the request was made in."""
+    sampled: bool = False
+
+    @classmethod
+    def parse(cls, traceparent: str) -> TraceContext:
+        """Return the ids of a `traceparent` header.
+
+        Raises:
+            InvalidRequestError: It is not one, or its ids are all zero.
+        """
+        found = _TRACEPARENT.match(traceparent)
+        if found is None or not found[1].strip("0") or not found[2].strip("0"):
+            raise InvalidRequestError(
+                f"traceparent is {traceparent!r}: give a W3C trace context, such as "
+                "00-<32 hex digits>-<16 hex digits>-01, or None"
+            )
+        return cls(
+            trace_id=found[1], span_id=found[2], sampled=bool(int(found[3], 16) & 1)
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RequestContext:
+    """Who asked, from where, and in which trace."""
 
     entry: str = "generate"
     """The way it came in, in a word of lower-case letters."""
-    alpha: float | None = None
-    tier: str | None = None
-    locale: str | None = None
-    """Language of a message that stands in place of an answer."""
     tenant: str | None = None
     session: str | None = None
+    caller: str | None = None
+    locale: str | None = None
+    """Language of a message that stands in place of an answer."""
     request_id: str | None = None
     """The caller's own name for the request."""
+    trace: TraceContext | None = None
 
     def __post_init__(self) -> None:
         if not _ENTRY.match(self.entry):
-            raise ConfigurationError(
+            raise InvalidRequestError(
                 f"entry is {self.entry!r}: use lower-case letters, digits, dots and "
                 "dashes, such as voice-line"
             )
-        for name in ("locale", "tenant", "session", "request_id"):
+        for name in ("locale", "tenant", "session", "caller", "request_id"):
             value = getattr(self, name)
-            if value is not None and not 0 < len(value) <= _LONGEST_NAME:
-                raise ConfigurationError(
-                    f"{name} has {len(value)} characters: give 1 to {_LONGEST_NAME}, "
+            if value is not None and not 0 < len(value) <= _MAX_NAME:
+                raise InvalidRequestError(
+                    f"{name} has {len(value)} characters: give 1 to {_MAX_NAME}, "
                     "or None"
                 )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Asked:
-    """Hold one request."""
+class GenerationRequest:
+    """One request as its caller made it; its clips are not decoded yet."""
 
-    turns: tuple[Turn, ...] = ()
-    """The whole conversation; empty until its clips are decoded."""
-    dose: Dose
-    fallback: str
-    """What to say where there is no answer."""
+    audio: tuple[AudioSource, ...] = ()
+    text: str = ""
+    history: tuple[Turn, ...] = ()
+    """Turns before this one, the system prompt first."""
     max_new_tokens: int = 128
     sampling: Sampling = field(default_factory=Sampling)
     stop: tuple[str, ...] = ()
-    grammar: JsonGrammar | None = None
-    """What the answer has to follow; None where it may say anything."""
+    json_schema: Mapping[str, Any] | None = None
     timeout: float | None = None
-    """Seconds from the call to the reply, the queue included; None waits."""
-    first_token_timeout: float | None = None
-    """Seconds from the call to the first token."""
-    queue_timeout: float | None = None
-    """Seconds from the call until its turn has come."""
-    limits: AudioLimits | None = None
-    """Limits of one clip; None for the model's own."""
-    about: Particulars = field(default_factory=Particulars)
-    case: object = None
-    """What the attendant keeps of the request from one call to the next."""
+    alpha: float | None = None
+    tier: str | None = None
+    context: RequestContext = field(default_factory=RequestContext)
 
     def __post_init__(self) -> None:
         if self.max_new_tokens < 1:
-            raise ConfigurationError(
+            raise InvalidRequestError(
                 f"max_new_tokens is {self.max_new_tokens}: need 1 or more"
             )
         timeout = self.timeout
         if timeout is not None and not (math.isfinite(timeout) and timeout > 0):
-            raise ConfigurationError(
+            raise InvalidRequestError(
                 f"timeout is {timeout}: it has to be a positive number of seconds, "
                 "or None"
             )
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Blocked:
-    """Say that a request gets no answer."""
-
-    reason: str
-    """For the record; the caller hears `message`."""
-    message: str | None = None
-    """What to say to the caller; None for the request's fallback."""
-
-
-class Attendant(Protocol):
-    """Stand by every request: decide whether and how it is answered, and record it.
-
-    Calls come from the callers' threads and the worker's, several at a time. If one
-    raises, there is no answer: the reply is the fallback, its outcome `error_closed`.
-    """
-
-    def receive(self, asked: Asked) -> Asked:
-        """Settle what holds for a request, before its clips are read.
+    @classmethod
+    def build(
+        cls,
+        audio: AudioSource | list[AudioSource] | None = None,
+        text: str = "",
+        *,
+        default_entry: str = "generate",
+        **options: Unpack[GenerationOptions],
+    ) -> GenerationRequest:
+        """Return a request made of flat options.
 
         Raises:
-            ConfigurationError: The request asks for what it cannot have; its caller
-                hears it.
+            InvalidRequestError: An option is unknown, or makes no sense.
         """
+        given: dict[str, Any] = dict(options)
+        check_names(given, GenerationOptions)
+        system, history = given.pop("system", None), given.pop("history", ())
+        before = [] if system is None else [Turn(role="system", text=system)]
+        traceparent = given.pop("traceparent", None)
+        context = RequestContext(
+            entry=given.pop("entry", None) or default_entry,
+            trace=None if traceparent is None else TraceContext.parse(traceparent),
+            **_take(given, "tenant", "session", "caller", "locale", "request_id"),
+        )
+        sampling = Sampling(
+            **_take(
+                given, "temperature", "top_p", "top_k", "repetition_penalty", "seed"
+            )
+        )
+        sources = audio if isinstance(audio, list) else [audio]
+        return cls(
+            audio=tuple(source for source in sources if source is not None),
+            text=text,
+            history=(*before, *history),
+            sampling=sampling,
+            stop=read_stop(given.pop("stop", None)),
+            context=context,
+            **given,
+        )
 
-    def admit(self, asked: Asked) -> Asked | Blocked:
-        """Let a request pass, changed or not, or block it."""
 
-    def begin(self, asked: Asked) -> str | None:
-        """Note that a request is going to be answered, before its first token.
+def check_names(
+    given: Mapping[str, object],
+    options: type,
+    error: type[SarguardError] = InvalidRequestError,
+) -> None:
+    """Raise for names that are no options; the error says which one was meant.
 
-        Returns:
-            The name of the record, for `Reply.audit_id`; None if there is none.
-        """
+    Args:
+        given: What the caller gave.
+        options: The TypedDict that defines the options.
+        error: What to raise.
+    """
+    known: frozenset[str] = options.__optional_keys__  # type: ignore[attr-defined]
+    for name in given:
+        if name not in known:
+            close = difflib.get_close_matches(name, known, n=1)
+            meant = _OTHER_NAMES.get(name) or (close[0] if close else None)
+            hint = (
+                f"did you mean {meant}?" if meant in known else ", ".join(sorted(known))
+            )
+            raise error(f"there is no option {name!r}: {hint}")
 
-    def end(
-        self, asked: Asked, reply: Reply, error: Exception | None = None
-    ) -> Reply | None:
-        """Note how a request ended, before its reply is handed out.
 
-        It is called once for each request that was received, whether or not it was
-        admitted and begun.
-
-        Returns:
-            The reply to hand out in place of this one; None for this one.
-        """
-
-
-class NoAttendant:
-    """Let every request pass and note nothing."""
-
-    def receive(self, asked: Asked) -> Asked:
-        """Change nothing."""
-        return asked
-
-    def admit(self, asked: Asked) -> Asked | Blocked:
-        """Let the request pass."""
-        return asked
-
-    def begin(self, asked: Asked) -> str | None:
-        """Note nothing."""
-        return None
-
-    def end(
-        self, asked: Asked, reply: Reply, error: Exception | None = None
-    ) -> Reply | None:
-        """Note nothing."""
-        return None
+def _take(given: dict[str, Any], *names: str) -> dict[str, Any]:
+    return {name: given.pop(name) for name in names if name in given}

@@ -1,4 +1,4 @@
-"""The line that requests wait in: of limited length, first come first served."""
+"""The bounded FIFO queue that requests wait in."""
 
 from __future__ import annotations
 
@@ -10,25 +10,28 @@ from concurrent.futures import Future
 from contextlib import contextmanager
 from typing import TypeAlias
 
-from sarguard.errors import ConfigurationError, QueueFullError
-from sarguard.serving.request_state import Ticket
+from sarguard.errors import ClientClosedError, ConfigurationError, QueueFullError
+from sarguard.serving.request_state import RequestState
 from sarguard.types import Outcome
 
-BatchKey: TypeAlias = Callable[[Ticket], Hashable]
+BatchKey: TypeAlias = Callable[[RequestState], Hashable]
 
-# A batch that could be larger waits so long for callers who decode their clips.
+# How long a batch that is not full waits for callers who are decoding their clips.
 _GATHER_S = 0.02
 
 
-class Line:
-    """Hold the requests that wait for the worker.
+class RequestQueue:
+    """Requests that wait for the worker.
 
-    A caller first reserves a place, then decodes its clips and enters, so that the
-    line bounds the memory of waiting requests too.
+    A caller first reserves a place, then decodes its clips and enters: the decoded
+    clips of waiting requests take memory, and the places bound that too.
+
+    One condition guards all of it. Futures are resolved outside of it, because their
+    callbacks are other people's code.
     """
 
     def __init__(self, *, places: int, batch: int, key: BatchKey) -> None:
-        """Open a line.
+        """Open a queue.
 
         Args:
             places: Most requests that wait or are about to.
@@ -43,9 +46,11 @@ class Line:
         self._batch = batch
         self._key = key
         self._changed = threading.Condition()
-        self._outside: deque[tuple[Ticket, Future[None]]] = deque()
-        self._arriving: set[Ticket] = set()
-        self._waiting: deque[Ticket] = deque()
+        # A request is in one of three: waiting for a place, on its way in with a
+        # place, or waiting for the worker.
+        self._outside: deque[tuple[RequestState, Future[None]]] = deque()
+        self._arriving: set[RequestState] = set()
+        self._waiting: deque[RequestState] = deque()
         self._expected = 0
         self._closed = False
 
@@ -53,7 +58,12 @@ class Line:
         """Return how many requests hold a place."""
         return len(self._arriving) + len(self._waiting)
 
-    def reserve(self, ticket: Ticket, *, wait: bool) -> Future[None]:
+    @property
+    def limit(self) -> int:
+        """Return how many requests may hold a place."""
+        return self._places
+
+    def reserve(self, state: RequestState, *, wait: bool) -> Future[None]:
         """Ask for a place.
 
         Returns:
@@ -61,7 +71,7 @@ class Line:
 
         Raises:
             QueueFullError: There is no place now, and `wait` is false.
-            ConfigurationError: The line is closed.
+            ClientClosedError: The queue is closed.
         """
         future: Future[None] = Future()
         with self._changed:
@@ -73,31 +83,31 @@ class Line:
                     "max_queue, or let callers wait with queue_full='wait'"
                 )
             if not free:
-                self._outside.append((ticket, future))
+                self._outside.append((state, future))
                 return future
-            self._arriving.add(ticket)
+            self._arriving.add(state)
         future.set_result(None)
         return future
 
-    def enter(self, ticket: Ticket) -> None:
+    def enter(self, state: RequestState) -> None:
         """Take the reserved place; a request that has ended gives it up instead."""
         with self._changed:
             closed = self._closed
-            if closed or ticket.settled or ticket not in self._arriving:
-                granted = self._leave(ticket)
+            if closed or state.settled or state not in self._arriving:
+                granted = self._leave(state)
             else:
                 granted = []
-                self._arriving.discard(ticket)
-                ticket.marks.queued = time.perf_counter()
-                self._waiting.append(ticket)
+                self._arriving.discard(state)
+                state.times.queued = time.perf_counter()
+                self._waiting.append(state)
                 self._changed.notify_all()
         _grant(granted)
         if closed:
-            ticket.abandon(Outcome.CANCELLED)
+            state.abandon(Outcome.CANCELLED)
 
     @contextmanager
     def expecting(self) -> Iterator[None]:
-        """Have the worker wait a moment for all who enter inside the block."""
+        """Have the worker wait a moment for all requests that enter in the block."""
         with self._changed:
             self._expected += 1
         try:
@@ -107,18 +117,18 @@ class Line:
                 self._expected -= 1
                 self._changed.notify_all()
 
-    def release(self, ticket: Ticket) -> None:
+    def release(self, state: RequestState) -> None:
         """Give up a place, a reservation or the wait for one, if there is any."""
         with self._changed:
-            granted = self._leave(ticket)
+            granted = self._leave(state)
         _grant(granted)
 
-    def next_batch(self) -> list[Ticket]:
+    def next_batch(self) -> list[RequestState]:
         """Wait for requests and return those that come next; none when closed.
 
-        The one that waited longest is always among them.
+        FIFO: the oldest request is always scheduled.
         """
-        batch: list[Ticket] = []
+        batch: list[RequestState] = []
         while not batch and not self._closed:
             with self._changed:
                 while not self._waiting and not self._closed:
@@ -129,8 +139,8 @@ class Line:
             _grant(granted)
         return batch
 
-    def close(self) -> list[Ticket]:
-        """Let nobody in any more, and return who was waiting."""
+    def close(self) -> list[RequestState]:
+        """Let no request in any more, and return those that were waiting."""
         with self._changed:
             self._closed = True
             left = [*self._waiting, *self._arriving]
@@ -139,15 +149,15 @@ class Line:
             self._arriving.clear()
             self._outside.clear()
             self._changed.notify_all()
-        for ticket, future in outside:
-            left.append(ticket)
+        for state, future in outside:
+            left.append(state)
             if future.set_running_or_notify_cancel():
                 future.set_result(None)
         return left
 
     def _check_open(self) -> None:
         if self._closed:
-            raise ConfigurationError(
+            raise ClientClosedError(
                 "this client is closed: load the model again to ask more"
             )
 
@@ -159,24 +169,24 @@ class Line:
             if full or self._closed or left <= 0 or not self._changed.wait(left):
                 return
 
-    def _pick(self) -> list[Ticket]:
+    def _pick(self) -> list[RequestState]:
         if not self._waiting:
             return []
         key = self._key(self._waiting[0])
-        batch: list[Ticket] = []
-        for ticket in list(self._waiting):
+        batch: list[RequestState] = []
+        for state in list(self._waiting):
             if len(batch) == self._batch:
                 break
-            if self._key(ticket) == key:
-                batch.append(ticket)
-                self._waiting.remove(ticket)
+            if self._key(state) == key:
+                batch.append(state)
+                self._waiting.remove(state)
         return batch
 
-    def _leave(self, ticket: Ticket) -> list[Future[None]]:
-        self._arriving.discard(ticket)
-        if ticket in self._waiting:
-            self._waiting.remove(ticket)
-        for entry in [e for e in self._outside if e[0] is ticket]:
+    def _leave(self, state: RequestState) -> list[Future[None]]:
+        self._arriving.discard(state)
+        if state in self._waiting:
+            self._waiting.remove(state)
+        for entry in [e for e in self._outside if e[0] is state]:
             self._outside.remove(entry)
             entry[1].cancel()
         self._changed.notify_all()
@@ -185,9 +195,9 @@ class Line:
     def _fill_places(self) -> list[Future[None]]:
         granted = []
         while self._outside and len(self) < self._places:
-            ticket, future = self._outside.popleft()
+            state, future = self._outside.popleft()
             if future.set_running_or_notify_cancel():
-                self._arriving.add(ticket)
+                self._arriving.add(state)
                 granted.append(future)
         return granted
 
@@ -198,7 +208,7 @@ def _grant(futures: list[Future[None]]) -> None:
         future.set_result(None)
 
 
-def end_all(tickets: list[Ticket]) -> None:
+def end_all(states: list[RequestState]) -> None:
     """Cancel requests that nobody is going to answer."""
-    for ticket in tickets:
-        ticket.abandon(Outcome.CANCELLED)
+    for state in states:
+        state.abandon(Outcome.CANCELLED)

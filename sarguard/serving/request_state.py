@@ -1,18 +1,26 @@
-"""One request on its way: what was said so far, and how it ends, exactly once."""
+"""The one mutable object of a request: what was said so far, and how it ends, once.
+
+Only `serving` writes to it. Whoever ends a request first, the worker, a caller who
+gives up or a caller whose time is over, decides the reply; what comes later is not
+heard any more.
+"""
 
 from __future__ import annotations
 
+import itertools
 import threading
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import TypeAlias
 
 import structlog
 
-from sarguard.serving.complaining import complain
-from sarguard.serving.request import Asked, Attendant, Blocked
-from sarguard.steering.dose import Decision
+from sarguard.serving.backend import BackendRequest, BackendStep
+from sarguard.serving.logs import log_safely
+from sarguard.serving.observers import Observer, RequestEvent, Stage, notify
+from sarguard.serving.request import GenerationRequest
+from sarguard.serving.request_guard import Findings, RequestGuard, ResolvedRequest
 from sarguard.types import (
     Done,
     Event,
@@ -30,8 +38,8 @@ from sarguard.types import (
 Listener: TypeAlias = Callable[[Event | Exception], None]
 
 _log = structlog.get_logger(__name__)
+_numbers = itertools.count(1)
 _REASONS: dict[Outcome, FinishReason] = {
-    Outcome.BLOCKED: "blocked",
     Outcome.CANCELLED: "cancelled",
     Outcome.TIMEOUT: "timeout",
 }
@@ -40,18 +48,21 @@ _PARTIAL = (Outcome.CANCELLED, Outcome.TIMEOUT)
 _ANSWERS = (Outcome.ANSWERED, Outcome.ERROR_OPEN)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Guarding:
-    """Name what guards every request of a client."""
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class ClientFacts:
+    """What every request of a client shares."""
 
     model_name: str
     bundle_digest: str
     layers: int
+    fallback: str
+    """What to say where a request fails before its policy is known."""
+    observers: tuple[Observer, ...] = ()
 
 
 @dataclass(slots=True, kw_only=True)
-class Marks:
-    """Note when a request got where, in seconds of one clock; None if it did not."""
+class Timestamps:
+    """When a request got where, in seconds of one clock; None if it did not."""
 
     called: float
     queued: float | None = None
@@ -60,7 +71,7 @@ class Marks:
     first_token: float | None = None
 
     def timings(self) -> Timings:
-        """Return the durations between the marks."""
+        """Return the durations between the stamps."""
         return Timings(
             queue_s=_between(self.queued, self.picked),
             prefill_s=_between(self.prefill, self.first_token),
@@ -69,27 +80,25 @@ class Marks:
         )
 
 
-class Ticket:
-    """Follow one request from the call to its reply.
-
-    Whoever ends it first, the worker, a caller who gives up or a caller whose time
-    is over, decides the reply; what comes later is not heard any more.
-    """
+class RequestState:
+    """A request from the call to its reply."""
 
     def __init__(
-        self, asked: Asked, *, guarding: Guarding, attendant: Attendant
+        self, request: GenerationRequest, *, facts: ClientFacts, guard: RequestGuard
     ) -> None:
-        self.asked = asked
-        self.marks = Marks(called=time.perf_counter())
-        self.decision: Decision | None = None
+        self.request = request
+        self.resolved: ResolvedRequest | None = None
+        self.findings = Findings()
+        self.times = Timestamps(called=time.perf_counter())
         self.usage = Usage(prompt_tokens=0, audio_tokens=0, output_tokens=0)
-        self.steered_positions = 0
-        self.divergence: float | None = None
-        self._guarding = guarding
-        self._attendant = attendant
+        self.step = BackendStep()
+        """The newest step; what it decided and proved holds for the answer so far."""
+        self._facts = facts
+        self._guard = guard
+        self._number = next(_numbers)
+        # Reentrant: a listener whose event loop has gone ends the request from within.
         self._lock = threading.RLock()
         self._said: list[str] = []
-        self._audit_id: str | None = None
         self._received = False
         self._settled = False
         self._listener: Listener | None = None
@@ -104,50 +113,116 @@ class Ticket:
         """Return whether a part of the answer has left already."""
         return bool(self._said)
 
+    @property
+    def text(self) -> str:
+        """Return what was said so far."""
+        return "".join(self._said)
+
+    @property
+    def fallback(self) -> str:
+        """Return what is said where there is no answer."""
+        resolved = self.resolved
+        return self._facts.fallback if resolved is None else resolved.fallback
+
+    @property
+    def guard(self) -> RequestGuard:
+        """Return who decides on the request."""
+        return self._guard
+
+    @property
+    def backend_request(self) -> BackendRequest:
+        """Return what the backend is asked, once the request is resolved."""
+        return to_backend_request(self.known())
+
+    def known(self) -> ResolvedRequest:
+        """Return the request under its policy.
+
+        Raises:
+            RuntimeError: It was not received yet.
+        """
+        if self.resolved is None:
+            raise RuntimeError("a request was used before its policy was resolved")
+        return self.resolved
+
     def listen(self, listener: Listener) -> None:
         """Send what is said from now on, and the end, to a listener."""
         self._listener = listener
 
     def remaining(self) -> float | None:
         """Return the seconds that are left, never below 0; None if all are."""
-        asked, marks = self.asked, self.marks
-        bounds = [
-            asked.timeout,
-            asked.first_token_timeout if marks.first_token is None else None,
-            asked.queue_timeout if marks.picked is None else None,
-        ]
+        times, resolved = self.times, self.resolved
+        if resolved is None:
+            bounds = [self.request.timeout]
+        else:
+            bounds = [
+                resolved.timeout,
+                resolved.first_token_timeout if times.first_token is None else None,
+                resolved.queue_timeout if times.picked is None else None,
+            ]
         given = [bound for bound in bounds if bound is not None]
         if not given:
             return None
-        return max(0.0, min(given) - (time.perf_counter() - marks.called))
+        return max(0.0, min(given) - (time.perf_counter() - times.called))
 
     def receive(self) -> None:
-        """Have the attendant settle what holds; what it raises is the caller's."""
+        """Have the guard resolve what holds; what it raises is the caller's."""
         with self._lock:
             if self._received or self._settled:
                 return
             self._received = True
+            self._notify("received")
             try:
-                self.asked = self._attendant.receive(self.asked)
+                self.resolved = self._guard.resolve(self.request)
             except Exception as error:
                 self.refuse(error)
                 raise
 
+    def hear(self, resolved: ResolvedRequest) -> None:
+        """Keep the request with its conversation, the clips decoded."""
+        self.resolved = resolved
+
     def admit(self) -> None:
-        """Ask the attendant; the request may end here."""
+        """Ask the guard before the model is asked; the request may end here."""
         try:
             if self._settled:
                 return
-            verdict = self._attendant.admit(self.asked)
-            if isinstance(verdict, Blocked):
-                self.block(verdict.reason, message=verdict.message)
-                return
+            resolved = self.known()
+            # Not under the lock: checks may take long, and a caller may give up.
+            self.findings = self._guard.before_model(resolved)
             with self._lock:
-                if not self._settled:
-                    self.asked = verdict
-                    self._audit_id = self._attendant.begin(verdict)
+                if self.findings.error is None and self.findings.block is None:
+                    # Under the lock, so that an end that comes meanwhile does not
+                    # write a beginning of its own.
+                    if self._settled:
+                        return
+                    self.findings = self._guard.record_start(resolved, self.findings)
+                if self.findings.error is not None:
+                    raise self.findings.error
+                if self.findings.block is not None:
+                    block = self.findings.block
+                    self.block(block.reason, message=block.message)
+                    return
+            self._notify("admitted")
         except Exception as error:
             self.fail(error)
+
+    def pick(self) -> None:
+        """Note that the request's turn has come."""
+        self.times.picked = time.perf_counter()
+
+    def begin(self, usage: Usage) -> None:
+        """Note that the model begins to read the prompt."""
+        self.usage = usage
+        self.times.prefill = time.perf_counter()
+        self._notify("started")
+
+    def take(self, step: BackendStep) -> None:
+        """Note what a step decided and proved."""
+        self.step = step
+        if step.output_tokens and self.times.first_token is None:
+            self.times.first_token = time.perf_counter()
+            self._notify("first_token")
+        self.usage = replace(self.usage, output_tokens=step.output_tokens)
 
     def say(self, text: str) -> None:
         """Pass on a piece of the answer."""
@@ -158,54 +233,53 @@ class Ticket:
 
     def answer(self, outcome: Outcome, finish_reason: FinishReason) -> None:
         """End with what was said."""
-        self._settle(outcome, finish_reason, "".join(self._said))
+        self._settle(outcome, finish_reason, self.text)
 
     def block(self, reason: str, *, message: str | None = None) -> None:
-        """End before anything was decoded."""
-        text = self.asked.fallback if message is None else message
+        """End without an answer, because something forbids it."""
+        text = self.fallback if message is None else message
         self._settle(Outcome.BLOCKED, "blocked", text, fault=reason)
 
     def fail(self, error: Exception) -> None:
         """End without an answer, because something went wrong."""
-        fault = f"{type(error).__name__}: {error}"
         with self._lock:
-            if not self._settled:
-                # The fault's message may hold content, and is the caller's alone.
-                complain(
-                    _log.error,
-                    "answer thrown away",
-                    model=self._guarding.model_name,
-                    fault=type(error).__name__,
-                )
-                self._settle(
-                    Outcome.ERROR_CLOSED,
-                    "error",
-                    self.asked.fallback,
-                    fault=fault,
-                    error=error,
-                )
+            if self._settled:
+                return
+            # The error's message may hold content, and is the caller's alone.
+            log_safely(
+                _log.error,
+                "answer thrown away",
+                model=self._facts.model_name,
+                fault=type(error).__name__,
+            )
+            self._settle(
+                Outcome.ERROR_CLOSED,
+                "error",
+                self.fallback,
+                fault=_described(error),
+                error=error,
+            )
 
     def abandon(self, outcome: Outcome) -> None:
         """End because of the caller: cancelled, or out of time."""
         with self._lock:
-            said = "".join(self._said)
+            said = self.text
             if not said and outcome is Outcome.TIMEOUT:
-                said = self.asked.fallback
+                said = self.fallback
             self._settle(outcome, _REASONS[outcome], said)
 
     def refuse(self, error: Exception) -> None:
         """End with an error that is the caller's, and is raised there."""
         with self._lock:
-            if not self._settled:
-                reply = self._reply(
-                    Outcome.ERROR_CLOSED,
-                    "error",
-                    self.asked.fallback,
-                    f"{type(error).__name__}: {error}",
-                )
-                self._settled = True
-                self._record(reply, error)
-                self._tell(error)
+            if self._settled:
+                return
+            self._settled = True
+            reply = self._reply(
+                Outcome.ERROR_CLOSED, "error", self.fallback, _described(error)
+            )
+            self._conclude(reply, error)
+            self._notify("finished", error=error)
+            self._tell(error)
 
     def _settle(
         self,
@@ -220,8 +294,11 @@ class Ticket:
             if self._settled:
                 return
             self._settled = True
-            reply = self._reply(outcome, finish_reason, text, fault)
-            reply = self._record(reply, error)
+            reply = self._conclude(
+                self._reply(outcome, finish_reason, text, fault), error
+            )
+            # Before the reply is handed out, so that a trace is whole when it is.
+            self._notify("finished", reply=reply, error=error)
             partial = reply.outcome in _PARTIAL and (
                 self.spoke or reply.outcome is Outcome.CANCELLED
             )
@@ -229,17 +306,18 @@ class Ticket:
                 self._tell(Refusal(outcome=reply.outcome, text=reply.text))
             self._tell(Done(reply=reply))
 
-    def _record(self, reply: Reply, error: Exception | None) -> Reply:
-        """Have the attendant note the reply; without that there is none."""
+    def _conclude(self, reply: Reply, error: Exception | None) -> Reply:
+        """Have the guard note the reply; without that there is none."""
         if not self._received:
             return reply
         try:
-            return self._attendant.end(self.asked, reply, error) or reply
+            return self._guard.after_model(
+                self.request, self.resolved, self.findings, reply, error
+            )
         except Exception as failure:
-            complain(_log.error, "reply thrown away", fault=type(failure).__name__)
-            fault = f"{type(failure).__name__}: {failure}"
+            log_safely(_log.error, "reply thrown away", fault=type(failure).__name__)
             return self._reply(
-                Outcome.ERROR_CLOSED, "error", self.asked.fallback, fault
+                Outcome.ERROR_CLOSED, "error", self.fallback, _described(failure)
             )
 
     def _reply(
@@ -254,33 +332,84 @@ class Ticket:
             outcome=outcome,
             finish_reason=finish_reason,
             usage=self.usage,
-            timings=self.marks.timings(),
+            timings=self.times.timings(),
             guard=self._report(fault),
-            audit_id=self._audit_id,
+            audit_id=self.findings.audit_id,
         )
 
     def _report(self, fault: str | None) -> GuardReport:
-        decision = self.decision
-        alpha = getattr(self.asked.dose, "alpha", 0.0)
+        decision, receipt = self.step.decision, self.step.receipt
         return GuardReport(
             mode=self._mode(),
-            alpha=alpha if decision is None else decision.alpha,
+            alpha=self._planned_alpha() if decision is None else decision.alpha,
             score=None if decision is None else decision.score,
-            bundle_digest=self._guarding.bundle_digest,
-            steered_positions=self.steered_positions,
-            layers=self._guarding.layers,
-            divergence=self.divergence,
+            bundle_digest=self._facts.bundle_digest,
+            steered_positions=0 if receipt is None else receipt.steered_positions,
+            layers=self._facts.layers,
+            divergence=self.step.divergence,
             fault=fault,
         )
 
     def _mode(self) -> GuardMode:
-        if self.decision is not None and self.decision.bare:
+        if self.step.decision is not None and self.step.decision.bare:
             return "bare"
-        return "conditioned" if self.asked.dose.reads_states else "faithful"
+        return "faithful" if self.resolved is None else self.resolved.dose.mode
+
+    def _planned_alpha(self) -> float:
+        """Return the coefficient that a constant dose would have had."""
+        resolved = self.resolved
+        if resolved is None or resolved.tier is not None or resolved.dose.reads_states:
+            return 0.0
+        return resolved.dose.decide().alpha
 
     def _tell(self, event: Event | Exception) -> None:
         if self._listener is not None:
             self._listener(event)
+
+    def _notify(
+        self,
+        stage: Stage,
+        *,
+        reply: Reply | None = None,
+        error: Exception | None = None,
+    ) -> None:
+        observers: Sequence[Observer] = self._facts.observers
+        if not observers or not self._received:
+            return
+        resolved = self.resolved
+        notify(
+            observers,
+            RequestEvent(
+                stage=stage,
+                request=self._number,
+                context=self.request.context,
+                model=self._facts.model_name,
+                elapsed_s=time.perf_counter() - self.times.called,
+                audit_id=self.findings.audit_id if reply is None else reply.audit_id,
+                policy=None if resolved is None else resolved.policy.id,
+                tier=None
+                if resolved is None or resolved.tier is None
+                else resolved.tier.value,
+                reply=reply,
+                error=error,
+            ),
+        )
+
+
+def to_backend_request(resolved: ResolvedRequest) -> BackendRequest:
+    """Return what a backend is asked for a request under its policy."""
+    request = resolved.request
+    return BackendRequest(
+        turns=resolved.turns,
+        dose=resolved.dose,
+        max_new_tokens=resolved.max_new_tokens,
+        sampling=request.sampling,
+        json_schema=request.json_schema,
+    )
+
+
+def _described(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}"
 
 
 def _between(start: float | None, end: float | None) -> float:

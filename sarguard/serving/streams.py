@@ -4,56 +4,56 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import queue
 from collections.abc import Awaitable, Callable
+from queue import Empty, SimpleQueue
 from typing import TypeAlias
 
-from sarguard.serving.request_queue import Line
-from sarguard.serving.request_state import Ticket
+from sarguard.serving.request_queue import RequestQueue
+from sarguard.serving.request_state import RequestState
 from sarguard.types import Done, Event, Outcome, Reply
 
-_News: TypeAlias = Event | Exception
+_Message: TypeAlias = Event | Exception
 Enter: TypeAlias = Callable[[], Awaitable[None]]
-"""Waits for a place in the line, takes the request in and lets it enter."""
+"""Waits for a place in the queue, decodes the clips, asks the guard and enters."""
 
 
-class _Held:
-    """Hold a request that the caller may give up at any moment."""
+class _Pending:
+    """A request that the caller may give up at any moment."""
 
-    def __init__(self, ticket: Ticket, line: Line, owner: object) -> None:
-        self._ticket = ticket
-        self._line = line
-        # A client that nobody else holds must not be closed under its stream.
+    def __init__(self, state: RequestState, queue: RequestQueue, owner: object) -> None:
+        self._state = state
+        self._queue = queue
+        # Keeps the client alive: one that is dropped is closed, under its own stream.
         self._owner = owner
         self._ended = False
 
     def _give_up(self, outcome: Outcome) -> None:
-        self._ticket.abandon(outcome)
-        self._line.release(self._ticket)
+        self._state.abandon(outcome)
+        self._queue.release(self._state)
 
-    def _check(self, news: _News) -> Event:
-        if isinstance(news, Exception):
+    def _check(self, message: _Message) -> Event:
+        if isinstance(message, Exception):
             self._ended = True
-            raise news
-        self._ended = isinstance(news, Done)
-        return news
+            raise message
+        self._ended = isinstance(message, Done)
+        return message
 
     def __del__(self) -> None:
         if not self._ended:
             self._give_up(Outcome.CANCELLED)
 
 
-class AnswerStream(_Held):
-    """Iterate over an answer's events: text, at times a refusal, always `Done`.
+class AnswerStream(_Pending):
+    """Iterator over an answer's events: text, at times a refusal, always `Done`.
 
     Closing it, leaving its `with` block or dropping it cancels the request, and the
     model is free within one decode step.
     """
 
-    def __init__(self, ticket: Ticket, line: Line, owner: object) -> None:
-        super().__init__(ticket, line, owner)
-        self._inbox: queue.SimpleQueue[_News] = queue.SimpleQueue()
-        ticket.listen(self._inbox.put)
+    def __init__(self, state: RequestState, queue: RequestQueue, owner: object) -> None:
+        super().__init__(state, queue, owner)
+        self._inbox: SimpleQueue[_Message] = SimpleQueue()
+        state.listen(self._inbox.put)
 
     def __iter__(self) -> AnswerStream:
         return self
@@ -63,10 +63,10 @@ class AnswerStream(_Held):
             raise StopIteration
         return self._check(self._wait())
 
-    def _wait(self) -> _News:
-        while (left := self._ticket.remaining()) != 0:
+    def _wait(self) -> _Message:
+        while (left := self._state.remaining()) != 0:
             # What is left may have grown when the first token came.
-            with contextlib.suppress(queue.Empty):
+            with contextlib.suppress(Empty):
                 return self._inbox.get(timeout=left)
         self._give_up(Outcome.TIMEOUT)
         return self._inbox.get()
@@ -84,21 +84,21 @@ class AnswerStream(_Held):
         self.close()
 
 
-class AsyncAnswerStream(_Held):
-    """Iterate over an answer's events without blocking the event loop.
+class AsyncAnswerStream(_Pending):
+    """Asynchronous iterator over an answer's events.
 
     Cancelling the task that waits for the next event, closing the stream or dropping
     it cancels the request, and the model is free within one decode step.
     """
 
     def __init__(
-        self, ticket: Ticket, line: Line, owner: object, *, enter: Enter
+        self, state: RequestState, queue: RequestQueue, owner: object, *, enter: Enter
     ) -> None:
-        super().__init__(ticket, line, owner)
+        super().__init__(state, queue, owner)
         self._enter: Enter | None = enter
-        self._inbox: asyncio.Queue[_News] = asyncio.Queue()
+        self._inbox: asyncio.Queue[_Message] = asyncio.Queue()
         self._loop: asyncio.AbstractEventLoop | None = None
-        ticket.listen(self._post)
+        state.listen(self._post)
 
     def __aiter__(self) -> AsyncAnswerStream:
         return self
@@ -107,14 +107,14 @@ class AsyncAnswerStream(_Held):
         if self._ended:
             raise StopAsyncIteration
         try:
-            news = await self._next()
+            message = await self._next()
         except TimeoutError:
             await asyncio.to_thread(self._give_up, Outcome.TIMEOUT)
-            news = await self._inbox.get()
+            message = await self._inbox.get()
         except BaseException:
             await self.aclose()
             raise
-        return self._check(news)
+        return self._check(message)
 
     async def aclose(self) -> None:
         """Cancel what is left; `Done` is not sent any more."""
@@ -129,27 +129,27 @@ class AsyncAnswerStream(_Held):
     async def __aexit__(self, *_: object) -> None:
         await self.aclose()
 
-    async def _next(self) -> _News:
+    async def _next(self) -> _Message:
         if self._enter is not None:
             enter, self._enter = self._enter, None
             self._loop = asyncio.get_running_loop()
             await enter()
-        while (left := self._ticket.remaining()) != 0:
+        while (left := self._state.remaining()) != 0:
             # What is left may have grown when the first token came.
-            with contextlib.suppress(TimeoutError, asyncio.TimeoutError):
+            with contextlib.suppress(TimeoutError):
                 return await asyncio.wait_for(self._inbox.get(), left)
         raise TimeoutError
 
-    def _post(self, news: _News) -> None:
+    def _post(self, message: _Message) -> None:
         if self._loop is None:
             return
         try:
-            self._loop.call_soon_threadsafe(self._inbox.put_nowait, news)
+            self._loop.call_soon_threadsafe(self._inbox.put_nowait, message)
         except RuntimeError:
             # The loop is closed and nobody can hear: the worker finds the request
             # ended at its next step.
             self._ended = True
-            self._ticket.abandon(Outcome.CANCELLED)
+            self._state.abandon(Outcome.CANCELLED)
 
 
 def last_reply(stream: AnswerStream) -> Reply:

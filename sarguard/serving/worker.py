@@ -5,48 +5,56 @@ from __future__ import annotations
 import os
 import threading
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from concurrent.futures import Future
 
-import torch
-
-from sarguard.serving.batch_engine import Engine
-from sarguard.serving.request_queue import Line, end_all
-from sarguard.serving.request_state import Ticket
+from sarguard.errors import SteeringNotAppliedError
+from sarguard.serving.backend import Backend, GenerationJob
+from sarguard.serving.output_processor import OutputProcessor
+from sarguard.serving.request_queue import RequestQueue, end_all
+from sarguard.serving.request_state import RequestState
 
 
 class Worker:
-    """Answer the requests of a line, batch after batch.
+    """Hands the requests of a queue to a backend, batch after batch.
 
-    The thread starts with the first request. In a forked child the line is empty and
-    the next request starts a thread of the child's own.
+    The thread starts with the first request. In a forked child the queue is empty and
+    the next request starts a thread of the child's own: threads and locks of the
+    parent do not survive a fork.
     """
 
     _starting: threading.Lock
     _thread: threading.Thread | None
-    _running: list[Ticket]
-    _line: Line
+    _running: list[RequestState]
+    _queue: RequestQueue
 
-    def __init__(
-        self, engine: Engine, *, device: torch.device, max_batch: int, max_queue: int
-    ) -> None:
-        self._engine = engine
-        self._device = device
-        self._new_line: Callable[[], Line] = lambda: Line(
-            places=max_queue, batch=max_batch, key=engine.batch_key
+    def __init__(self, backend: Backend, *, max_batch: int, max_queue: int) -> None:
+        self._backend = backend
+        self._new_queue: Callable[[], RequestQueue] = lambda: RequestQueue(
+            places=max_queue, batch=max_batch, key=self._key
         )
         self._closed = False
         self._begin_anew()
         _WORKERS.add(self)
 
     @property
-    def line(self) -> Line:
-        """Return the line that requests wait in."""
-        return self._line
+    def queue(self) -> RequestQueue:
+        """Return the queue that requests wait in."""
+        return self._queue
 
-    def reserve(self, ticket: Ticket, *, wait: bool) -> Future[None]:
-        """Ask for a place in the line, and see that somebody works at its end."""
-        future = self._line.reserve(ticket, wait=wait)
+    @property
+    def running(self) -> int:
+        """Return how many requests the model is answering now."""
+        return len(self._running)
+
+    @property
+    def closed(self) -> bool:
+        """Return whether nothing is answered any more."""
+        return self._closed
+
+    def reserve(self, state: RequestState, *, wait: bool) -> Future[None]:
+        """Ask for a place in the queue, and see that a thread works at its end."""
+        future = self._queue.reserve(state, wait=wait)
         with self._starting:
             if self._thread is None and not self._closed:
                 self._thread = threading.Thread(
@@ -60,7 +68,8 @@ class Worker:
         with self._starting:
             self._closed = True
             thread = self._thread
-        end_all([*self._line.close(), *self._running])
+        end_all([*self._queue.close(), *self._running])
+        # Closed from an observer or a check on this very thread: it cannot wait.
         if thread is not None and thread is not threading.current_thread():
             thread.join()
 
@@ -68,19 +77,48 @@ class Worker:
         self._starting = threading.Lock()
         self._thread = None
         self._running = []
-        self._line = self._new_line()
+        self._queue = self._new_queue()
         if self._closed:
-            self._line.close()
+            self._queue.close()
+
+    def _key(self, state: RequestState) -> Hashable:
+        return self._backend.batch_key(state.backend_request)
 
     def _run(self) -> None:
-        if self._device.type == "cuda":
-            torch.cuda.set_device(self._device)
-        while batch := self._line.next_batch():
+        while batch := self._queue.next_batch():
             self._running = batch
+            # `close` may have come between the batch and the line above.
             if self._closed:
                 end_all(batch)
-            self._engine.answer(batch)
+            self._answer(batch)
             self._running = []
+
+    def _answer(self, batch: list[RequestState]) -> None:
+        """Answer every request or end it otherwise; raise nothing."""
+        for state in batch:
+            state.pick()
+        info, tokenizer = self._backend.info, self._backend.tokenizer
+        try:
+            self._backend.generate(
+                [
+                    GenerationJob(
+                        request=state.backend_request,
+                        sink=OutputProcessor(state, info, tokenizer),
+                    )
+                    for state in batch
+                ]
+            )
+        except Exception as error:
+            for state in batch:
+                state.fail(error)
+        for state in batch:
+            # No caller waits for ever on a backend that forgets a request.
+            if not state.settled:
+                state.fail(
+                    SteeringNotAppliedError(
+                        "the backend returned without ending this request"
+                    )
+                )
 
 
 _WORKERS: weakref.WeakSet[Worker] = weakref.WeakSet()

@@ -1,102 +1,55 @@
-"""How strongly each request is steered: always the same, or as its state asks.
+"""How strongly each request is steered: a constant, or what its score asks for.
 
-A dose is decided once a request, from the clean states of its last prompt token,
-before any answer token is chosen. It is never zero: steering is always on.
+A dose is decided once a request, from the gate's score of its clean states, before any
+answer token is chosen. It is never zero: steering is always on. All of it is plain
+data, so that an engine in another process decides the same.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Protocol
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Literal
 
-from torch import Tensor
+from sarguard.errors import ConfigurationError, SteeringNotAppliedError
 
-from sarguard.errors import ConfigurationError
-from sarguard.steering.gate import Gate
+DoseMode = Literal["faithful", "conditioned"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Decision:
-    """Hold what was decided for one request."""
+    """What was decided for one request."""
 
     alpha: float
-    """Strength of steering, above 0."""
+    """Steering coefficient, above 0."""
     score: float | None = None
-    """The gate's score, None where nothing was scored."""
+    """The gate's score; None where nothing was scored."""
     blocked: bool = False
     """Whether the request gets no answer at all."""
     bare: bool = False
     """Whether the answer is the bare model's, for a comparison that was asked for."""
 
 
-class Dose(Protocol):
-    """Decide the strength of each row of a batch."""
-
-    @property
-    def reads_states(self) -> bool:
-        """Return whether `decide` needs the clean states, which cost a decode step."""
-
-    @property
-    def compares(self) -> bool:
-        """Return whether it is noted how far steering moves the first token."""
-        return False
-
-    @property
-    def bare(self) -> bool:
-        """Return whether every decision is for the bare model's answer."""
-        return False
-
-    def decide(self, states: Tensor | None, rows: int) -> list[Decision]:
-        """Return one decision a row.
-
-        Args:
-            states: Clean last-token states, shape (L, rows, D), or None where
-                `reads_states` is false.
-            rows: Rows of the batch.
-        """
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ConstantDose(Dose):
-    """Steer every request alike, as the paper does (`faithful` mode)."""
-
-    alpha: float
-
-    def __post_init__(self) -> None:
-        _check_strength("alpha", self.alpha)
-
-    @property
-    def reads_states(self) -> bool:
-        """Return False: the request does not matter."""
-        return False
-
-    def decide(self, states: Tensor | None, rows: int) -> list[Decision]:
-        """Return the same decision for every row."""
-        return [Decision(alpha=self.alpha)] * rows
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DoseRule:
-    """Say which strength follows from which score.
+    """The steering coefficient as a function of the score.
 
-    From `low` to `high` the strength rises in a straight line from `floor` to
-    `ceiling`; outside it stays at either.
+    From `low` to `high` it rises in a straight line from `floor` to
+    `ceiling`; outside it stays at either end.
     """
 
     floor: float
-    """Strength of a request that looks harmless, above 0."""
+    """Coefficient of a request that looks harmless, above 0."""
     ceiling: float
-    """Strength of a request that looks harmful, at least the floor."""
+    """Coefficient of a request that looks harmful, at least the floor."""
     low: float
     high: float
     block: float | None = None
     """Score from which on nothing is decoded; None never blocks."""
 
     def __post_init__(self) -> None:
-        _check_strength("floor", self.floor)
-        _check_strength("ceiling", self.ceiling)
+        _check_alpha("floor", self.floor)
+        _check_alpha("ceiling", self.ceiling)
         if self.ceiling < self.floor:
             raise ConfigurationError(
                 f"ceiling {self.ceiling} is below floor {self.floor}: a request that "
@@ -111,7 +64,7 @@ class DoseRule:
 
     @property
     def constant(self) -> bool:
-        """Return whether every score gets the same strength, and none blocks."""
+        """Return whether every score gets the same coefficient, and none blocks."""
         return self.floor == self.ceiling and self.block is None
 
     def decide(self, score: float) -> Decision:
@@ -126,41 +79,78 @@ class DoseRule:
         )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class ConditionedDose(Dose):
-    """Steer each request as strongly as its own state asks.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DoseSpec:
+    """The dose of one request, before its score is known."""
 
-    Where the rules are constant the gate is not asked, and there are no scores.
-    """
+    rule: DoseRule
+    min_alpha: float = 0.0
+    """Coefficient that no answer falls below."""
+    shadow: bool = False
+    """Whether a block is only noted, and the bare model's first token compared."""
+    bare: bool = False
+    """Whether the answer is the bare model's, as a policy in shadow mode asked."""
 
-    gate: Gate
-    rules: Sequence[DoseRule]
-    """One rule for all rows, or one a row: a batch may mix tiers."""
+    @classmethod
+    def constant(cls, alpha: float) -> DoseSpec:
+        """Return the dose that is the same for every request, as in the paper.
+
+        Raises:
+            ConfigurationError: `alpha` is not finite or not above 0.
+        """
+        _check_alpha("alpha", alpha)
+        return cls(rule=DoseRule(floor=alpha, ceiling=alpha, low=-1.0, high=1.0))
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> DoseSpec:
+        """Return the dose that `to_dict` wrote."""
+        return cls(**{**values, "rule": DoseRule(**values["rule"])})
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values, ready for JSON."""
+        return asdict(self)
 
     @property
     def reads_states(self) -> bool:
-        """Return whether any rule depends on the request's own state."""
-        return not all(rule.constant for rule in self.rules)
+        """Return whether a score is needed, which costs a decode step."""
+        return not self.rule.constant
 
-    def decide(self, states: Tensor | None, rows: int) -> list[Decision]:
-        """Return each row's decision by its score.
+    @property
+    def mode(self) -> DoseMode:
+        """Return how the coefficient comes about, as a reply reports it."""
+        return "conditioned" if self.reads_states else "faithful"
+
+    def decide(self, score: float | None = None) -> Decision:
+        """Return the decision for a score.
 
         Raises:
-            ConfigurationError: The states are missing, or not of `rows` rows.
+            SteeringNotAppliedError: There is no score, and the dose depends on it.
         """
-        rules = list(self.rules) * rows if len(self.rules) == 1 else self.rules
         if not self.reads_states:
-            return [Decision(alpha=rule.floor) for rule in rules]
-        if states is None or states.shape[1] != rows:
-            found = None if states is None else tuple(states.shape)
-            raise ConfigurationError(
-                f"a conditioned dose of {rows} row(s) needs their states, found {found}"
+            found = Decision(alpha=self.rule.floor)
+        elif score is None:
+            raise SteeringNotAppliedError(
+                "the dose depends on the request's score, and there is none: give the "
+                "engine the bundle's gate"
             )
-        scores = self.gate.score(states).tolist()
-        return [rule.decide(score) for rule, score in zip(rules, scores, strict=True)]
+        else:
+            found = self.rule.decide(score)
+        # A score that is no number means a broken state rather than a harmful
+        # request: shadow mode lets the second through, nothing the first.
+        passes = self.shadow and math.isfinite(found.score or 0.0)
+        return replace(
+            found,
+            alpha=max(found.alpha, self.min_alpha),
+            blocked=found.blocked and not passes,
+            bare=self.bare,
+        )
+
+    def would_block(self, score: float | None) -> bool:
+        """Return whether the rule blocks a request of that score, shadow mode aside."""
+        return score is not None and self.rule.decide(score).blocked
 
 
-def _check_strength(name: str, value: float) -> None:
+def _check_alpha(name: str, value: float) -> None:
     if not (math.isfinite(value) and value > 0):
         raise ConfigurationError(
             f"{name} is {value}: it has to be finite and above 0, because nothing "

@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +30,7 @@ from sarguard.models.identity import weights_digest
 from sarguard.models.inputs import audio_token_counts, build_inputs
 from sarguard.models.loading import LoadedModel, load_model
 from sarguard.steering.bundle import SteeringBundle
-from sarguard.steering.dose import Decision, Dose
+from sarguard.steering.dose import DoseRule, DoseSpec
 from sarguard.steering.self_test import check_steering_bites
 from sarguard.steering.steerer import Steerer
 from sarguard.types import Outcome, Turn
@@ -256,38 +255,31 @@ def test_a_padded_batch_of_mixed_strengths_answers_like_each_row_alone(
             assert alone.output_tokens == alone.steered_positions
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LookingDose(Dose):
-    """Read the clean states, and then give the strength that was asked for."""
-
-    alpha: float
-    seen: list[Tensor] = field(default_factory=list)
-
-    @property
-    def reads_states(self) -> bool:
-        return True
-
-    def decide(self, states: Tensor | None, rows: int) -> list[Decision]:
-        assert states is not None
-        self.seen.append(states)
-        return [Decision(alpha=self.alpha)] * rows
+def conditioned(alpha: float) -> DoseSpec:
+    """Return a dose that asks for a score, and whatever it is decides the same."""
+    rule = DoseRule(floor=alpha, ceiling=alpha, low=-1.0, high=1.0, block=9.0)
+    return DoseSpec(rule=rule)
 
 
 def test_a_dose_that_looks_first_changes_nothing_else(loaded: LoadedModel) -> None:
     # The prompt's end is run twice then: caches that cannot lose a token are redone.
     strengths = [0.05, 0.3, 0.8]
     inputs = build_inputs(loaded, questions(loaded))
-    doses = [LookingDose(alpha=strength) for strength in strengths]
-    rows = [Row(dose=dose, max_new_tokens=STEPS) for dose in doses]
+    rows = [Row(dose=conditioned(a), max_new_tokens=STEPS) for a in strengths]
+    seen: list[Tensor] = []
+
+    def score(states: Tensor) -> Tensor:
+        seen.append(states)
+        return torch.zeros(states.shape[1])
+
     with Steerer(loaded.decoder, vectors_for(loaded)) as steerer:
         expected = guarded_decode(
             loaded, steerer, inputs, alpha=strengths, max_new_tokens=STEPS
         )
-        decode_rows(loaded, steerer, inputs, rows)
+        decode_rows(loaded, steerer, inputs, rows, score=score)
     assert [tuple(r.token_ids) for r in rows] == [e.token_ids for e in expected]
     shape = (len(loaded.decoder), 1, 64)
-    for dose in doses:
-        assert [tuple(states.shape) for states in dose.seen] == [shape]
+    assert [tuple(states.shape) for states in seen] == [shape] * len(rows)
 
 
 def test_a_dose_that_looks_first_leaves_out_the_output_layer(
@@ -298,10 +290,12 @@ def test_a_dose_that_looks_first_leaves_out_the_output_layer(
         pytest.skip("the model does not say which layer is its output layer")
     given: list[int] = []
     handle = layer.register_forward_hook(lambda *run: given.append(run[2].shape[1]))
-    row = Row(dose=LookingDose(alpha=ALPHA), max_new_tokens=2)
+    row = Row(dose=conditioned(ALPHA), max_new_tokens=2)
     inputs = build_inputs(loaded, [question(loaded, "Hi.")])
     with Steerer(loaded.decoder, vectors_for(loaded)) as steerer:
-        decode_rows(loaded, steerer, inputs, [row])
+        decode_rows(
+            loaded, steerer, inputs, [row], score=lambda s: torch.zeros(s.shape[1])
+        )
     handle.remove()
     assert given == [0, *[1] * row.output_tokens]
 
@@ -333,7 +327,7 @@ def test_a_bundle_guards_its_model(
     vectors, digest = bundle.vectors.ablated, bundle.card.vectors_digest
     with Steerer(loaded.decoder, vectors, digest=digest) as steerer:
         check_steering_bites(loaded, steerer, alpha=0.5)
-    with SafeAudioLLM(loaded, bundle, alpha=bundle.card.alpha) as client:
+    with SafeAudioLLM.from_loaded(loaded, bundle, alpha=bundle.card.alpha) as client:
         clip = (tiny.clip(0.6), loaded.sampling_rate)
         reply = client.generate(clip, "Hi.", max_new_tokens=STEPS)
         streamed = list(client.stream(clip, "Hi.", max_new_tokens=STEPS))

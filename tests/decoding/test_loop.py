@@ -13,7 +13,7 @@ from sarguard.errors import SteeringNotAppliedError, SteeringRemovedError
 from sarguard.models.inputs import build_inputs
 from sarguard.models.loading import LoadedModel
 from sarguard.steering.bundle import SteeringBundle
-from sarguard.steering.dose import ConstantDose, Decision, Dose
+from sarguard.steering.dose import DoseRule, DoseSpec
 from sarguard.steering.states import last_states
 from sarguard.steering.steerer import Steerer
 from sarguard.types import Turn
@@ -22,25 +22,25 @@ from tests import tiny
 TEXTS = ("Hi.", "What is this sound?", "And now?")
 
 
-class ReadingDose(Dose):
-    """Decide what the test says, from states that it keeps."""
+def conditioned(
+    alpha: float, *, blocked: bool = False, compares: bool = False
+) -> DoseSpec:
+    """Return a dose that asks for a score, and whatever it is decides the same."""
+    rule = DoseRule(
+        floor=alpha, ceiling=alpha, low=-1.0, high=1.0, block=0.0 if blocked else 9.0
+    )
+    return DoseSpec(rule=rule, shadow=compares)
 
-    reads_states = True
 
-    def __init__(
-        self, alpha: float, *, blocked: bool = False, compares: bool = False
-    ) -> None:
-        self._compares = compares
-        self._decision = Decision(alpha=alpha, score=0.5, blocked=blocked)
-        self.states: Tensor | None = None
+class Scorer:
+    """A gate that keeps the states it is asked about."""
 
-    @property
-    def compares(self) -> bool:
-        return self._compares
+    def __init__(self) -> None:
+        self.states: list[Tensor] = []
 
-    def decide(self, states: Tensor | None, rows: int) -> list[Decision]:
-        self.states = states
-        return [self._decision] * rows
+    def __call__(self, states: Tensor) -> Tensor:
+        self.states.append(states)
+        return torch.full((states.shape[1],), 0.5)
 
 
 @pytest.fixture
@@ -72,7 +72,7 @@ def positions(loaded: LoadedModel) -> Iterator[list[int]]:
 
 
 def constant(alpha: float, tokens: int = 6) -> Row:
-    return Row(dose=ConstantDose(alpha=alpha), max_new_tokens=tokens)
+    return Row(dose=DoseSpec.constant(alpha), max_new_tokens=tokens)
 
 
 class TestDosing:
@@ -93,40 +93,44 @@ class TestDosing:
                 loaded, steerer, inputs, alpha=[0.1, 0.3, 0.6], max_new_tokens=6
             )
             rows = [
-                Row(dose=ReadingDose(alpha), max_new_tokens=6)
+                Row(dose=conditioned(alpha), max_new_tokens=6)
                 for alpha in (0.1, 0.3, 0.6)
             ]
-            decode_rows(loaded, steerer, inputs, rows)
+            decode_rows(loaded, steerer, inputs, rows, score=Scorer())
         assert [tuple(row.token_ids) for row in rows] == [d.token_ids for d in plain]
 
     def test_the_dose_sees_the_clean_states(
         self, loaded: LoadedModel, steerer: Steerer
     ) -> None:
         inputs = ask(loaded, *TEXTS[:2])
-        doses = [ReadingDose(0.5), ReadingDose(0.1)]
-        decode_rows(
-            loaded,
-            steerer,
-            inputs,
-            [Row(dose=dose, max_new_tokens=2) for dose in doses],
-        )
+        scorer = Scorer()
+        rows = [Row(dose=conditioned(a), max_new_tokens=2) for a in (0.5, 0.1)]
+        decode_rows(loaded, steerer, inputs, rows, score=scorer)
         with steerer.reading():
             expected = last_states(loaded.decoder, inputs)
-        for index, dose in enumerate(doses):
-            assert dose.states is not None
+        assert len(scorer.states) == len(rows)
+        for index, states in enumerate(scorer.states):
             torch.testing.assert_close(
-                dose.states, expected[:, index : index + 1], rtol=1e-4, atol=1e-4
+                states, expected[:, index : index + 1], rtol=1e-4, atol=1e-4
             )
+
+    def test_a_dose_that_needs_a_score_fails_without_a_gate(
+        self, loaded: LoadedModel, steerer: Steerer
+    ) -> None:
+        row = Row(dose=conditioned(0.3), max_new_tokens=2)
+        with pytest.raises(SteeringNotAppliedError, match="give the engine"):
+            decode_rows(loaded, steerer, ask(loaded, "Hi."), [row])
+        assert row.output_tokens == 0
 
     def test_a_blocked_row_says_nothing_and_its_neighbour_all(
         self, loaded: LoadedModel, steerer: Steerer
     ) -> None:
         inputs = ask(loaded, *TEXTS[:2])
         rows = [
-            Row(dose=ReadingDose(0.3, blocked=True), max_new_tokens=4),
-            Row(dose=ReadingDose(0.3), max_new_tokens=4),
+            Row(dose=conditioned(0.3, blocked=True), max_new_tokens=4),
+            Row(dose=conditioned(0.3), max_new_tokens=4),
         ]
-        decode_rows(loaded, steerer, inputs, rows)
+        decode_rows(loaded, steerer, inputs, rows, score=Scorer())
         expected = guarded_decode(loaded, steerer, inputs, alpha=0.3, max_new_tokens=4)
         assert (rows[0].ending, rows[0].token_ids) == ("blocked", [])
         assert tuple(rows[1].token_ids) == expected[1].token_ids
@@ -134,13 +138,14 @@ class TestDosing:
     def test_where_all_are_blocked_no_step_is_made(
         self, loaded: LoadedModel, steerer: Steerer
     ) -> None:
-        row = Row(dose=ReadingDose(0.3, blocked=True), max_new_tokens=4)
+        row = Row(dose=conditioned(0.3, blocked=True), max_new_tokens=4)
         steps: list[int] = []
         decode_rows(
             loaded,
             steerer,
             ask(loaded, "Hi."),
             [row],
+            score=Scorer(),
             after_step=lambda: steps.append(1),
         )
         assert (row.ending, row.output_tokens, steps) == ("blocked", 0, [])
@@ -153,10 +158,10 @@ class TestComparing:
         inputs = ask(loaded, *TEXTS)
         wishes = (True, False, True)
         rows = [
-            Row(dose=ReadingDose(0.4, compares=wish), max_new_tokens=3)
+            Row(dose=conditioned(0.4, compares=wish), max_new_tokens=3)
             for wish in wishes
         ]
-        decode_rows(loaded, steerer, inputs, rows)
+        decode_rows(loaded, steerer, inputs, rows, score=Scorer())
         assert [row.divergence is not None for row in rows] == list(wishes)
         with steerer.reading(), torch.no_grad():
             bare = loaded.model(**inputs).logits[:, -1]
@@ -172,9 +177,9 @@ class TestComparing:
     def test_no_logits_are_computed_that_nobody_reads(
         self, loaded: LoadedModel, steerer: Steerer, compares: bool, clean: int
     ) -> None:
-        row = Row(dose=ReadingDose(0.4, compares=compares), max_new_tokens=2)
+        row = Row(dose=conditioned(0.4, compares=compares), max_new_tokens=2)
         with positions(loaded) as dosed:
-            decode_rows(loaded, steerer, ask(loaded, "Hi."), [row])
+            decode_rows(loaded, steerer, ask(loaded, "Hi."), [row], score=Scorer())
         with positions(loaded) as constantly:
             decode_rows(loaded, steerer, ask(loaded, "Hi."), [constant(0.4, tokens=2)])
         assert (dosed, constantly) == ([clean, 1, 1], [1, 1])
@@ -274,7 +279,7 @@ class TestSamplingAlone:
 
         def rows() -> list[Row]:
             return [
-                Row(dose=ConstantDose(alpha=a), max_new_tokens=10, sampling=sampling)
+                Row(dose=DoseSpec.constant(a), max_new_tokens=10, sampling=sampling)
                 for a, sampling in zip((0.1, 0.2, 0.3), samplings, strict=True)
             ]
 
@@ -288,7 +293,7 @@ class TestSamplingAlone:
         self, loaded: LoadedModel, steerer: Steerer
     ) -> None:
         row = Row(
-            dose=ConstantDose(alpha=0.1),
+            dose=DoseSpec.constant(0.1),
             max_new_tokens=8,
             sampling=Sampling(repetition_penalty=1.7),
         )

@@ -76,7 +76,7 @@ def opened(
 
     def open_client(**options: Any) -> SafeAudioLLM:  # noqa: ANN401
         settings = {"policy": policy(), "audit": ledger, **options}
-        clients.append(SafeAudioLLM(loaded, calm_bundle, **settings))
+        clients.append(SafeAudioLLM.from_loaded(loaded, calm_bundle, **settings))
         return clients[-1]
 
     yield open_client

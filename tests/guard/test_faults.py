@@ -15,6 +15,7 @@ from sarguard.audit.privacy.content import Privacy
 from sarguard.client import FALLBACK, SafeAudioLLM
 from sarguard.errors import AudioEmptyError, AuditWriteError, QueueFullError
 from sarguard.guard import policy_guard
+from sarguard.guard.checks import Checks, InputCheck
 from sarguard.policy.messages import DEFAULT_MESSAGES, Reason
 from sarguard.serving import batch_engine, request_state
 from sarguard.steering.gate import Gate
@@ -71,11 +72,11 @@ def _once(patch: Patch, owner: type, name: str, error: Exception) -> None:
 
 
 def remove_hooks(client: SafeAudioLLM, patch: Patch) -> None:
-    client._desk.loaded.decoder.layers[1]._forward_hooks.clear()
+    client._backend.loaded.decoder.layers[1]._forward_hooks.clear()
 
 
 def change_vectors(client: SafeAudioLLM, patch: Patch) -> None:
-    client._steerer._vectors[0].mul_(0.01)
+    client._backend.steerer._vectors[0].mul_(0.01)
 
 
 def break_decoding(client: SafeAudioLLM, patch: Patch) -> None:
@@ -91,7 +92,8 @@ def run_out_of_memory(client: SafeAudioLLM, patch: Patch) -> None:
 
 
 def break_check(client: SafeAudioLLM, patch: Patch) -> None:
-    client._opened.guard._check = _raise(OSError("no transcriber"))  # type: ignore[assignment]
+    check = InputCheck(name="words", run=_raise(OSError("no transcriber")))  # type: ignore[arg-type]
+    client._guard._checks = Checks(input=(check,))  # type: ignore[attr-defined]
 
 
 def fill_disk_at_start(client: SafeAudioLLM, patch: Patch) -> None:
@@ -203,7 +205,7 @@ def test_a_clip_that_is_no_clip(opened: Open, monkeypatch: Patch, way: str) -> N
 def test_a_full_line_is_recorded_as_such(opened: Open, monkeypatch: Patch) -> None:
     client = opened()
     monkeypatch.setattr(
-        client._desk.worker, "reserve", _raise(QueueFullError("all places taken"))
+        client._worker, "reserve", _raise(QueueFullError("all places taken"))
     )
     with pytest.raises(QueueFullError):
         client.generate(**QUESTION)

@@ -17,6 +17,7 @@ from sarguard.errors import (
 )
 from sarguard.evaluation.arms.registry import UnguardedForMeasurement
 from sarguard.evaluation.run.batch_answers import Question, answer_batch, make_batches
+from sarguard.guard.checks import ALLOW, BLOCK, CheckResult, InputCheck, InputView
 from sarguard.models.loading import LoadedModel
 from sarguard.policy.model import Policy
 from sarguard.policy.overrides import Override
@@ -52,7 +53,7 @@ class TestTiers:
     def test_a_client_without_a_policy_is_balanced(
         self, loaded: LoadedModel, calm_bundle: SteeringBundle
     ) -> None:
-        with SafeAudioLLM(loaded, calm_bundle) as client:
+        with SafeAudioLLM.from_loaded(loaded, calm_bundle) as client:
             reply = client.generate(**ASKED)
             assert (reply.guard.mode, reply.guard.tier) == ("conditioned", "balanced")
             assert reply.audit_id is None
@@ -225,32 +226,35 @@ class TestBlocking:
     def test_a_second_signal_is_enough_to_block(self, opened: Open) -> None:
         heard: list[int] = []
 
-        def check(turns: Any) -> bool:  # noqa: ANN401
-            heard.append(turns[-1].audio[0].shape[0])
-            return "bomb" in turns[-1].text
+        def check(view: InputView) -> CheckResult:
+            heard.append(view.turns[-1].audio[0].shape[0])
+            return BLOCK if "bomb" in view.text else ALLOW
 
-        client = opened(transcript_check=check)
+        client = opened(input_checks=[InputCheck(name="words", run=check)])
         assert client.generate(**ASKED).outcome is Outcome.ANSWERED
         reply = client.generate(**{**ASKED, "text": "A bomb."})
         assert reply.outcome is Outcome.BLOCKED
         assert heard == [8000, 8000]
-        assert records(client, "request_finished")[-1].rule == "transcript_check"
+        assert records(client, "request_finished")[-1].rule == "checks.words"
 
     def test_failing_open_is_loud_and_only_beside_the_model(self, opened: Open) -> None:
         soon = datetime.now(UTC) + timedelta(hours=1)
         reason = "the transcriber is being replaced"
         lenient = {"on_fault": "open", "open_reason": reason, "open_until": soon}
 
-        def check(_turns: object) -> bool:
+        def check(_view: InputView) -> CheckResult:
             raise OSError("no transcriber")
 
-        client = opened(policy=policy(failure=lenient), transcript_check=check)
+        client = opened(
+            policy=policy(failure=lenient),
+            input_checks=[InputCheck(name="words", run=check)],
+        )
         reply = client.generate(**ASKED)
         assert reply.outcome is Outcome.ERROR_OPEN
         assert reply.guard.steered_positions == 4
         (ended,) = records(client, "request_finished")
         assert (ended.outcome, ended.fault.type) == (Outcome.ERROR_OPEN, "OSError")
-        client._desk.loaded.decoder.layers[0]._forward_hooks.clear()
+        client._backend.loaded.decoder.layers[0]._forward_hooks.clear()
         assert client.generate(**ASKED).outcome is Outcome.ERROR_CLOSED
 
 

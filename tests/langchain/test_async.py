@@ -15,9 +15,11 @@ from langchain_sarguard import ChatSafeAudio, SafeAudioRunnable, SafeAudioStage
 
 from sarguard import Reply, SafeAudioLLM, SteeringBundle
 from sarguard.errors import AudioDecodeError
-from sarguard.serving.request import Asked, NoAttendant
+from sarguard.serving.request import GenerationRequest
+from sarguard.serving.request_guard import Findings, ResolvedRequest
 from tests import tiny
 from tests.langchain.fakes import FakeClient, audio_block, failing, wav
+from tests.serving.fakes import OpenGuard
 
 LIMIT = 0.05
 _SCHEDULER = Path("/proc/thread-self/schedstat")
@@ -91,25 +93,32 @@ CONVERSATION: list[BaseMessage] = [
 ]
 
 
-class SlowLedger(NoAttendant):
-    """Take longer to write than a loop may be kept."""
+class SlowLedger(OpenGuard):
+    """A guard that takes longer to write than a loop may be kept."""
 
-    def begin(self, asked: Asked) -> str | None:
+    def record_start(self, resolved: ResolvedRequest, found: Findings) -> Findings:
         write()
-        return None
+        return found
 
-    def end(
-        self, asked: Asked, reply: Reply, error: Exception | None = None
-    ) -> Reply | None:
+    def after_model(
+        self,
+        request: GenerationRequest,
+        resolved: ResolvedRequest | None,
+        found: Findings,
+        reply: Reply,
+        error: Exception | None = None,
+    ) -> Reply:
         write()
-        return None
+        return reply
 
 
 @pytest.fixture(scope="module")
 def slow(tiny_bundle: SteeringBundle) -> Iterator[SafeAudioLLM]:
     """Return a client whose every record takes too long for an event loop."""
     loaded = tiny.build()
-    with SafeAudioLLM(loaded, tiny_bundle, alpha=0.1, attendant=SlowLedger()) as client:
+    with SafeAudioLLM.from_loaded(
+        loaded, tiny_bundle, alpha=0.1, guard=SlowLedger()
+    ) as client:
         yield client
 
 
@@ -224,7 +233,7 @@ class TestLeaving:
         self, client: SafeAudioLLM
     ) -> None:
         steps = 0
-        model = client._desk.loaded.model
+        model = client._backend.loaded.model
         hook = model.register_forward_hook(lambda *_: nonlocal_add())
 
         def nonlocal_add() -> None:

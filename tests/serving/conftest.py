@@ -63,7 +63,7 @@ def opened(
         if not options.keys() & {"dose", "policy", "tier"}:
             # A tiny model's states say nothing of harm: no gate here.
             options = {"alpha": tiny_bundle.card.alpha, **options}
-        clients.append(SafeAudioLLM(loaded, tiny_bundle, **options))  # type: ignore[arg-type]
+        clients.append(SafeAudioLLM.from_loaded(loaded, tiny_bundle, **options))  # type: ignore[arg-type]
         return clients[-1]
 
     yield open_client

@@ -5,6 +5,7 @@ import contextlib
 import gc
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -13,23 +14,28 @@ from hypothesis import strategies as st
 from sarguard.client import FALLBACK, SafeAudioLLM
 from sarguard.errors import (
     AudioEmptyError,
+    ClientClosedError,
     ConfigurationError,
+    InvalidRequestError,
     QueueFullError,
 )
-from sarguard.guard.effective_policy import UNWRITTEN
+from sarguard.guard.effective_policy import NO_POLICY
 from sarguard.models.loading import LoadedModel
 from sarguard.serving import batch_engine as engines
-from sarguard.serving.request import Asked, Blocked, Question
+from sarguard.serving import output_processor
+from sarguard.serving.request import GenerationInput, GenerationRequest
+from sarguard.serving.request_guard import Block, Findings, ResolvedRequest
 from sarguard.steering.bundle import SteeringBundle
 from sarguard.types import Done, Event, Outcome, Refusal, Reply, TextDelta
 from tests import tiny
 from tests.serving.conftest import Steps
+from tests.serving.fakes import OpenGuard
 
 Open = Callable[..., SafeAudioLLM]
 
 CLIP = (tiny.clip(0.5), tiny.RATE)
 LONG = (tiny.clip(1.3, pitch=140), tiny.RATE)
-QUESTIONS: list[Question] = [
+QUESTIONS: list[GenerationInput] = [
     {"audio": CLIP, "text": "Hi.", "max_new_tokens": 5},
     {"audio": LONG, "text": "What is this?", "max_new_tokens": 9, "alpha": 0.4},
     {"text": "No clip.", "max_new_tokens": 7, "alpha": 0.02},
@@ -73,7 +79,7 @@ def same(one: Reply, other: Reply) -> bool:
 class TestStreaming:
     @pytest.mark.parametrize("question", QUESTIONS)
     def test_a_stream_says_what_generate_says(
-        self, opened: Open, question: Question
+        self, opened: Open, question: GenerationInput
     ) -> None:
         client = opened()
         whole = client.generate(**question)
@@ -88,7 +94,7 @@ class TestStreaming:
         client = opened()
         stream = client.stream(text="Hi.", max_new_tokens=30)
         assert isinstance(next(stream), TextDelta)
-        assert not stream._ticket.settled or steps.count > 1
+        assert not stream._state.settled or steps.count > 1
         stream.close()
 
     def test_closing_frees_the_model_within_a_step(
@@ -149,7 +155,7 @@ class TestStreaming:
     def test_a_refusal_is_said_and_marked(
         self, opened: Open, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(engines, "is_refusal", lambda _text: True)
+        monkeypatch.setattr(output_processor, "is_refusal", lambda _text: True)
         events = list(opened().stream(text="Hi.", max_new_tokens=4))
         assert joined(events) == last(events).text
         assert events[-2] == Refusal(outcome=Outcome.REFUSED, text=last(events).text)
@@ -185,7 +191,7 @@ class TestBatching:
         suppress_health_check=[HealthCheck.function_scoped_fixture],
     )
     def test_any_schedule_of_threads_gives_the_answers_of_one(
-        self, opened: Open, loaded: LoadedModel, chosen: list[Question]
+        self, opened: Open, loaded: LoadedModel, chosen: list[GenerationInput]
     ) -> None:
         client = opened(max_batch=3, max_queue=2)
         alone = [client.generate(**question) for question in chosen]
@@ -237,7 +243,7 @@ class TestBatching:
 
     def test_a_question_that_makes_no_sense_is_the_callers(self, opened: Open) -> None:
         client = opened()
-        with pytest.raises(ConfigurationError):
+        with pytest.raises(InvalidRequestError):
             client.generate_batch([{"text": "A."}, {"text": "B.", "max_new_tokens": 0}])
         with pytest.raises(AudioEmptyError):
             client.generate_batch([{"text": "A.", "max_new_tokens": 2}, {"audio": b""}])
@@ -278,7 +284,7 @@ class TestWaiting:
         for thread in threads:
             thread.start()
         steps.wait_until_held()
-        assert len(client._desk.worker.line) <= 1
+        assert len(client._worker.queue) <= 1
         steps.release()
         for thread in threads:
             thread.join()
@@ -292,7 +298,7 @@ class TestWaiting:
         reply = client.generate(text="Late.", timeout=0.1)
         steps.release()
         assert (reply.outcome, reply.finish_reason) == (Outcome.TIMEOUT, "timeout")
-        assert reply.text == UNWRITTEN.message("timeout").text
+        assert reply.text == NO_POLICY.message("timeout").text
         assert reply.usage.output_tokens == 0
         assert last(list(running)).outcome is Outcome.ANSWERED
 
@@ -315,8 +321,8 @@ class TestWaiting:
         pieces = [next(stream)]
         steps.hold()
         steps.wait_until_held()
-        # The clock is the ticket's: its time is over now.
-        stream._ticket.marks.called -= 30
+        # The clock is the request's: its time is over now.
+        stream._state.times.called -= 30
         events = [*pieces, *stream]
         steps.release()
         reply = last(events)
@@ -328,7 +334,7 @@ class TestWaiting:
 
     @pytest.mark.parametrize("timeout", [0, -1, float("nan"), float("inf")])
     def test_a_timeout_is_a_time(self, opened: Open, timeout: float) -> None:
-        with pytest.raises(ConfigurationError, match="timeout"):
+        with pytest.raises(InvalidRequestError, match="timeout"):
             opened().generate(text="Hi.", timeout=timeout)
 
     @pytest.mark.parametrize(
@@ -341,7 +347,7 @@ class TestWaiting:
         options: dict[str, object],
     ) -> None:
         with pytest.raises(ConfigurationError, match=next(iter(options))):
-            SafeAudioLLM(loaded, tiny_bundle, **options)  # type: ignore[arg-type]
+            SafeAudioLLM.from_loaded(loaded, tiny_bundle, **options)  # type: ignore[arg-type]
 
 
 class TestAsync:
@@ -415,13 +421,13 @@ class TestAsync:
         steps.release()
         for stream in streams:
             assert last(list(stream)).outcome is Outcome.ANSWERED
-        assert len(client._desk.worker.line) == 0
+        assert len(client._worker.queue) == 0
 
     def test_a_bad_clip_is_raised_where_it_is_awaited(self, opened: Open) -> None:
         client = opened()
         with pytest.raises(AudioEmptyError):
             asyncio.run(client.agenerate(audio=b""))
-        assert len(client._desk.worker.line) == 0
+        assert len(client._worker.queue) == 0
 
     def test_a_loop_that_went_away_frees_the_model(
         self, opened: Open, steps: Steps
@@ -452,14 +458,14 @@ class TestClosing:
         closer.join()
         replies = [last(list(stream)) for stream in streams]
         assert [reply.outcome for reply in replies] == [Outcome.CANCELLED] * 2
-        with pytest.raises(ConfigurationError, match="closed"):
+        with pytest.raises(ClientClosedError, match="closed"):
             client.generate(text="More.")
         client.close()
 
     def test_a_dropped_client_leaves_no_thread(
         self, loaded: LoadedModel, tiny_bundle: SteeringBundle
     ) -> None:
-        client = SafeAudioLLM(loaded, tiny_bundle)
+        client = SafeAudioLLM.from_loaded(loaded, tiny_bundle)
         client.generate(text="Hi.", max_new_tokens=2)
         del client
         gc.collect()
@@ -504,7 +510,7 @@ class TestFaults:
     def test_a_refusal_is_not_tried_again(
         self, opened: Open, steps: Steps, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(engines, "is_refusal", lambda _text: True)
+        monkeypatch.setattr(output_processor, "is_refusal", lambda _text: True)
         client = opened()
         before = steps.count
         assert client.generate(text="Hi.", max_new_tokens=3).outcome is Outcome.REFUSED
@@ -537,28 +543,33 @@ class TestFaults:
             opened().generate(text="Hi.")
 
 
-class Log:
-    """Note what an attendant is told; block, change or fail as asked."""
+class Log(OpenGuard):
+    """Note what a guard is told; block or fail as asked."""
 
     def __init__(self) -> None:
         self.notes: list[str] = []
-        self.verdict: Callable[[Asked], Asked | Blocked] = lambda asked: asked
+        self.block: Block | None = None
         self.failing = ""
 
-    def admit(self, asked: Asked) -> Asked | Blocked:
-        self._note("admit")
-        return self.verdict(asked)
+    def before_model(self, resolved: ResolvedRequest) -> Findings:
+        self._note("check")
+        return Findings(block=self.block)
 
-    def begin(self, asked: Asked) -> str | None:
-        self._note("begin")
-        return f"record-{len(self.notes)}"
+    def record_start(self, resolved: ResolvedRequest, found: Findings) -> Findings:
+        self._note("start")
+        return replace(found, audit_id=f"record-{len(self.notes)}")
 
-    def receive(self, asked: Asked) -> Asked:
-        return asked
-
-    def end(self, asked: Asked, reply: Reply, error: Exception | None = None) -> None:
+    def after_model(
+        self,
+        request: GenerationRequest,
+        resolved: ResolvedRequest | None,
+        found: Findings,
+        reply: Reply,
+        error: Exception | None = None,
+    ) -> Reply:
         self._note("end")
         self.notes[-1] = reply.outcome.value
+        return reply
 
     def _note(self, name: str) -> None:
         self.notes.append(name)
@@ -566,17 +577,17 @@ class Log:
             raise OSError("the disk is full")
 
 
-class TestAttending:
+class TestGuarding:
     def test_every_request_is_recorded_before_and_after(self, opened: Open) -> None:
         log = Log()
-        reply = opened(attendant=log).generate(text="Hi.", max_new_tokens=2)
-        assert log.notes == ["admit", "begin", "answered"]
+        reply = opened(guard=log).generate(text="Hi.", max_new_tokens=2)
+        assert log.notes == ["check", "start", "answered"]
         assert reply.audit_id == "record-2"
 
     def test_a_blocked_request_is_not_decoded(self, opened: Open, steps: Steps) -> None:
         log = Log()
-        log.verdict = lambda _asked: Blocked(reason="rule 7", message="Not here.")
-        client = opened(attendant=log)
+        log.block = Block(reason="rule 7", message="Not here.")
+        client = opened(guard=log)
         before = steps.count
         events = list(client.stream(text="Hi."))
         assert steps.count == before
@@ -585,20 +596,20 @@ class TestAttending:
         assert (reply.outcome, reply.finish_reason) == (Outcome.BLOCKED, "blocked")
         assert (reply.text, reply.guard.fault) == ("Not here.", "rule 7")
         assert reply.usage.output_tokens == reply.guard.steered_positions == 0
-        assert log.notes == ["admit", "blocked"]
+        assert log.notes == ["check", "blocked"]
 
-    @pytest.mark.parametrize("failing", ["admit", "begin", "end"])
+    @pytest.mark.parametrize("failing", ["check", "start", "end"])
     def test_without_a_record_there_is_no_answer(
         self, opened: Open, failing: str
     ) -> None:
         log = Log()
         log.failing = failing
-        reply = opened(attendant=log).generate(text="Hi.", max_new_tokens=2)
+        reply = opened(guard=log).generate(text="Hi.", max_new_tokens=2)
         assert (reply.outcome, reply.text) == (Outcome.ERROR_CLOSED, FALLBACK)
         assert reply.guard.fault == "OSError: the disk is full"
 
     def test_giving_up_is_recorded_once(self, opened: Open) -> None:
         log = Log()
-        with opened(attendant=log).stream(text="Hi.", max_new_tokens=500) as stream:
+        with opened(guard=log).stream(text="Hi.", max_new_tokens=500) as stream:
             next(stream)
-        assert log.notes == ["admit", "begin", "cancelled"]
+        assert log.notes == ["check", "start", "cancelled"]

@@ -2,71 +2,72 @@ from __future__ import annotations
 
 import pytest
 
-from sarguard.errors import ConfigurationError, QueueFullError
-from sarguard.serving.request import Asked, NoAttendant
-from sarguard.serving.request_queue import Line
-from sarguard.serving.request_state import Guarding, Ticket
-from sarguard.steering.dose import ConstantDose
+from sarguard.errors import ClientClosedError, QueueFullError
+from sarguard.serving.request import GenerationRequest
+from sarguard.serving.request_queue import RequestQueue
+from sarguard.serving.request_state import ClientFacts, RequestState
+from tests.serving.fakes import OpenGuard
 
-GUARDING = Guarding(model_name="tiny", bundle_digest="0" * 64, layers=1)
-
-
-def ticket(kind: str) -> Ticket:
-    asked = Asked(dose=ConstantDose(alpha=0.1), fallback=kind)
-    return Ticket(asked, guarding=GUARDING, attendant=NoAttendant())
+FACTS = ClientFacts(model_name="tiny", bundle_digest="0" * 64, layers=1, fallback="")
 
 
-def line_of(kinds: str, *, batch: int = 2, places: int = 64) -> Line:
-    line = Line(places=places, batch=batch, key=lambda waiting: waiting.asked.fallback)
+def request(kind: str) -> RequestState:
+    return RequestState(GenerationRequest(text=kind), facts=FACTS, guard=OpenGuard())
+
+
+def queue_of(kinds: str, *, batch: int = 2, places: int = 64) -> RequestQueue:
+    queue = RequestQueue(
+        places=places, batch=batch, key=lambda waiting: waiting.request.text
+    )
     for kind in kinds:
-        enter(line, kind)
-    return line
+        enter(queue, kind)
+    return queue
 
 
-def enter(line: Line, kind: str) -> Ticket:
-    made = ticket(kind)
-    assert line.reserve(made, wait=False).done()
-    line.enter(made)
+def enter(queue: RequestQueue, kind: str) -> RequestState:
+    made = request(kind)
+    assert queue.reserve(made, wait=False).done()
+    queue.enter(made)
     return made
 
 
-def kinds(batch: list[Ticket]) -> str:
-    return "".join(waiting.asked.fallback for waiting in batch)
+def kinds(batch: list[RequestState]) -> str:
+    return "".join(waiting.request.text for waiting in batch)
 
 
 def test_equal_keys_share_a_batch_and_nobody_is_passed_over() -> None:
-    line = line_of("abaaabb")
-    order = [kinds(line.next_batch()) for _ in range(4)]
+    queue = queue_of("abaaabb")
+    order = [kinds(queue.next_batch()) for _ in range(4)]
     # The lone b is second, not last, though more of a wait.
     assert order == ["aa", "bb", "aa", "b"]
-    assert len(line) == 0
+    assert len(queue) == 0
 
 
 def test_who_comes_later_does_not_overtake_who_waits() -> None:
-    line = line_of("ab")
-    first = line.next_batch()
+    queue = queue_of("ab")
+    first = queue.next_batch()
     for _ in range(5):
-        enter(line, "a")
+        enter(queue, "a")
     assert kinds(first) == "a"
-    assert kinds(line.next_batch()) == "b"
+    assert kinds(queue.next_batch()) == "b"
 
 
 def test_a_place_is_for_who_asked_first() -> None:
-    line = line_of("a", places=1)
-    waiting = [ticket("b"), ticket("c")]
-    futures = [line.reserve(made, wait=True) for made in waiting]
+    queue = queue_of("a", places=1)
+    waiting = [request("b"), request("c")]
+    futures = [queue.reserve(made, wait=True) for made in waiting]
     assert [future.done() for future in futures] == [False, False]
     with pytest.raises(QueueFullError):
-        line.reserve(ticket("d"), wait=False)
-    line.next_batch()
+        queue.reserve(request("d"), wait=False)
+    queue.next_batch()
     assert [future.done() for future in futures] == [True, False]
-    line.release(waiting[0])
+    queue.release(waiting[0])
     assert futures[1].done()
 
 
 def test_a_closed_line_lets_nobody_in() -> None:
-    line = line_of("ab")
-    assert kinds(line.close()) == "ab"
-    assert line.next_batch() == []
-    with pytest.raises(ConfigurationError, match="closed"):
-        line.reserve(ticket("a"), wait=True)
+    queue = queue_of("ab")
+    assert kinds(queue.close()) == "ab"
+    assert queue.next_batch() == []
+    with pytest.raises(ClientClosedError, match="closed"):
+        queue.reserve(request("a"), wait=True)

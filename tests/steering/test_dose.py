@@ -1,37 +1,25 @@
 from __future__ import annotations
 
+import json
 import math
 
 import pytest
-import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sarguard.errors import ConfigurationError
-from sarguard.steering.dose import ConditionedDose, ConstantDose, DoseRule
-from sarguard.steering.gate import Gate
+from sarguard.errors import ConfigurationError, SteeringNotAppliedError
+from sarguard.steering.dose import Decision, DoseRule, DoseSpec
 
 RULE = DoseRule(floor=0.01, ceiling=0.2, low=-0.5, high=0.5, block=0.8)
 
 
-def gate() -> Gate:
-    """Return a gate whose score is the last layer's first coordinate."""
-    return Gate(
-        directions=torch.tensor([[1.0, 0.0]]), offsets=torch.zeros(1), first_layer=1
-    )
+ALIKE = DoseRule(floor=0.1, ceiling=0.1, low=-1, high=1)
 
 
-def states(*scores: float) -> torch.Tensor:
-    return torch.stack(
-        [torch.full((len(scores), 2), 9.0), torch.tensor([[s, 7.0] for s in scores])]
-    )
-
-
-def test_a_constant_dose_reads_nothing() -> None:
-    dose = ConstantDose(alpha=0.1)
-    assert not dose.reads_states
-    assert [d.alpha for d in dose.decide(None, 3)] == [0.1] * 3
-    assert {d.score for d in dose.decide(None, 3)} == {None}
+def test_a_constant_dose_needs_no_score() -> None:
+    dose = DoseSpec.constant(0.1)
+    assert (dose.reads_states, dose.mode) == (False, "faithful")
+    assert dose.decide() == dose.decide(9.0) == Decision(alpha=0.1)
 
 
 @pytest.mark.parametrize(
@@ -62,30 +50,10 @@ def test_without_a_block_threshold_only_nonsense_is_blocked() -> None:
     assert rule.decide(math.nan).blocked
 
 
-def test_a_batch_is_scored_row_by_row() -> None:
-    dose = ConditionedDose(gate=gate(), rules=[RULE])
-    found = dose.decide(states(-2.0, 0.0, 0.9), 3)
-    assert [d.score for d in found] == pytest.approx([-2.0, 0.0, 0.9])
-    assert [d.blocked for d in found] == [False, False, True]
-
-
-def test_a_batch_may_mix_rules() -> None:
-    mild = DoseRule(floor=0.02, ceiling=0.03, low=-1, high=1)
-    dose = ConditionedDose(gate=gate(), rules=[RULE, mild])
-    strong, weak = dose.decide(states(2.0, 2.0), 2)
-    assert (strong.alpha, strong.blocked) == (0.2, True)
-    assert (weak.alpha, weak.blocked) == (0.03, False)
-
-
-def test_constant_rules_ask_no_gate() -> None:
-    alike = DoseRule(floor=0.1, ceiling=0.1, low=-1, high=1)
-    dose = ConditionedDose(gate=gate(), rules=[alike])
+def test_a_constant_rule_asks_no_gate() -> None:
+    dose = DoseSpec(rule=ALIKE)
     assert not dose.reads_states
-    for given_states in (None, states(9.0, math.nan)):
-        found = dose.decide(given_states, 2)
-        assert [(d.alpha, d.score, d.blocked) for d in found] == [
-            (0.1, None, False)
-        ] * 2
+    assert dose.decide(math.nan) == Decision(alpha=0.1)
 
 
 @pytest.mark.parametrize(
@@ -95,23 +63,46 @@ def test_constant_rules_ask_no_gate() -> None:
 def test_a_rule_that_steers_or_blocks_by_the_score_asks_the_gate(
     rule: DoseRule,
 ) -> None:
-    alike = DoseRule(floor=0.1, ceiling=0.1, low=-1, high=1)
-    assert ConditionedDose(gate=gate(), rules=[rule]).reads_states
-    assert ConditionedDose(gate=gate(), rules=[alike, rule]).reads_states
+    dose = DoseSpec(rule=rule)
+    assert (dose.reads_states, dose.mode) == (True, "conditioned")
+    with pytest.raises(SteeringNotAppliedError, match="there is none"):
+        dose.decide()
 
 
-def test_missing_states_are_an_error() -> None:
-    dose = ConditionedDose(gate=gate(), rules=[RULE])
-    with pytest.raises(ConfigurationError, match="found None"):
-        dose.decide(None, 1)
-    with pytest.raises(ConfigurationError, match="2 row"):
-        dose.decide(states(1.0), 2)
+@given(st.floats(-3, 3), st.floats(0.001, 1))
+def test_no_answer_falls_below_the_least_coefficient(
+    score: float, bound: float
+) -> None:
+    found = DoseSpec(rule=RULE, min_alpha=bound).decide(score)
+    assert found.alpha == max(bound, RULE.decide(score).alpha)
+
+
+def test_shadow_mode_notes_a_block_and_lets_no_broken_state_through() -> None:
+    dose = DoseSpec(rule=RULE, shadow=True)
+    assert not dose.decide(0.9).blocked
+    assert dose.would_block(0.9)
+    assert not dose.would_block(0.1)
+    assert not dose.would_block(None)
+    assert dose.decide(math.nan).blocked
+
+
+@given(
+    st.builds(
+        DoseSpec,
+        rule=st.sampled_from([RULE, ALIKE]),
+        min_alpha=st.floats(0, 1),
+        shadow=st.booleans(),
+        bare=st.booleans(),
+    )
+)
+def test_a_dose_survives_json(dose: DoseSpec) -> None:
+    assert DoseSpec.from_dict(json.loads(json.dumps(dose.to_dict()))) == dose
 
 
 @pytest.mark.parametrize("alpha", [0.0, -0.1, math.nan, math.inf])
 def test_a_strength_is_finite_and_above_zero(alpha: float) -> None:
     with pytest.raises(ConfigurationError, match="nothing answers unsteered"):
-        ConstantDose(alpha=alpha)
+        DoseSpec.constant(alpha)
     with pytest.raises(ConfigurationError, match="floor"):
         DoseRule(floor=alpha, ceiling=1.0, low=0, high=1)
 

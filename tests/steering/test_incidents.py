@@ -50,7 +50,9 @@ def steerer(loaded: LoadedModel) -> Iterator[Steerer]:
 
 @pytest.fixture
 def client(loaded: LoadedModel, tiny_bundle: SteeringBundle) -> Iterator[SafeAudioLLM]:
-    with SafeAudioLLM(loaded, tiny_bundle, alpha=tiny_bundle.card.alpha) as opened:
+    with SafeAudioLLM.from_loaded(
+        loaded, tiny_bundle, alpha=tiny_bundle.card.alpha
+    ) as opened:
         yield opened
 
 
@@ -176,7 +178,7 @@ class TestNineIncidents:
 
         monkeypatch.setattr(Steerer, "attach", broken)
         with pytest.raises(ImportError, match="plugin"):
-            SafeAudioLLM(loaded, tiny_bundle)
+            SafeAudioLLM.from_loaded(loaded, tiny_bundle)
 
     @pytest.mark.parametrize("part", ["model", "decoder", "layer", "forward"])
     def test_8_hooks_after_a_compile(self, loaded: LoadedModel, part: str) -> None:
@@ -234,14 +236,14 @@ class TestTheirCousins:
         assert_closed(client, "SteeringRemovedError")
 
     def test_the_vectors_overwritten(self, client: SafeAudioLLM) -> None:
-        client._steerer._vectors[0].mul_(0.5)
+        client._backend.steerer._vectors[0].mul_(0.5)
         assert_closed(client, "SteeringRemovedError")
 
     def test_the_strengths_overwritten(
         self, loaded: LoadedModel, client: SafeAudioLLM
     ) -> None:
         def weaken(*_: object) -> None:
-            for strengths in client._steerer._strengths.values():
+            for strengths in client._backend.steerer._strengths.values():
                 strengths.fill_(1e-9)
 
         loaded.decoder.layers[0].register_forward_pre_hook(weaken)
@@ -303,7 +305,7 @@ class TestTheirCousins:
             lambda _m, _a, out: torch.zeros_like(out)
         )
         with pytest.raises(SteeringNotAppliedError, match="as it was"):
-            SafeAudioLLM(loaded, tiny_bundle)
+            SafeAudioLLM.from_loaded(loaded, tiny_bundle)
         handle.remove()
         run(loaded, ask(loaded, "One."))
 

@@ -35,6 +35,8 @@ OnFailure = Literal["block", "spool", "degrade"]
 
 State = Literal["recorded", "spooled", "unrecorded"]
 """What became of a record."""
+LedgerState = Literal["recording", "spooling", "degraded", "closed"]
+"""Whether records are written, wait in the spool, or were left out."""
 
 _log = structlog.get_logger(__name__)
 
@@ -122,6 +124,13 @@ class DurableRecorder:
             return _receipt(record, self._handle(record, error))
         self._sign_later()
         return _receipt(record, "recorded", seq, time)
+
+    @property
+    def state(self) -> LedgerState:
+        """Return what became of the newest records."""
+        if self._unrecorded.count:
+            return "degraded"
+        return "spooling" if self.spool.has_records() else "recording"
 
     def flush(self) -> None:
         """Write what waits in the spool, and what was missed, to the ledger."""

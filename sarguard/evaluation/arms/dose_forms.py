@@ -31,7 +31,7 @@ from sarguard.calibration.subspace import ablate
 from sarguard.calibration.vectors import CalibrationStates
 from sarguard.evaluation.arms.registry import OpenArm, Setup, register_arm
 from sarguard.models.layers import DecoderLayers
-from sarguard.steering.dose import ConditionedDose, ConstantDose, DoseRule
+from sarguard.steering.dose import DoseRule, DoseSpec
 from sarguard.steering.gate import Gate, cross_validate, fit_gate
 from sarguard.steering.steerer import Steerer
 
@@ -143,13 +143,16 @@ def _gated(
 ) -> OpenArm:
     decoder = setup.loaded.decoder
     chosen = setup.bundle.vectors.ablated if vectors is None else vectors
-    dose = ConditionedDose(gate=gate or setup.bundle.gate, rules=[_rule(setup)])
     steerer = (
         Steerer(decoder, chosen)
         if shape is None
         else ShapedSteerer(decoder, chosen, shape)
     )
-    return OpenArm(steerer=steerer, dose=dose)
+    return OpenArm(
+        steerer=steerer,
+        dose=DoseSpec(rule=_rule(setup)),
+        gate=gate or setup.bundle.gate,
+    )
 
 
 def _raw(setup: Setup) -> OpenArm:
@@ -220,7 +223,7 @@ def _null(setup: Setup) -> OpenArm:
         return h + push * part
 
     steerer = ShapedSteerer(setup.loaded.decoder, setup.bundle.vectors.ablated, mapped)
-    return OpenArm(steerer=steerer, dose=ConstantDose(alpha=_rule(setup).ceiling))
+    return OpenArm(steerer=steerer, dose=DoseSpec.constant(_rule(setup).ceiling))
 
 
 _FORMS: dict[str, Callable[[Setup], OpenArm]] = {

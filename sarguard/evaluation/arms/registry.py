@@ -32,7 +32,8 @@ from sarguard.evaluation.arms.controls import Recalibration
 from sarguard.models.layers import DecoderLayers
 from sarguard.models.loading import LoadedModel
 from sarguard.steering.bundle import SteeringBundle
-from sarguard.steering.dose import ConditionedDose, ConstantDose, Dose
+from sarguard.steering.dose import DoseSpec
+from sarguard.steering.gate import Gate
 from sarguard.steering.receipt import Receipt
 from sarguard.steering.steerer import Steerer
 
@@ -94,7 +95,9 @@ class OpenArm:
 
     steerer: Steerer
     """Not yet attached."""
-    dose: Dose
+    dose: DoseSpec
+    gate: Gate | None = None
+    """What scores requests; None where the dose is constant."""
     steers: bool = True
     """Whether anything is added; where not, the dose is reported as 0."""
     instruction: str = ""
@@ -188,14 +191,14 @@ def _is_swept(name: str) -> bool:
 
 def _constant(setup: Setup, vectors: Tensor, alpha: float) -> OpenArm:
     return OpenArm(
-        steerer=Steerer(setup.loaded.decoder, vectors), dose=ConstantDose(alpha=alpha)
+        steerer=Steerer(setup.loaded.decoder, vectors), dose=DoseSpec.constant(alpha)
     )
 
 
 def _bare(setup: Setup, _alpha: float, *, instruction: str = "") -> OpenArm:
     return OpenArm(
         steerer=UnguardedForMeasurement(setup.loaded.decoder),
-        dose=ConstantDose(alpha=1.0),
+        dose=DoseSpec.constant(1.0),
         steers=False,
         instruction=instruction,
     )
@@ -205,7 +208,7 @@ def _zero(setup: Setup, _alpha: float) -> OpenArm:
     nothing = torch.zeros_like(setup.bundle.vectors.ablated)
     return OpenArm(
         steerer=Steerer(setup.loaded.decoder, nothing),
-        dose=ConstantDose(alpha=1.0),
+        dose=DoseSpec.constant(1.0),
         steers=False,
     )
 
@@ -218,7 +221,8 @@ def _tier(setup: Setup, _alpha: float, *, name: str) -> OpenArm:
         )
     return OpenArm(
         steerer=Steerer(setup.loaded.decoder, setup.bundle.vectors.ablated),
-        dose=ConditionedDose(gate=setup.bundle.gate, rules=[tier.rule]),
+        dose=DoseSpec(rule=tier.rule),
+        gate=setup.bundle.gate,
     )
 
 

@@ -190,7 +190,8 @@ def answer_arm(
         SteeringError: An answer cannot be proven to be steered.
     """
     rows = [Row(dose=arm.dose, max_new_tokens=max_new_tokens) for _ in batch.places]
-    decode_rows(loaded, arm.steerer, _fresh(batch), rows)
+    score = None if arm.gate is None else arm.gate.score
+    decode_rows(loaded, arm.steerer, _fresh(batch), rows, score=score)
     if any(row.ending == "unhealthy" for row in rows):
         raise NonFiniteActivationError(
             "a steered state holds NaN or infinity: lower the dose, or load the model "

@@ -1,0 +1,400 @@
+"""Checks beside the gate: of what comes in, and of what goes out.
+
+A check is a name, a version, a function and a time budget. Input checks see the turns,
+their clips decoded, and a transcript that is made once for all of them. Output checks
+see the answer so far; while it is streamed, a piece goes out only after they passed.
+A check that fails or takes too long has not passed: whether the answer is let out then
+is for the policy to say (`failure.on_fault`). Every verdict stands in the record.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import re
+import threading
+from collections.abc import Awaitable, Callable, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import TYPE_CHECKING, TypeAlias, TypeVar
+
+from sarguard.errors import CheckTimeoutError, ConfigurationError
+from sarguard.guard.recorder import CHECK_RULES
+from sarguard.policy.sections import Mode
+from sarguard.serving.request import RequestContext
+from sarguard.serving.request_guard import (
+    Block,
+    CheckOutcome,
+    CheckStage,
+    CheckVerdict,
+    Findings,
+    ResolvedRequest,
+    Screening,
+)
+from sarguard.types import Turn
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+_NAME = re.compile(r"^[a-z][a-z0-9_-]{0,40}$")
+_T = TypeVar("_T")
+
+Transcriber: TypeAlias = "Callable[[NDArray[np.float32], int], str]"
+"""Turns a clip, mono at a rate in hertz, into text."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CheckResult:
+    """What a check says."""
+
+    blocked: bool = False
+    hold: int = 0
+    """Characters at the end of the answer so far that must not go out before more of
+    it is known; output checks alone."""
+
+
+ALLOW = CheckResult()
+BLOCK = CheckResult(blocked=True)
+
+
+class InputView:
+    """What an input check sees of a request."""
+
+    def __init__(
+        self,
+        turns: tuple[Turn, ...],
+        context: RequestContext,
+        *,
+        sample_rate: int,
+        transcriber: Transcriber | None,
+    ) -> None:
+        self.turns = turns
+        """The conversation, oldest first, its clips decoded."""
+        self.context = context
+        self.sample_rate = sample_rate
+        """Samples a second of every clip."""
+        self._transcriber = transcriber
+        self._transcript: str | None = None
+        # Two checks of one request may ask at once; the transcript is made once.
+        self._making = threading.Lock()
+
+    @property
+    def text(self) -> str:
+        """Return what the newest turn says in writing."""
+        return self.turns[-1].text if self.turns else ""
+
+    @property
+    def transcript(self) -> str | None:
+        """Return what the newest turn's clips say; None without a transcriber.
+
+        It is made when the first check asks for it.
+        """
+        if self._transcriber is None:
+            return None
+        with self._making:
+            if self._transcript is None:
+                clips = self.turns[-1].audio if self.turns else ()
+                heard = [self._transcriber(clip, self.sample_rate) for clip in clips]
+                self._transcript = " ".join(heard)
+            return self._transcript
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OutputView:
+    """What an output check sees of an answer."""
+
+    text: str
+    """The answer so far, from its beginning."""
+    final: bool
+    """Whether nothing follows."""
+    context: RequestContext
+
+
+InputFunction: TypeAlias = Callable[[InputView], CheckResult | Awaitable[CheckResult]]
+OutputFunction: TypeAlias = Callable[[OutputView], CheckResult | Awaitable[CheckResult]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Check:
+    name: str
+    """A word of lower-case letters, digits and dashes; it stands in records."""
+    version: str = "1"
+    """Changes with what the check does; it stands in records."""
+    timeout_s: float = 5.0
+    """Seconds that it may take; longer has not passed."""
+
+    def __post_init__(self) -> None:
+        if not _NAME.match(self.name) or not self.version or not self.timeout_s > 0:
+            raise ConfigurationError(
+                f"a check named {self.name!r}, version {self.version!r}, of "
+                f"{self.timeout_s} seconds: give a name of lower-case letters, digits "
+                "and dashes, a version, and a time above 0"
+            )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InputCheck(_Check):
+    """A check of a request, before the model is asked."""
+
+    run: InputFunction
+    """Plain or async; called on a thread of its own."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OutputCheck(_Check):
+    """A check of an answer, before it goes out.
+
+    It runs for every piece while the model waits, so it has to be quick.
+    """
+
+    run: OutputFunction
+    """Plain or async; called on a thread of its own."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Checks:
+    """The checks of a client, and what runs them."""
+
+    input: tuple[InputCheck, ...] = ()
+    output: tuple[OutputCheck, ...] = ()
+    transcriber: Transcriber | None = None
+    sample_rate: int = 16_000
+
+    def __post_init__(self) -> None:
+        names = [check.name for check in (*self.input, *self.output)]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise ConfigurationError(
+                f"two checks are named {', '.join(twice)}: records tell them apart by "
+                "name, so give each its own"
+            )
+
+    def check_input(self, resolved: ResolvedRequest, found: Findings) -> Findings:
+        """Return what was found, the input checks' verdicts included."""
+        view = InputView(
+            resolved.turns,
+            resolved.request.context,
+            sample_rate=self.sample_rate,
+            transcriber=self.transcriber,
+        )
+        for check in self.input:
+            run = partial(check.run, view)
+            _, found = _apply(check, "input", run, resolved, found)
+            if found.block is not None or found.error is not None:
+                break
+        return found
+
+    def check_output(
+        self, resolved: ResolvedRequest, found: Findings, text: str, *, final: bool
+    ) -> Screening:
+        """Return what the output checks let out of an answer so far."""
+        view = OutputView(text=text, final=final, context=resolved.request.context)
+        hold = 0
+        for check in self.output:
+            run = partial(check.run, view)
+            result, found = _apply(check, "output", run, resolved, found)
+            if found.block is not None or found.error is not None:
+                break
+            hold = max(hold, result.hold)
+        return Screening(findings=found, hold=0 if final else hold)
+
+
+def _apply(
+    check: InputCheck | OutputCheck,
+    stage: CheckStage,
+    run: Callable[[], CheckResult | Awaitable[CheckResult]],
+    resolved: ResolvedRequest,
+    found: Findings,
+) -> tuple[CheckResult, Findings]:
+    """Run one check and add its verdict to what was found."""
+    verdict: CheckOutcome = "allowed"
+    result = ALLOW
+    try:
+        result = _within(check.timeout_s, run, check.name)
+    except Exception as failure:
+        verdict = "timed_out" if isinstance(failure, CheckTimeoutError) else "failed"
+        found = found.failed(failure, resolved.policy)
+    if result.blocked:
+        verdict = "blocked"
+        found = replace(found, rule=found.rule or f"{CHECK_RULES}{check.name}")
+        # Shadow mode notes the rule and lets the request through.
+        if resolved.policy.mode is not Mode.SHADOW:
+            reason = f"check {check.name} {check.version} said so"
+            found = replace(found, block=Block(reason=reason))
+    return result, replace(found, checks=_noted(found.checks, check, stage, verdict))
+
+
+def _noted(
+    known: tuple[CheckVerdict, ...],
+    check: InputCheck | OutputCheck,
+    stage: CheckStage,
+    verdict: CheckOutcome,
+) -> tuple[CheckVerdict, ...]:
+    """Return verdicts with one more; an output check has one for its whole answer."""
+    new = CheckVerdict(
+        name=check.name, version=check.version, stage=stage, verdict=verdict
+    )
+    kept = [old for old in known if (old.name, old.stage) != (new.name, new.stage)]
+    earlier = [old for old in known if old not in kept]
+    # A piece that passes does not undo that an earlier one did not.
+    if earlier and verdict == "allowed":
+        return known
+    return (*kept, new)
+
+
+def _within(
+    seconds: float, run: Callable[[], CheckResult | Awaitable[CheckResult]], name: str
+) -> CheckResult:
+    """Return what a check says, or raise when its time is over.
+
+    A daemon thread a call, not a pool: a check that hangs must neither keep others
+    from running nor the interpreter from exiting, and pools do not survive a fork.
+    """
+    done: Future[CheckResult] = Future()
+
+    def call() -> None:
+        try:
+            found = run()
+            if inspect.isawaitable(found):
+                found = asyncio.run(_awaited(found))
+            if not isinstance(found, CheckResult):
+                raise ConfigurationError(
+                    f"check {name} returned {type(found).__name__}: return ALLOW, "
+                    "BLOCK or a CheckResult"
+                )
+        except BaseException as error:
+            done.set_exception(error)
+        else:
+            done.set_result(found)
+
+    threading.Thread(target=call, name=f"sarguard-check-{name}", daemon=True).start()
+    try:
+        return done.result(seconds)
+    except TimeoutError as error:
+        if done.done():
+            raise
+        raise CheckTimeoutError(
+            f"check {name} took longer than {seconds:g} s: it has not passed"
+        ) from error
+
+
+async def _awaited(found: Awaitable[_T]) -> _T:
+    return await found
+
+
+def phrase_check(
+    name: str,
+    phrases: Sequence[str] = (),
+    *,
+    patterns: Sequence[str] = (),
+    version: str = "1",
+    timeout_s: float = 1.0,
+) -> tuple[InputCheck, OutputCheck]:
+    """Return an input and an output check that block a list of phrases or patterns.
+
+    The input check reads what the newest turn says in writing, and its transcript
+    where the client has a transcriber. While an answer is streamed, words that may
+    turn out to be the beginning of a phrase are held back; a pattern is seen only
+    when all of it is there.
+
+    Args:
+        name: Name of both checks; `-output` is added to the second's.
+        phrases: Words, whatever their case and spacing.
+        patterns: Regular expressions, whatever their case.
+        version: Version of the list.
+        timeout_s: Seconds that one look may take.
+
+    Raises:
+        ConfigurationError: There is neither phrase nor pattern, or a pattern is none.
+    """
+    if isinstance(phrases, str) or isinstance(patterns, str):
+        raise ConfigurationError(
+            "phrases and patterns are lists of strings, not one string"
+        )
+    words = [" ".join(phrase.split()).casefold() for phrase in phrases]
+    if not [*words, *patterns] or not all(words):
+        raise ConfigurationError(
+            "a check of no phrases and no patterns, or of an empty one, says nothing: "
+            "give at least one, none empty"
+        )
+    spaced = [r"\b" + r"\s+".join(map(re.escape, w.split())) + r"\b" for w in words]
+    try:
+        found = re.compile("|".join(f"(?:{p})" for p in (*spaced, *patterns)), re.I)
+    except re.error as error:
+        raise ConfigurationError(
+            f"a pattern of check {name} is none: {error}"
+        ) from error
+
+    def check_input(view: InputView) -> CheckResult:
+        said = " ".join(filter(None, (view.text, view.transcript)))
+        return BLOCK if found.search(said) else ALLOW
+
+    def check_output(view: OutputView) -> CheckResult:
+        if found.search(view.text):
+            return BLOCK
+        return CheckResult(hold=_possible_start(view.text, words))
+
+    return (
+        InputCheck(name=name, version=version, timeout_s=timeout_s, run=check_input),
+        OutputCheck(
+            name=f"{name}-output",
+            version=version,
+            timeout_s=timeout_s,
+            run=check_output,
+        ),
+    )
+
+
+def _possible_start(text: str, phrases: Sequence[str]) -> int:
+    """Return how many characters at the end may begin one of the phrases."""
+    longest = max((len(phrase) for phrase in phrases), default=0)
+    # Spaces in the text may be more than the phrase has: count generously.
+    for start in range(max(0, len(text) - 2 * longest), len(text)):
+        if start and text[start - 1].isalnum():
+            continue
+        tail = " ".join(text[start:].split()).casefold()
+        if tail and any(phrase.startswith(tail) for phrase in phrases):
+            return len(text) - start
+    return 0
+
+
+# Private keys, cloud and API keys, JSON web tokens, bearer tokens.
+_SECRETS = re.compile(
+    r"-----BEGIN [A-Z ]*PRIVATE KEY"
+    r"|\b(?:AKIA|ASIA)[0-9A-Z]{16}\b"
+    r"|\b(?:sk|pk|rk)[-_](?:live|test|proj|ant)?[-_]?[A-Za-z0-9_-]{16,}"
+    r"|\bgh[pousr]_[A-Za-z0-9]{20,}"
+    r"|\bxox[abprs]-[A-Za-z0-9-]{10,}"
+    r"|\bAIza[0-9A-Za-z_-]{30,}"
+    r"|\beyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]+"
+    r"|\b[Bb]earer\s+[A-Za-z0-9._~+/-]{20,}"
+)
+_DIGITS = re.compile(r"(?<![\d.])\d(?:[ -]?\d){12,18}(?![\d.]?\d)")
+# Digits, or a word long enough to be the beginning of a key, that may go on.
+_OPEN_END = re.compile(r"(?:\d[\d -]*|[A-Za-z0-9._~+/=-]{12,}|-{2,}[A-Z -]*)$")
+
+
+def secrets_check(*, version: str = "1", timeout_s: float = 1.0) -> OutputCheck:
+    """Return an output check that blocks payment card numbers, keys and tokens.
+
+    A card number is 13 to 19 digits, spaces and dashes between them allowed, that
+    satisfy the Luhn formula (ISO/IEC 7812-1, Annex B). While an answer is streamed,
+    digits at its end are held back until it is clear that they are none.
+    """
+
+    def run(view: OutputView) -> CheckResult:
+        cards = (m[0] for m in _DIGITS.finditer(view.text))
+        if _SECRETS.search(view.text) or any(_is_card(card) for card in cards):
+            return BLOCK
+        tail = _OPEN_END.search(view.text)
+        return CheckResult(hold=0 if tail is None else len(tail[0]))
+
+    return OutputCheck(name="secrets", version=version, timeout_s=timeout_s, run=run)
+
+
+def _is_card(written: str) -> bool:
+    digits = [int(c) for c in reversed(written) if c.isdigit()]
+    doubled = (sum(divmod(2 * digit, 10)) for digit in digits[1::2])
+    return (sum(digits[::2]) + sum(doubled)) % 10 == 0 and any(digits)
