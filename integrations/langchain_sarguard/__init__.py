@@ -1,33 +1,37 @@
-"""Use a guarded audio-language model as a LangChain chat model."""
+"""Guarded audio-language models for LangChain: chat model, runnable and voice stage."""
 
 from __future__ import annotations
 
-from langchain_sarguard.audio_handles import audio_message, wav_bytes
+from langchain_sarguard.audio_handles import (
+    AudioStore,
+    audio_message,
+    default_audio_store,
+    wav_bytes,
+)
+from langchain_sarguard.audio_runnables import SafeAudioRunnable
 from langchain_sarguard.chat_models import ChatSafeAudio
 from langchain_sarguard.errors import (
+    AnswerFailedError,
     AnswerRefusedError,
-    AnswerThrownAwayError,
     AudioHandleError,
     InvalidInputError,
     UnguardedModelError,
 )
-from langchain_sarguard.runnables import SafeAudioRunnable
-from langchain_sarguard.stage import SafeAudioStage
-from langchain_sarguard.vault import AudioVault, shared_vault
-from sarguard.audio.endpointing import EndpointingOptions
+from langchain_sarguard.voice_stage import VoicePipelineStage
+from sarguard.audio import EndpointingOptions
 
 __all__ = [
+    "AnswerFailedError",
     "AnswerRefusedError",
-    "AnswerThrownAwayError",
     "AudioHandleError",
-    "AudioVault",
+    "AudioStore",
     "ChatSafeAudio",
     "EndpointingOptions",
     "InvalidInputError",
     "SafeAudioRunnable",
-    "SafeAudioStage",
     "UnguardedModelError",
+    "VoicePipelineStage",
     "audio_message",
-    "shared_vault",
+    "default_audio_store",
     "wav_bytes",
 ]

@@ -1,55 +1,169 @@
-"""Messages that name their clips, in place of messages that carry them."""
+"""Audio handles: messages name their clips, and the clips stay in memory.
+
+A message that names its clip, `{"type": "audio", "file_id": "sar_..."}`, can go
+through callbacks, tracers, checkpoints, caches and logs: all they record is a random
+name. LangChain copies messages to every one of these, so a voice in a message would be
+stored in places that the application neither chose nor can erase.
+"""
 
 from __future__ import annotations
 
 import io
 import os
-from collections.abc import Sequence
+import secrets
+import threading
+import weakref
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, NoReturn, TypeAlias, TypeVar
 
 from langchain_core.messages import BaseMessage, HumanMessage
 
-from langchain_sarguard.blocks import Sound, read_blocks
-from langchain_sarguard.errors import InvalidInputError
-from langchain_sarguard.vault import PREFIX, AudioVault, shared_vault
+from langchain_sarguard.content_blocks import AudioPart, parse_content
+from langchain_sarguard.errors import AudioHandleError, InvalidInputError
 
-Clip: TypeAlias = "bytes | bytearray | str | os.PathLike[str]"
-"""Encoded bytes, a path, or the name of a clip that is in the vault already."""
+PREFIX = "sar_"
+
+ClipInput: TypeAlias = "bytes | bytearray | str | os.PathLike[str]"
+"""Encoded bytes, a path, or the handle of a clip that is in the store already."""
 
 _Message = TypeVar("_Message", bound=BaseMessage)
 
 
+class AudioStore:
+    """Thread-safe, bounded store of encoded clips; least recently used ones go first.
+
+    Handles are random, not digests: the digest of a voice is still personal data. A
+    store lives in one process and ends with it.
+    """
+
+    def __init__(
+        self, *, max_clips: int = 1024, max_bytes: int = 256 * 1024 * 1024
+    ) -> None:
+        """Create an empty store.
+
+        Args:
+            max_clips: Most clips that are kept.
+            max_bytes: Most bytes of all clips together; a larger clip is refused.
+        """
+        if max_clips < 1 or max_bytes < 1:
+            raise ValueError(
+                f"max_clips is {max_clips} and max_bytes {max_bytes}: need 1 or more "
+                "of each"
+            )
+        self._max_clips = max_clips
+        self._max_bytes = max_bytes
+        self._lock = threading.Lock()
+        self._clips: OrderedDict[str, bytes] = OrderedDict()
+        self._borrowed: dict[str, Callable[[], bytes]] = {}
+        self._bytes = 0
+
+    def __len__(self) -> int:
+        """Return the number of clips, borrowed ones included."""
+        return len(self._clips) + len(self._borrowed)
+
+    def put(self, data: bytes) -> str:
+        """Store an encoded clip and return its handle.
+
+        Raises:
+            ValueError: The clip is larger than the whole store.
+        """
+        if len(data) > self._max_bytes:
+            raise ValueError(
+                f"the clip has {len(data)} bytes and the store takes "
+                f"{self._max_bytes}: create an AudioStore with a larger max_bytes"
+            )
+        handle = _new_handle()
+        with self._lock:
+            self._clips[handle] = data
+            self._bytes += len(data)
+            while len(self._clips) > self._max_clips or self._bytes > self._max_bytes:
+                _, dropped = self._clips.popitem(last=False)
+                self._bytes -= len(dropped)
+        return handle
+
+    def borrow(self, read: Callable[[], bytes], *, owner: object) -> str:
+        """Return a handle for a clip that `read` returns while its owner lives.
+
+        Borrowed clips are not copied and do not count towards the bounds.
+        """
+        handle = _new_handle()
+        # Finalizers run wherever the collector does, even in a thread that holds the
+        # lock, so they must not take it: one pop from a dict is atomic without it.
+        self._borrowed[handle] = read
+        weakref.finalize(owner, self._borrowed.pop, handle, None).atexit = False
+        return handle
+
+    def get(self, handle: str) -> bytes:
+        """Return a clip.
+
+        Raises:
+            AudioHandleError: There is none of that handle.
+        """
+        with self._lock:
+            if handle in self._clips:
+                self._clips.move_to_end(handle)
+                return self._clips[handle]
+        try:
+            read = self._borrowed[handle]
+        except KeyError:
+            raise AudioHandleError(
+                f"there is no clip named {handle!r} here: it was dropped because the "
+                "store was full, or put into the store of another process. Put it in "
+                "again, create a larger AudioStore, or leave the message out."
+            ) from None
+        # Outside the lock: decoding a long clip must not hold up other threads.
+        return read()
+
+    def delete(self, handle: str) -> None:
+        """Delete a stored clip, if it is there."""
+        with self._lock:
+            self._bytes -= len(self._clips.pop(handle, b""))
+
+    def __repr__(self) -> str:
+        return f"AudioStore({len(self)} clips)"
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("an AudioStore cannot be pickled: it holds voices")
+
+
+_DEFAULT = AudioStore()
+
+
+def default_audio_store() -> AudioStore:
+    """Return the store of this process, which is used where no other is given."""
+    return _DEFAULT
+
+
 def audio_message(
-    clip: Clip | Sequence[Clip], text: str = "", *, vault: AudioVault | None = None
+    clip: ClipInput | Sequence[ClipInput],
+    text: str = "",
+    *,
+    audio_store: AudioStore | None = None,
 ) -> HumanMessage:
-    """Put clips into a vault and return a message that names them.
+    """Store clips and return a message that names them.
 
     Args:
-        clip: One clip or several: encoded bytes, a path, or a vault's handle.
-        text: What the user wrote; goes behind the clips.
-        vault: The chat model's; the default is the one that all of them share.
+        clip: One clip or several: encoded bytes, a path, or a handle.
+        text: What the user wrote; goes after the clips.
+        audio_store: The chat model's; by default the one that all share.
 
     Raises:
         InvalidInputError: A clip is of another type.
         OSError: A file cannot be read.
     """
-    store = shared_vault() if vault is None else vault
+    store = _DEFAULT if audio_store is None else audio_store
     clips: Sequence[Any] = clip if isinstance(clip, (list, tuple)) else [clip]
     content: list[str | dict[Any, Any]] = [
-        audio_block(_handle_of(one, store)) for one in clips
+        _handle_block(_stored(one, store)) for one in clips
     ]
     if text:
         content.append({"type": "text", "text": text})
     return HumanMessage(content=content)
 
 
-def audio_block(handle: str) -> dict[str, Any]:
-    """Return the content block that names a clip."""
-    return {"type": "audio", "file_id": handle}
-
-
-def wav_bytes(samples: Any, *, sample_rate: int) -> bytes:  # noqa: ANN401
+def wav_bytes(samples: Any, *, sample_rate: int) -> bytes:
     """Return samples of shape (time,), float or 16-bit, as the bytes of a WAV file."""
     import soundfile  # type: ignore[import-untyped]
 
@@ -58,49 +172,56 @@ def wav_bytes(samples: Any, *, sample_rate: int) -> bytes:  # noqa: ANN401
     return buffer.getvalue()
 
 
-def hide_audio(messages: Sequence[BaseMessage], vault: AudioVault) -> list[BaseMessage]:
-    """Return messages in which every clip is named; the vault lends the clips.
+def detach_audio(
+    messages: Sequence[BaseMessage], store: AudioStore
+) -> list[BaseMessage]:
+    """Return messages with a handle in place of every clip; none is modified.
 
-    A lent clip lives as long as the returned message that names it.
+    A clip can be read by its handle as long as the returned message lives.
 
     Raises:
         InvalidInputError: A message holds a block that cannot be used.
     """
-    return [_hide(message, i, vault) for i, message in enumerate(messages)]
+    return [_detach(message, i, store) for i, message in enumerate(messages)]
 
 
-def _hide(message: _Message, index: int, vault: AudioVault) -> _Message:
+def _detach(message: _Message, index: int, store: AudioStore) -> _Message:
     if "audio" in message.additional_kwargs:
-        # Where other providers' answers keep what their models said aloud.
+        # Other providers' messages keep here what their model said aloud.
         rest = {k: v for k, v in message.additional_kwargs.items() if k != "audio"}
         message = message.model_copy(update={"additional_kwargs": rest})
     if isinstance(message.content, str):
         return message
-    items = list(read_blocks(message, where=f"messages[{index}]"))
-    if not any(isinstance(item, Sound) for item in items):
+    parts = list(parse_content(message, where=f"messages[{index}]"))
+    if not any(isinstance(part, AudioPart) for part in parts):
         return message
-    hidden = message.model_copy()
-    hidden.content = [
-        _named(item, hidden, vault) if isinstance(item, Sound) else block
-        for item, block in zip(items, message.content, strict=True)
+    detached = message.model_copy()
+    detached.content = [
+        _handle_block(part.handle or store.borrow(part.read, owner=detached))
+        if isinstance(part, AudioPart)
+        else block
+        for part, block in zip(parts, message.content, strict=True)
     ]
-    return hidden
+    return detached
 
 
-def _named(sound: Sound, owner: BaseMessage, vault: AudioVault) -> dict[str, Any]:
-    if sound.handle is not None:
-        return audio_block(sound.handle)
-    return audio_block(vault.lend(sound.read, owner))
+def _handle_block(handle: str) -> dict[str, Any]:
+    return {"type": "audio", "file_id": handle}
 
 
-def _handle_of(clip: object, vault: AudioVault) -> str:
+def _stored(clip: object, store: AudioStore) -> str:
+    """Return the handle of a clip, which is stored unless it is a handle itself."""
     if isinstance(clip, str) and clip.startswith(PREFIX):
         return clip
     if isinstance(clip, (bytes, bytearray)):
-        return vault.put(bytes(clip))
+        return store.put(bytes(clip))
     if isinstance(clip, (str, os.PathLike)):
-        return vault.put(Path(clip).read_bytes())
+        return store.put(Path(clip).read_bytes())
     raise InvalidInputError(
         f"a clip is a {type(clip).__name__}: give encoded bytes, a path or a handle; "
         "for samples use wav_bytes()"
     )
+
+
+def _new_handle() -> str:
+    return PREFIX + secrets.token_hex(16)

@@ -1,10 +1,10 @@
-"""What the chat model adds to its client: `python -m langchain_sarguard.benchmark`.
+"""Cost of the chat model over its client: `python -m langchain_sarguard.benchmark`.
 
-Two ways, as JSON. `around`: one answer is recorded and replayed without a model, so
-that only the chat model's own work is left; it is given in microseconds of processor
-time, which other programs do not change. `pairs`: the client and the chat model answer
-the same question in turns, whoever begins drawn by lot; it is given as the median of
-the pairs' ratios less 1, with a bootstrap interval of 95 %.
+Measured in two ways, as JSON. `around`: one answer is recorded and replayed without a
+model, so that only the chat model's own work is left, in microseconds of processor
+time, which other programs do not change. `pairs`: client and chat model answer the same
+question in turn, in random order; given as the median of the pairs' ratios less 1, with
+a bootstrap interval of 95 %.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ import random
 import statistics
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -29,11 +30,11 @@ Clock: TypeAlias = Callable[[], float]
 
 _RATE = 16_000
 _TEXT = "Answer the question in the audio."
-_DRAWS = 2000
+_RESAMPLES = 2000
 
 
 class Replay(SafeAudioLLM):
-    """Give one recorded answer again, at once and without a model."""
+    """Client that repeats one recorded answer, at once and without a model."""
 
     def __init__(self, client: SafeAudioLLM, events: Sequence[object]) -> None:
         self._client = client
@@ -41,7 +42,7 @@ class Replay(SafeAudioLLM):
 
     @property
     def alpha(self) -> float:
-        """Return the recorded client's strength."""
+        """Return the recorded client's steering coefficient."""
         return self._client.alpha
 
     @property
@@ -59,20 +60,9 @@ class Replay(SafeAudioLLM):
         """Return the recorded client's model."""
         return self._client.model_name
 
-    def stream(self, *_: Any, **__: Any) -> Any:  # noqa: ANN401
+    def stream(self, *_: Any, **__: Any) -> Any:
         """Return the recorded events."""
-        return _Recorded(self._events)
-
-
-class _Recorded:
-    def __init__(self, events: Sequence[object]) -> None:
-        self._events = events
-
-    def __enter__(self) -> Iterator[object]:
-        return iter(self._events)
-
-    def __exit__(self, *_: object) -> None:
-        return None
+        return nullcontext(iter(self._events))
 
 
 def record(
@@ -87,7 +77,7 @@ def record(
     return [*events], done.reply.timings.total_s
 
 
-def time_around(
+def time_replayed(
     client: SafeAudioLLM,
     events: Sequence[object],
     messages: list[BaseMessage],
@@ -96,14 +86,14 @@ def time_around(
 ) -> dict[str, float]:
     """Return the microseconds of processor time that a call takes without a model."""
     chat = ChatSafeAudio.from_client(Replay(client, events))
-    ways: dict[str, Callable[[], object]] = {
+    calls_by_name: dict[str, Callable[[], object]] = {
         "invoke_us": lambda: chat.invoke(messages),
         "stream_us": lambda: list(chat.stream(messages)),
     }
     found = {}
-    for name, way in ways.items():
-        way()  # What loads at first use is no call's own.
-        taken = [_time(way, time.thread_time) for _ in range(calls)]
+    for name, call in calls_by_name.items():
+        call()  # Whatever loads at first use is not part of a call.
+        taken = [_time(call, time.thread_time) for _ in range(calls)]
         found[name] = 1e6 * statistics.median(taken)
     return found
 
@@ -118,24 +108,27 @@ def time_pairs(
 ) -> list[float]:
     """Return how much longer the chat model took than the client, pair by pair."""
     chat = ChatSafeAudio.from_client(client, max_tokens=tokens)
-    ways: list[Callable[[], object]] = [
+    variants: list[Callable[[], object]] = [
         lambda: client.generate(clip, _TEXT, max_new_tokens=tokens),
         lambda: chat.invoke(messages),
     ]
-    lot = random.Random(0)
+    rng = random.Random(0)
     found = []
     for number in range(pairs + 1):
-        order = lot.sample((0, 1), 2)
-        taken = {which: _time(ways[which], time.perf_counter) for which in order}
-        if number:  # The first pair warms the machine up.
+        # In random order, as the second of a pair may find warmer caches.
+        order = rng.sample((0, 1), 2)
+        taken = {which: _time(variants[which], time.perf_counter) for which in order}
+        if number:  # The first pair is a warm-up.
             found.append(taken[1] / taken[0] - 1)
     return found
 
 
 def interval(values: Sequence[float]) -> tuple[float, float]:
     """Return a bootstrap interval of 95 % of the median."""
-    drawn = np.random.default_rng(0).choice(np.asarray(values), (_DRAWS, len(values)))
-    low, high = np.quantile(np.median(drawn, axis=1), [0.025, 0.975])
+    samples = np.random.default_rng(0).choice(
+        np.asarray(values), (_RESAMPLES, len(values))
+    )
+    low, high = np.quantile(np.median(samples, axis=1), [0.025, 0.975])
     return float(low), float(high)
 
 
@@ -148,15 +141,12 @@ def measure(
     messages: list[BaseMessage] = [audio_message(clip, _TEXT)]
     record(client, clip, tokens=tokens)
     events, answer_s = record(client, clip, tokens=tokens)
-    around = time_around(client, events, messages, calls=calls)
+    around = time_replayed(client, events, messages, calls=calls)
     ratios = time_pairs(client, clip, messages, pairs=pairs, tokens=tokens)
     return {
         "answer_s": answer_s,
         "pieces": len(events),
-        "around": {
-            **around,
-            "share": around["invoke_us"] / 1e6 / answer_s,
-        },
+        "around": {**around, "share": around["invoke_us"] / 1e6 / answer_s},
         "pairs": {
             "count": len(ratios),
             "share": statistics.median(ratios),

@@ -1,4 +1,4 @@
-"""One call of the chat model, on its way to the guarded client."""
+"""One call of the chat model: a request to the guarded client, and its options."""
 
 from __future__ import annotations
 
@@ -10,87 +10,99 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from langchain_sarguard.errors import InvalidInputError
-from langchain_sarguard.messages_in import Request, Said
+from langchain_sarguard.messages_in import ParsedConversation, ParsedTurn
 from sarguard import SafeAudioLLM, SarguardError, Turn
 
 if TYPE_CHECKING:
-    # What the client's own methods return; no name of it is needed at run time.
+    # What the streams of the client yield.
     Events = Iterator[Any]
     AsyncEvents = AsyncIterator[Any]
 
-PER_CALL = ("max_tokens", "seed", "temperature", "timeout", "top_p")
-SHAPE = "json_schema"
-# What a request may say of itself. The client holds a tier against its policy's floor.
-PARTICULARS = ("locale", "request_id", "session", "tenant", "tier")
+CALL_OPTIONS = ("max_tokens", "seed", "temperature", "timeout", "top_p")
+# What a request says of itself. The client checks a tier against its policy's floor.
+CONTEXT_OPTIONS = ("locale", "request_id", "session", "tenant", "tier")
+JSON_SCHEMA = "json_schema"
 
-_IN_JSON = "Answer with one JSON object that follows this schema: {schema}"
+_JSON_INSTRUCTION = "Answer with one JSON object that follows this schema: {schema}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Call:
-    """Hold a request that is still to be read, and what to decode it with."""
+class ClientCall:
+    """One request to the client, whose messages are not parsed yet.
+
+    Parsing decodes base64 and may take long, so `aevents` does it in a thread.
+    """
 
     client: SafeAudioLLM
-    read: Callable[[], Request]
+    parse: Callable[[], ParsedConversation]
     options: Mapping[str, Any]
 
     @contextmanager
     def events(self) -> Iterator[Events]:
-        """Ask, and cancel what is left when the block is left.
+        """Send the request; leaving the block cancels what is left of the answer.
 
         Raises:
             InvalidInputError: The messages make no request; it says which.
             AudioError: A clip cannot be used; the message says which.
             SarguardError: As `SafeAudioLLM.stream` does.
         """
-        request = self.read()
+        conversation = self.parse()
         try:
-            with self.client.stream(**self._asked(request)) as events:
+            with self.client.stream(**self._arguments(conversation)) as events:
                 yield events
         except SarguardError as error:
-            self._blame_clip(request, error)
+            self._raise_for_clip(conversation, error)
             raise
 
     @asynccontextmanager
     async def aevents(self) -> AsyncIterator[AsyncEvents]:
-        """Ask without blocking the event loop; see `events`."""
-        request = await asyncio.to_thread(self.read)
+        """Send the request without blocking the event loop; see `events`."""
+        conversation = await asyncio.to_thread(self.parse)
         try:
-            # The clips of earlier turns are decoded here.
-            asked = await asyncio.to_thread(self._asked, request)
-            async with self.client.astream(**asked) as events:
+            # In a thread, as this decodes the clips of earlier turns.
+            arguments = await asyncio.to_thread(self._arguments, conversation)
+            async with self.client.astream(**arguments) as events:
                 yield events
         except SarguardError as error:
-            await asyncio.to_thread(self._blame_clip, request, error)
+            await asyncio.to_thread(self._raise_for_clip, conversation, error)
             raise
 
-    def _asked(self, request: Request) -> dict[str, Any]:
-        question = request.question
+    def _arguments(self, conversation: ParsedConversation) -> dict[str, Any]:
+        question = conversation.question
         return {
             "audio": [clip.data for clip in question.clips] or None,
             "text": self._text(question),
-            "system": request.system,
-            "history": [self._turn(said) for said in request.history],
+            "system": conversation.system,
+            "history": [self._turn(turn) for turn in conversation.history],
             **self.options,
         }
 
-    def _text(self, question: Said) -> str:
-        """Return the question; a model that is not told of a schema fights it."""
-        text, schema = question.text, self.options[SHAPE]
+    def _text(self, question: ParsedTurn) -> str:
+        """Return the question, with an instruction where there is a schema.
+
+        A grammar alone is not enough: a model that is not told of it fights it.
+        """
+        schema = self.options[JSON_SCHEMA]
         if schema is None:
-            return text
-        asked = _IN_JSON.format(schema=json.dumps(schema))
-        return f"{text}\n\n{asked}" if text else asked
+            return question.text
+        instruction = _JSON_INSTRUCTION.format(schema=json.dumps(schema))
+        return f"{question.text}\n\n{instruction}" if question.text else instruction
 
-    def _turn(self, said: Said) -> Turn:
-        if not said.clips:
-            return Turn(role=said.role, text=said.text)
-        clips: list[Any] = [clip.data for clip in said.clips]
-        return self.client.turn(said.role, text=said.text, audio=clips)
+    def _turn(self, turn: ParsedTurn) -> Turn:
+        if not turn.clips:
+            return Turn(role=turn.role, text=turn.text)
+        clips: list[Any] = [clip.data for clip in turn.clips]
+        return self.client.turn(turn.role, text=turn.text, audio=clips)
 
-    def _blame_clip(self, request: Request, error: SarguardError) -> None:
-        """Raise the fault of the first clip that cannot be used, if one cannot."""
-        for clip in request.clips():
+    def _raise_for_clip(
+        self, conversation: ParsedConversation, error: SarguardError
+    ) -> None:
+        """Raise the error of the first clip that cannot be used, if there is one.
+
+        The client does not know which message a clip comes from. Clips are tried one
+        by one only after a failure, so a good request is decoded once.
+        """
+        for clip in conversation.clips():
             try:
                 self.client.turn("user", audio=clip.data)
             except SarguardError as fault:
@@ -100,7 +112,7 @@ class Call:
 def read_options(
     settings: object, overrides: Mapping[str, Any], stop: list[str] | None
 ) -> dict[str, Any]:
-    """Return what to decode with; nothing here can weaken the guard.
+    """Return the client's options for a call; none of them can weaken the guard.
 
     Args:
         settings: The chat model, for what the call leaves open.
@@ -110,21 +122,24 @@ def read_options(
     Raises:
         InvalidInputError: Something cannot be given with a call.
     """
-    unknown = sorted(set(overrides) - {*PER_CALL, *PARTICULARS, SHAPE})
+    # A list of what is allowed, not of what is not: `bind` and agents pass anything on,
+    # and the client's next option must not be within their reach by accident.
+    unknown = sorted(set(overrides) - {*CALL_OPTIONS, *CONTEXT_OPTIONS, JSON_SCHEMA})
     if unknown:
         raise InvalidInputError(
             f"cannot take {', '.join(unknown)} with a call: this model takes "
-            f"{', '.join((*PER_CALL, *PARTICULARS))}, {SHAPE} and stop, and has no "
-            "tools. The "
-            "model, its policy and the dose are set where the client is loaded."
+            f"{', '.join((*CALL_OPTIONS, *CONTEXT_OPTIONS))}, {JSON_SCHEMA} and stop, "
+            "and has no tools. The model, its policy and the dose are set where the "
+            "client is loaded."
         )
     if stop is not None and not all(stop):
         raise InvalidInputError(
             "an empty stop sequence would end every answer at once: leave it out."
         )
-    options = {n: overrides.get(n, getattr(settings, n)) for n in PER_CALL}
+    options = {n: overrides.get(n, getattr(settings, n)) for n in CALL_OPTIONS}
     options["max_new_tokens"] = options.pop("max_tokens")
     options["stop"] = stop
-    options[SHAPE] = overrides.get(SHAPE)
-    said = {n: overrides[n] for n in PARTICULARS if overrides.get(n) is not None}
-    return {**options, **said, "entry": "langchain"}
+    options[JSON_SCHEMA] = overrides.get(JSON_SCHEMA)
+    # Left out where it is None, so that the client's own default holds.
+    context = {n: v for n in CONTEXT_OPTIONS if (v := overrides.get(n)) is not None}
+    return {**options, **context, "entry": "langchain"}

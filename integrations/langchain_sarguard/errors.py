@@ -1,8 +1,7 @@
-"""What the chat model raises.
+"""Errors of the chat model, placed in langchain-core's own tree.
 
-All fit into langchain-core's own tree as far as the installed version has it:
-`ModelRefusalError` came with 1.7.5. What is wrong with the input is a `ValueError`
-as well.
+That tree depends on the installed version (`ModelRefusalError` came with 1.7.5); what
+it lacks is replaced by its nearest ancestor. Invalid input is a `ValueError` as well.
 """
 
 from __future__ import annotations
@@ -23,21 +22,21 @@ else:
 
 
 class InvalidInputError(_InvalidRequest, ValueError):
-    """Say which message or setting cannot be used, and what to do about it."""
+    """A message or a setting that cannot be used."""
 
 
 class AudioHandleError(InvalidInputError):
-    """Say that there is no clip of a name in the vault."""
+    """A handle without a clip in the audio store."""
 
 
 class UnguardedModelError(_ModelError, TypeError):
-    """Say that something unguarded was about to answer in the place of a guard."""
+    """An unguarded runnable where only a guarded one may answer."""
 
 
 class AnswerRefusedError(_RefusalError):
-    """Say that the model declined, or that the request was blocked.
+    """A refusal by the model, or a request that was blocked.
 
-    `raw_message` holds what the caller is to hear.
+    `raw_message` holds the text for the caller.
     """
 
     def __init__(self, message: str, *, raw_message: BaseMessage) -> None:
@@ -45,10 +44,10 @@ class AnswerRefusedError(_RefusalError):
         self.raw_message = raw_message
 
 
-class AnswerThrownAwayError(_ModelError):
-    """Say that there is no whole answer: a fault, a timeout or a cancel.
+class AnswerFailedError(_ModelError):
+    """A fault, a timeout or a cancellation in place of a whole answer.
 
-    `raw_message` holds what the caller is to hear.
+    `raw_message` holds the text for the caller.
     """
 
     def __init__(self, message: str, *, raw_message: BaseMessage) -> None:

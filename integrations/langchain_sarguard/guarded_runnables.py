@@ -1,4 +1,10 @@
-"""What wraps a guarded model, and who may stand in for it."""
+"""Guarded runnables: who may answer in the place of a guarded chat model.
+
+langchain-core derives runnables from a chat model (`bind`, `with_retry`, `map` ...) by
+classes that know nothing of a guard: `chat.with_retry().with_fallbacks([other])` would
+let any model answer where the guarded one failed closed. So all that is derived here
+is rebuilt as a subclass with the same checks, at any depth.
+"""
 
 from __future__ import annotations
 
@@ -23,199 +29,201 @@ from langchain_core.runnables.retry import RunnableRetry
 from langchain_sarguard.errors import InvalidInputError, UnguardedModelError
 
 if TYPE_CHECKING:
-    Base = RunnableSerializable[Any, Any]
+    # A mixin at run time: the runnable itself is the next class in line.
+    _Base = RunnableSerializable[Any, Any]
 else:
-    Base = object
+    _Base = object
 
 
 class Guarded:
-    """Mark what answers through a guarded client, and nothing else."""
+    """Marker of runnables that answer through a guarded client, and nothing else."""
 
 
-class GuardedWays(Guarded, Base):
-    """Keep the guard on everything that a runnable's own methods make of it."""
+class GuardedRunnable(Guarded, _Base):
+    """Runnable methods whose results are guarded as well."""
 
-    def bind(self, **kwargs: Any) -> GuardedBinding:  # noqa: ANN401
+    def bind(self, **kwargs: Any) -> GuardedBinding:
         """Return this model with arguments for each call."""
         return GuardedBinding(bound=self, kwargs=kwargs, config={})
 
     def with_config(
-        self,
-        config: RunnableConfig | None = None,
-        **kwargs: Any,  # noqa: ANN401
+        self, config: RunnableConfig | None = None, **kwargs: Any
     ) -> GuardedBinding:
         """Return this model with a configuration."""
         merged: Any = {**(config or {}), **kwargs}
         return GuardedBinding(bound=self, kwargs={}, config=merged)
 
     def with_fallbacks(
-        self,
-        fallbacks: Sequence[Runnable[Any, Any]],
-        **settings: Any,  # noqa: ANN401
+        self, fallbacks: Sequence[Runnable[Any, Any]], **settings: Any
     ) -> RunnableWithFallbacks[Any, Any]:
-        """Return this model with guarded models behind it.
+        """Return this model with guarded fallbacks.
 
         Raises:
             UnguardedModelError: One of them is not guarded.
         """
         check_guarded(fallbacks, "a fallback")
-        kept: RunnableWithFallbacks[Any, Any] = keep(
+        guarded: RunnableWithFallbacks[Any, Any] = as_guarded(
             super().with_fallbacks(fallbacks, **settings)
         )
-        return kept
+        return guarded
 
-    def with_retry(self, **settings: Any) -> Any:  # noqa: ANN401
+    def with_retry(self, **settings: Any) -> Any:
         """Return this model, asked again where it raises."""
-        return keep(super().with_retry(**settings))
+        return as_guarded(super().with_retry(**settings))
 
-    def with_listeners(self, **listeners: Any) -> Any:  # noqa: ANN401
+    def with_listeners(self, **listeners: Any) -> Any:
         """Return this model with listeners to its runs."""
-        return keep(super().with_listeners(**listeners))
+        return as_guarded(super().with_listeners(**listeners))
 
-    def with_alisteners(self, **listeners: Any) -> Any:  # noqa: ANN401
+    def with_alisteners(self, **listeners: Any) -> Any:
         """Return this model with asynchronous listeners to its runs."""
-        return keep(super().with_alisteners(**listeners))
+        return as_guarded(super().with_alisteners(**listeners))
 
-    def with_types(self, **types: Any) -> Any:  # noqa: ANN401
+    def with_types(self, **types: Any) -> Any:
         """Return this model with other types of input and output."""
-        return keep(super().with_types(**types))
+        return as_guarded(super().with_types(**types))
 
-    def map(self) -> Any:  # noqa: ANN401
+    def map(self) -> Any:
         """Return a runnable that answers each item of a list."""
-        return keep(super().map())
+        return as_guarded(super().map())
 
-    def configurable_fields(self, **fields: Any) -> Any:  # noqa: ANN401
-        """Return this model with fields that a configuration may choose."""
-        return keep(super().configurable_fields(**fields))
+    def configurable_fields(self, **fields: Any) -> Any:
+        """Return this model with fields that a configuration may set."""
+        return as_guarded(super().configurable_fields(**fields))
 
     def configurable_alternatives(
-        self,
-        which: ConfigurableField,
-        **settings: Any,  # noqa: ANN401
+        self, which: ConfigurableField, **settings: Any
     ) -> RunnableSerializable[Any, Any]:
         """Return this model with guarded models that a configuration may choose.
 
         Raises:
             UnguardedModelError: One of them is not guarded.
         """
-        named = ("default_key", "prefix_keys")
-        others = [made(v) for name, v in settings.items() if name not in named]
-        check_guarded(others, "an alternative")
-        kept: RunnableSerializable[Any, Any] = keep(
+        # langchain-core takes the alternatives among its own keyword arguments.
+        options = ("default_key", "prefix_keys")
+        models = [_resolve(v) for name, v in settings.items() if name not in options]
+        check_guarded(models, "an alternative")
+        guarded: RunnableSerializable[Any, Any] = as_guarded(
             super().configurable_alternatives(which, **settings)
         )
-        return kept
+        return guarded
 
 
-class GuardedKind(GuardedWays):
-    """Be langchain-core's own class, but for what may stand in."""
+class GuardedWrapper(GuardedRunnable):
+    """One of langchain-core's wrappers, around a guarded runnable."""
 
     @classmethod
     def lc_id(cls) -> list[str]:
-        """Name langchain-core's class, so that others can read what is written."""
+        """Return the id of langchain-core's class, which any reader knows."""
         core = (c for c in cls.__mro__ if c.__module__.startswith("langchain_core."))
         return [*cls.get_lc_namespace(), next(core).__name__]
 
-    def configurable_fields(self, **fields: Any) -> Any:  # noqa: ANN401
-        """Say that a configuration reaches the model's own settings only.
+    def configurable_fields(self, **fields: Any) -> Any:
+        """Refuse; a wrapper's fields include the model that it wraps.
 
         Raises:
-            InvalidInputError: Always: one of the fields is the model.
+            InvalidInputError: There is a field.
         """
         check_configurable(fields, ())
         return self
 
 
 # Without parameters: a parametrised field would take no instance of the plain class.
-class GuardedRetry(GuardedKind, RunnableRetry):  # type: ignore[type-arg]
-    """Ask a guarded model again where it raises."""
+class GuardedRetry(GuardedWrapper, RunnableRetry):  # type: ignore[type-arg]
+    """Guarded runnable that is asked again where it raises."""
 
 
-class GuardedEach(GuardedKind, RunnableEach):  # type: ignore[misc,type-arg]
-    """Answer each item of a list."""
+class GuardedEach(GuardedWrapper, RunnableEach):  # type: ignore[misc,type-arg]
+    """Guarded runnable that answers each item of a list."""
 
 
-class GuardedFallbacks(GuardedKind, RunnableWithFallbacks):  # type: ignore[type-arg]
-    """Ask one guarded model after the other."""
+class GuardedFallbacks(GuardedWrapper, RunnableWithFallbacks):  # type: ignore[type-arg]
+    """Guarded runnable with guarded fallbacks."""
 
 
-class GuardedFields(GuardedKind, RunnableConfigurableFields):  # type: ignore[type-arg]
-    """Let a configuration choose settings of a guarded model."""
+class GuardedConfigurableFields(GuardedWrapper, RunnableConfigurableFields):  # type: ignore[type-arg]
+    """Guarded runnable with fields that a configuration sets."""
 
-    def configurable_fields(self, **fields: Any) -> Any:  # noqa: ANN401
-        """Return this model with more of its settings open to a configuration."""
+    def configurable_fields(self, **fields: Any) -> Any:
+        """Return this model with more fields that a configuration may set."""
+        # It passes them on to the model, whose own check applies.
         return RunnableConfigurableFields.configurable_fields(self, **fields)
 
 
-class GuardedAlternatives(GuardedKind, RunnableConfigurableAlternatives):  # type: ignore[type-arg]
-    """Let a configuration choose between guarded models."""
+class GuardedConfigurableAlternatives(
+    GuardedWrapper,
+    RunnableConfigurableAlternatives,  # type: ignore[type-arg]
+):
+    """Guarded runnables between which a configuration chooses."""
 
 
-class GuardedBinding(GuardedKind, RunnableBinding[Any, Any]):  # type: ignore[misc]
-    """Bind arguments or a configuration to a guarded model."""
+class GuardedBinding(GuardedWrapper, RunnableBinding[Any, Any]):  # type: ignore[misc]
+    """Guarded runnable with bound arguments or a bound configuration."""
 
-    def bind(self, **kwargs: Any) -> GuardedBinding:  # noqa: ANN401
+    def bind(self, **kwargs: Any) -> GuardedBinding:
         """Return this binding with more arguments."""
-        made: Any = RunnableBinding.bind(self, **kwargs)
-        return made  # type: ignore[no-any-return]
+        binding: Any = RunnableBinding.bind(self, **kwargs)
+        return binding  # type: ignore[no-any-return]
 
     def with_config(
-        self,
-        config: RunnableConfig | None = None,
-        **kwargs: Any,  # noqa: ANN401
+        self, config: RunnableConfig | None = None, **kwargs: Any
     ) -> GuardedBinding:
         """Return this binding with more configuration."""
-        made: Any = RunnableBinding.with_config(self, config, **kwargs)
-        return made  # type: ignore[no-any-return]
+        binding: Any = RunnableBinding.with_config(self, config, **kwargs)
+        return binding  # type: ignore[no-any-return]
 
 
-_KINDS: dict[type, type[GuardedKind]] = {
+_WRAPPERS: dict[type, type[GuardedWrapper]] = {
     RunnableBinding: GuardedBinding,
-    RunnableConfigurableAlternatives: GuardedAlternatives,
-    RunnableConfigurableFields: GuardedFields,
+    RunnableConfigurableAlternatives: GuardedConfigurableAlternatives,
+    RunnableConfigurableFields: GuardedConfigurableFields,
     RunnableEach: GuardedEach,
     RunnableRetry: GuardedRetry,
     RunnableWithFallbacks: GuardedFallbacks,
 }
 
 
-def keep(made: Any) -> Any:  # noqa: ANN401
-    """Return what langchain-core made of a guarded runnable, as a guarded one."""
-    kind = _KINDS.get(type(made))
-    return made if kind is None else kind(**dict(made))
+def as_guarded(derived: Any) -> Any:
+    """Return what langchain-core derived from a guarded runnable, guarded."""
+    wrapper = _WRAPPERS.get(type(derived))
+    return derived if wrapper is None else wrapper(**dict(derived))
 
 
-def made(alternative: object) -> object:
-    """Return what an alternative is, or what a callable one makes."""
+def _resolve(alternative: object) -> object:
+    """Return an alternative, or what a factory of one makes."""
     if isinstance(alternative, Runnable) or not callable(alternative):
         return alternative
     make: Callable[[], object] = alternative
     return make()
 
 
-def check_guarded(runnables: Iterable[object], what: str) -> None:
-    """Raise where something would answer in a guarded model's place, unguarded.
+def check_guarded(runnables: Iterable[object], role: str) -> None:
+    """Refuse runnables that would answer in a guarded model's place, unguarded.
 
     Raises:
-        UnguardedModelError: As said.
+        UnguardedModelError: One of them is not guarded.
     """
     for runnable in runnables:
         if not is_guarded(runnable):
             raise UnguardedModelError(
-                f"{type(runnable).__name__} is not guarded and cannot be {what} of a "
+                f"{type(runnable).__name__} is not guarded and cannot be {role} of a "
                 "guarded model: it would answer where the guard did not. Use another "
                 "ChatSafeAudio, or catch the error and say so to the caller."
             )
 
 
 def is_guarded(runnable: object) -> bool:
-    """Return whether a runnable answers through guarded clients only."""
+    """Return whether a runnable answers through guarded clients only.
+
+    Wrappers are judged by what they wrap. A sequence or a function is never guarded:
+    it may call any model, and what it calls cannot be seen from outside.
+    """
     if isinstance(runnable, RunnableBindingBase):
         return is_guarded(runnable.bound)
     if isinstance(runnable, RunnableWithFallbacks):
         return all(map(is_guarded, [runnable.runnable, *runnable.fallbacks]))
     if isinstance(runnable, RunnableConfigurableAlternatives):
-        others = [made(other) for other in runnable.alternatives.values()]
+        others = [_resolve(other) for other in runnable.alternatives.values()]
         return all(map(is_guarded, [runnable.default, *others]))
     if isinstance(runnable, RunnableConfigurableFields):
         return is_guarded(runnable.default)
@@ -223,7 +231,7 @@ def is_guarded(runnable: object) -> bool:
 
 
 def check_configurable(fields: Iterable[str], allowed: Iterable[str]) -> None:
-    """Raise for a field that a configuration must not reach.
+    """Refuse fields that a configuration must not set.
 
     Raises:
         InvalidInputError: There is one.

@@ -1,23 +1,23 @@
-"""From a list of LangChain messages to one request of a guarded client."""
+"""From a list of LangChain messages to a conversation that a guarded client answers."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from typing import Literal, TypeAlias
 
 from langchain_core.messages import AIMessage, BaseMessage, ChatMessage
 
-from langchain_sarguard.blocks import Sound, Text, read_blocks
+from langchain_sarguard.audio_handles import AudioStore
+from langchain_sarguard.content_blocks import AudioPart, parse_content
 from langchain_sarguard.errors import AudioHandleError, InvalidInputError
-from langchain_sarguard.vault import AudioVault
 
 Role: TypeAlias = Literal["system", "user", "assistant"]
 
 LostAudio: TypeAlias = Literal["raise", "note"]
 
-_NOTE = "[a clip that is no longer available]"
+_LOST_CLIP = "[a clip that is no longer available]"
 _ROLES: dict[str, Role] = {
     "system": "system",
     "developer": "system",
@@ -29,108 +29,106 @@ _ROLES: dict[str, Role] = {
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Clip:
-    """Hold an encoded clip and the place where it was found."""
+class EncodedClip:
+    """Encoded clip, and the block that it comes from."""
 
     where: str
     data: bytes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Said:
-    """Hold what one party says until the next one speaks."""
+class ParsedTurn:
+    """What one party says until the other one speaks."""
 
     role: Role
     text: str
-    clips: tuple[Clip, ...] = ()
+    clips: tuple[EncodedClip, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Request:
-    """Hold a conversation that ends with a question."""
+class ParsedConversation:
+    """Conversation that ends with a question."""
 
     system: str | None
-    history: tuple[Said, ...]
-    question: Said
+    history: tuple[ParsedTurn, ...]
+    question: ParsedTurn
 
-    def clips(self) -> tuple[Clip, ...]:
+    def clips(self) -> tuple[EncodedClip, ...]:
         """Return every clip, oldest first."""
-        return tuple(c for said in (*self.history, self.question) for c in said.clips)
+        return tuple(c for turn in (*self.history, self.question) for c in turn.clips)
 
 
-def to_request(
+def parse_messages(
     messages: Sequence[BaseMessage],
-    vault: AudioVault,
+    store: AudioStore,
     *,
     lost_audio: LostAudio = "raise",
-) -> Request:
-    """Return the request that a list of messages makes.
+) -> ParsedConversation:
+    """Return the conversation that a list of messages makes.
 
     Neighbours of one role are one turn, as many chat templates know no other. In a
     turn the clips go before the text.
 
     Args:
         messages: Oldest first.
-        vault: Where clips are that the messages name.
-        lost_audio: Whether an earlier message whose clip is gone is an error, or
-            says in a note that it is gone.
+        store: Where handles in the messages are looked up.
+        lost_audio: Whether the lost clip of an earlier message is an error ("raise"),
+            or is replaced by a note.
 
     Raises:
-        InvalidInputError: The list has no question at its end, a system message
-            behind other messages, a message of a tool, or a block that cannot be
-            used.
+        InvalidInputError: The list has no question at its end, a system message after
+            other messages, a message of a tool, or a block that cannot be used.
     """
-    reader = _Reader(vault, last=len(messages) - 1, lost_audio=lost_audio)
-    said = list(_merge(reader.read(message, i) for i, message in enumerate(messages)))
-    system = said.pop(0).text if said and said[0].role == "system" else None
-    if any(turn.role == "system" for turn in said):
+    turns = list(_merge(_parse_each(messages, store, lost_audio)))
+    system = turns.pop(0).text if turns and turns[0].role == "system" else None
+    if any(turn.role == "system" for turn in turns):
         raise InvalidInputError(
             "a system message comes after other messages: system messages have to "
             "come first."
         )
-    if not said or said[-1].role != "user":
+    if not turns or turns[-1].role != "user":
         last = f"a {type(messages[-1]).__name__}" if messages else "no message at all"
         raise InvalidInputError(
             f"the conversation ends with {last}: end it with a HumanMessage."
         )
-    return Request(system=system, history=tuple(said[:-1]), question=said[-1])
+    return ParsedConversation(
+        system=system, history=tuple(turns[:-1]), question=turns[-1]
+    )
 
 
-class _Reader:
-    """Read messages, looking up the clips that they name."""
-
-    def __init__(self, vault: AudioVault, *, last: int, lost_audio: LostAudio) -> None:
-        self._vault = vault
-        self._last = last
-        self._lost_audio = lost_audio
-
-    def read(self, message: BaseMessage, index: int) -> Said:
+def _parse_each(
+    messages: Sequence[BaseMessage], store: AudioStore, lost_audio: LostAudio
+) -> Iterator[ParsedTurn]:
+    """Yield each message as a turn."""
+    for index, message in enumerate(messages):
         where = f"messages[{index}]"
         role = _role(message, where)
+        # Only the history may lack a clip: without the question's there is no question.
+        may_be_lost = lost_audio == "note" and index < len(messages) - 1
         texts: list[str] = []
-        clips: list[Clip] = []
-        for item in read_blocks(message, where=where):
-            found = self._find(item, earlier=index < self._last)
+        clips: list[EncodedClip] = []
+        for part in parse_content(message, where=where):
+            found = part if isinstance(part, str) else _find(part, store, may_be_lost)
             if isinstance(found, str):
                 texts.append(found)
             else:
                 clips.append(found)
         text = "\n".join(text for text in texts if text)
-        said = Said(role=role, text=text, clips=tuple(clips))
-        _check(said, where)
-        return said
+        turn = ParsedTurn(role=role, text=text, clips=tuple(clips))
+        _check(turn, where)
+        yield turn
 
-    def _find(self, item: Text | Sound, *, earlier: bool) -> str | Clip:
-        if isinstance(item, Text):
-            return item.text
-        if item.handle is None:
-            return Clip(where=item.where, data=item.read())
-        try:
-            return Clip(where=item.where, data=self._vault.get(item.handle))
-        except AudioHandleError as error:
-            if earlier and self._lost_audio == "note":
-                return _NOTE
-            raise AudioHandleError(f"{item.where}: {error}") from error
+
+def _find(part: AudioPart, store: AudioStore, may_be_lost: bool) -> str | EncodedClip:
+    """Return a clip, or a note in place of one that may be lost."""
+    if part.handle is None:
+        return EncodedClip(where=part.where, data=part.read())
+    try:
+        return EncodedClip(where=part.where, data=store.get(part.handle))
+    except AudioHandleError as error:
+        if may_be_lost:
+            return _LOST_CLIP
+        raise AudioHandleError(f"{part.where}: {error}") from error
 
 
 def _role(message: BaseMessage, where: str) -> Role:
@@ -149,22 +147,23 @@ def _role(message: BaseMessage, where: str) -> Role:
     return _ROLES[kind]
 
 
-def _check(said: Said, where: str) -> None:
-    if said.clips and said.role != "user":
+def _check(turn: ParsedTurn, where: str) -> None:
+    if turn.clips and turn.role != "user":
         raise InvalidInputError(
-            f"{said.clips[0].where} is audio in a message of the {said.role}: only "
+            f"{turn.clips[0].where} is audio in a message of the {turn.role}: only "
             "human messages can carry audio."
         )
-    if said.role == "user" and not said.clips and not said.text.strip():
+    if turn.role == "user" and not turn.clips and not turn.text.strip():
         raise InvalidInputError(
             f"{where} is empty: give it text, an audio block, or both, or leave it out."
         )
 
 
-def _merge(turns: Iterable[Said]) -> Iterable[Said]:
-    for role, run in groupby(turns, key=lambda turn: turn.role):
-        same = list(run)
-        yield Said(
+def _merge(turns: Iterable[ParsedTurn]) -> Iterator[ParsedTurn]:
+    """Yield the turns with neighbours of one role joined."""
+    for role, neighbours in groupby(turns, key=lambda turn: turn.role):
+        same = list(neighbours)
+        yield ParsedTurn(
             role=role,
             text="\n\n".join(turn.text for turn in same if turn.text),
             clips=tuple(clip for turn in same for clip in turn.clips),

@@ -1,9 +1,9 @@
 """From the events of a guarded answer to LangChain messages, whole or in chunks.
 
-The content is always a string, so that a voice reads it out as it is. What is no
-answer says so three times: in `response_metadata["outcome"]`, in `finish_reason`,
-and as a standard refusal block in `content_blocks`, which is what LangChain's own
-refusal middleware reads.
+The content is always a string, so that it can be spoken as it is. A message that is not
+an answer says so in three places: in `response_metadata["outcome"]`, in
+`finish_reason`, and by a standard refusal block in `content_blocks`, which is what
+LangChain's own refusal middleware reads.
 """
 
 from __future__ import annotations
@@ -15,56 +15,55 @@ from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
 from langchain_core.messages.ai import InputTokenDetails, UsageMetadata
 from langchain_core.messages.block_translators import register_translator
 
-from langchain_sarguard.errors import AnswerRefusedError, AnswerThrownAwayError
+from langchain_sarguard.errors import AnswerFailedError, AnswerRefusedError
 from sarguard import Done, Outcome, Refusal, Reply, TextDelta
 
 if TYPE_CHECKING:
     from langchain_core.messages.content import ContentBlock
 
 PROVIDER = "sarguard"
-# The speaker's own will, or the policy's; everything else went wrong.
+# Decided by the model or the policy; every other outcome without an answer is a fault.
 _DECLINED = (Outcome.REFUSED, Outcome.BLOCKED)
-_LET_OUT = (Outcome.ANSWERED, Outcome.ERROR_OPEN)
+_ANSWERED = (Outcome.ANSWERED, Outcome.ERROR_OPEN)
 
 
 @dataclass(slots=True, kw_only=True)
-class Hearing:
-    """Collect the events of one answer."""
+class ResponseBuilder:
+    """Builder of one answer's message from the client's events."""
 
     model_name: str
     policy: str | None = None
     """Id, version and digest of the policy that was in force."""
-    said: str = ""
+    text: str = ""
     refusal: Refusal | None = None
 
-    def hear(self, event: object) -> str | Reply:
-        """Take an event and return what it adds to the text, or the reply at the end.
-
-        A text that takes the place of an answer is said behind what was said already.
-        """
+    def add(self, event: object) -> str | Reply:
+        """Return what an event adds to the text, or the reply that ends the stream."""
         if isinstance(event, Done):
             return event.reply
-        more = ""
+        added = ""
         if isinstance(event, TextDelta):
-            more = event.text
-        elif isinstance(event, Refusal) and event.outcome not in _LET_OUT:
+            added = event.text
+        elif isinstance(event, Refusal) and event.outcome not in _ANSWERED:
             self.refusal = event
+            # The text of a refusal was streamed already. Any other text replaces the
+            # answer, but chunks cannot be taken back: it goes on a line of its own.
             if event.outcome is not Outcome.REFUSED:
-                more = f"\n{event.text}" if self.said else event.text
-        self.said += more
-        return more
+                added = f"\n{event.text}" if self.text else event.text
+        self.text += added
+        return added
 
     def message(self, reply: Reply) -> AIMessage:
         """Return the whole answer as a message."""
         return AIMessage(
-            content=self.said,
+            content=self.text,
             additional_kwargs=self._kwargs(),
             response_metadata=self._metadata(reply),
             usage_metadata=_usage(reply),
         )
 
     def last_chunk(self, reply: Reply) -> AIMessageChunk:
-        """Return the chunk without text that ends a stream."""
+        """Return the last chunk of a stream, which has the metadata and no text."""
         return AIMessageChunk(
             content="",
             additional_kwargs=self._kwargs(),
@@ -94,26 +93,26 @@ class Hearing:
         return {name: value for name, value in metadata.items() if value is not None}
 
 
-def raise_if_withheld(message: BaseMessage) -> None:
-    """Raise for everything but an answer; reads the metadata that is written here.
+def raise_unless_answered(message: BaseMessage) -> None:
+    """Raise for a message that is not an answer, by the metadata written above.
 
     Raises:
         AnswerRefusedError: The model declined, or the request was blocked.
-        AnswerThrownAwayError: Something else went wrong.
+        AnswerFailedError: There was a fault, a timeout or a cancellation.
     """
     outcome = Outcome(message.response_metadata["outcome"])
     found = f"there is no answer ({outcome.value})"
     if outcome in _DECLINED:
         raise AnswerRefusedError(f"{found}: {message.text}", raw_message=message)
-    if outcome not in _LET_OUT:
+    if outcome not in _ANSWERED:
         fault = message.response_metadata.get("refusal", {}).get("fault")
-        raise AnswerThrownAwayError(f"{found}: {fault}", raw_message=message)
+        raise AnswerFailedError(f"{found}: {fault}", raw_message=message)
 
 
 def content_blocks(message: AIMessage) -> list[ContentBlock]:
-    """Return a message's standard content blocks, with a refusal as one of them."""
+    """Return the standard content blocks of a message, a refusal among them."""
     if not isinstance(message.content, str):
-        # Somebody rewrote the content; langchain-core then reads it by its own rules.
+        # Rewritten by someone else: langchain-core then applies its own rules.
         raise NotImplementedError
     blocks: list[dict[str, Any]] = []
     if message.content:
@@ -126,7 +125,7 @@ def content_blocks(message: AIMessage) -> list[ContentBlock]:
                 "extras": message.response_metadata.get("refusal", {}),
             }
         )
-    # The refusal block is newer than the oldest langchain-core that is supported.
+    # Untyped: the oldest supported langchain-core has no type for refusal blocks.
     return cast("list[ContentBlock]", blocks)
 
 
@@ -135,7 +134,7 @@ def _finish_reason(reply: Reply) -> str:
 
 
 def _refusal(reply: Reply) -> dict[str, str]:
-    # Only the wording tells that a model declines; the guard knows what it did.
+    # A refusal by the model is inferred from its wording; the guard knows its own acts.
     source = "wording" if reply.outcome is Outcome.REFUSED else "guard"
     found = {"category": reply.outcome.value, "detected_by": source}
     return found if reply.guard.fault is None else {**found, "fault": reply.guard.fault}

@@ -1,4 +1,4 @@
-"""Fixtures for the LangChain tests, and what langchain-tests' own tests need."""
+"""Fixtures of the LangChain tests, and what the suites of langchain-tests need."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
 def benchmark() -> Callable[..., Any]:
     """Run what a standard test would time, once."""
 
-    def run(timed: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
+    def run(timed: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         return timed(*args, **kwargs)
 
     return run

@@ -42,7 +42,7 @@ class FakeBundle:
 
 
 class FakeStream:
-    """Send one answer's events, and note whether they were heard to the end."""
+    """Stream of one answer's events that counts what was read and closed."""
 
     def __init__(self, client: FakeClient, events: Sequence[Event]) -> None:
         self._client = client
@@ -82,7 +82,7 @@ class FakeStream:
 
 
 class FakeClient(SafeAudioLLM):
-    """Give one reply to everything, and remember what was asked.
+    """Client that gives one reply to everything and records its requests.
 
     Clips are decoded for real, so a bad one fails as it does with a model.
     """
@@ -94,17 +94,24 @@ class FakeClient(SafeAudioLLM):
         outcome: Outcome = Outcome.ANSWERED,
         finish_reason: str = "stop",
         fault: str | None = None,
-        said: str = "",
+        streamed: str = "",
         audit_id: str | None = None,
         seconds: float = 0.0,
-        obeys: bool = False,
+        follows_schema: bool = False,
     ) -> None:
-        """Make one.
+        """Create a client.
 
-        `said` is what was streamed before a text came that takes its place; what
-        `obeys` fills strings into a schema, where one is given.
+        Args:
+            text: The reply's.
+            outcome: The reply's.
+            finish_reason: The reply's.
+            fault: The reply's.
+            streamed: What comes before the text, where that takes an answer's place.
+            audit_id: The reply's.
+            seconds: Pause before each event.
+            follows_schema: Fill strings into a schema, where one is given.
         """
-        self.obeys = obeys
+        self.follows_schema = follows_schema
         self._policy = Policy.preset("balanced")
         self.reply = Reply(
             text=text,
@@ -121,7 +128,7 @@ class FakeClient(SafeAudioLLM):
             ),
             audit_id=audit_id,
         )
-        self.said = said
+        self.streamed = streamed
         self.seconds = seconds
         self.requests: list[dict[str, Any]] = []
         self.sent: list[Event] = []
@@ -132,7 +139,7 @@ class FakeClient(SafeAudioLLM):
         return 0.1
 
     @property
-    def bundle(self) -> Any:  # noqa: ANN401
+    def bundle(self) -> Any:
         return FakeBundle()
 
     @property
@@ -145,14 +152,14 @@ class FakeClient(SafeAudioLLM):
 
     def events(self, schema: dict[str, Any] | None = None) -> list[Event]:
         reply = self.reply
-        if self.obeys and schema is not None:
+        if self.follows_schema and schema is not None:
             filled = dict.fromkeys(schema["properties"], "Why?")
             reply = replace(reply, text=json.dumps(filled))
         by_model = reply.outcome in (
             *(Outcome.ANSWERED, Outcome.REFUSED, Outcome.ERROR_OPEN),
             *(Outcome.TIMEOUT, Outcome.CANCELLED),
         )
-        text = reply.text if by_model else self.said
+        text = reply.text if by_model else self.streamed
         pieces = re.findall(r"\S+\s*", text)
         events: list[Event] = [TextDelta(text=piece) for piece in pieces]
         if reply.outcome is Outcome.REFUSED or not by_model:
@@ -160,42 +167,30 @@ class FakeClient(SafeAudioLLM):
         return [*events, Done(reply=reply)]
 
     def stream(  # type: ignore[override]
-        self,
-        audio: Any = None,  # noqa: ANN401
-        text: str = "",
-        **options: Any,  # noqa: ANN401
+        self, audio: Any = None, text: str = "", **options: Any
     ) -> FakeStream:
-        self.hear(audio, text, options)
+        self.record(audio, text, options)
         return FakeStream(self, self.events(options.get("json_schema")))
 
     def astream(  # type: ignore[override]
-        self,
-        audio: Any = None,  # noqa: ANN401
-        text: str = "",
-        **options: Any,  # noqa: ANN401
+        self, audio: Any = None, text: str = "", **options: Any
     ) -> FakeStream:
-        self.hear(audio, text, options)
+        self.record(audio, text, options)
         return FakeStream(self, self.events(options.get("json_schema")))
 
-    def hear(self, audio: Any, text: str, options: dict[str, Any]) -> None:  # noqa: ANN401
+    def record(self, audio: Any, text: str, options: dict[str, Any]) -> None:
         sources = audio if isinstance(audio, list) else []
-        heard = [load_audio(source, sample_rate=RATE) for source in sources]
-        self.requests.append({"audio": heard, "text": text, **options})
+        clips = [load_audio(source, sample_rate=RATE) for source in sources]
+        self.requests.append({"audio": clips, "text": text, **options})
 
-    def turn(
-        self,
-        role: Any,  # noqa: ANN401
-        *,
-        text: str = "",
-        audio: Any = None,  # noqa: ANN401
-    ) -> Turn:
+    def turn(self, role: Any, *, text: str = "", audio: Any = None) -> Turn:
         sources = audio if isinstance(audio, list) else [audio]
         clips = tuple(load_audio(source, sample_rate=RATE) for source in sources)
         return Turn(role=role, text=text, audio=clips)
 
 
-class Tape(BaseTracer):
-    """Write down everything that LangChain tells a tracer."""
+class RecordingTracer(BaseTracer):
+    """Tracer that keeps everything that LangChain hands it."""
 
     def __init__(self) -> None:
         super().__init__(_schema_format="original+chat")
@@ -212,10 +207,10 @@ def refusing(text: str = "I cannot assist with that.") -> FakeClient:
     return FakeClient(text, outcome=Outcome.REFUSED)
 
 
-def failing(said: str = "") -> FakeClient:
+def failing(streamed: str = "") -> FakeClient:
     return FakeClient(
         "Please try again later.",
-        said=said,
+        streamed=streamed,
         outcome=Outcome.ERROR_CLOSED,
         finish_reason="error",
         fault="SteeringNotAppliedError: 0 of 3 positions",

@@ -1,4 +1,4 @@
-"""A chat model over a guarded client as one would first write it: the holes show."""
+"""The chat model that one would write first, to show what each test protects from."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.langchain.fakes import FakeClient
 
 
 class NaiveChat(BaseChatModel):
-    """Forward to a client, and let the caller choose the dose."""
+    """Chat model that forwards to a client, with an alpha that callers choose."""
 
     client: Any
     alpha: float = 0.1
@@ -29,7 +29,7 @@ class NaiveChat(BaseChatModel):
         messages: list[BaseMessage],
         stop: list[str] | None = None,
         run_manager: CallbackManagerForLLMRun | None = None,
-        **kwargs: Any,  # noqa: ANN401
+        **kwargs: Any,
     ) -> ChatResult:
         clips = [
             base64.b64decode(block["base64"])
@@ -39,13 +39,13 @@ class NaiveChat(BaseChatModel):
             if isinstance(block, dict) and "base64" in block
         ]
         alpha = kwargs.get("alpha", self.alpha)
-        self.client.hear(clips, "", {"alpha": alpha})
+        self.client.record(clips, "", {"alpha": alpha})
         message = AIMessage(self.client.reply.text)
         return ChatResult(generations=[ChatGeneration(message=message)])
 
 
 class SerialChat(NaiveChat):
-    """Be written and read as langchain-core offers it, the dose included."""
+    """Chat model that langchain-core serialises, alpha included."""
 
     client: Any = Field(default_factory=lambda: FakeClient("Naive."), exclude=True)
 
@@ -55,11 +55,11 @@ class SerialChat(NaiveChat):
 
 
 class BrokenChat(NaiveChat):
-    """Fail at every call."""
+    """Chat model that fails at every call."""
 
-    def _generate(self, *_: Any, **__: Any) -> ChatResult:  # noqa: ANN401
+    def _generate(self, *_: Any, **__: Any) -> ChatResult:
         raise RuntimeError("the guard is gone")
 
 
-def naive(**settings: Any) -> NaiveChat:  # noqa: ANN401
+def naive(**settings: Any) -> NaiveChat:
     return NaiveChat(client=FakeClient("Naive."), **settings)

@@ -1,4 +1,4 @@
-"""Hold the chat model to asynchronous callers: nothing blocks, leaving frees it."""
+"""Asynchronous calls: nothing blocks the event loop, and closing frees the model."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage
-from langchain_sarguard import ChatSafeAudio, SafeAudioRunnable, SafeAudioStage
+from langchain_sarguard import ChatSafeAudio, SafeAudioRunnable, VoicePipelineStage
 
 from sarguard import Reply, SafeAudioLLM, SteeringBundle
 from sarguard.errors import AudioDecodeError
@@ -44,9 +44,9 @@ def _waited() -> float:
 
 @contextmanager
 def watchdog() -> Iterator[list[float]]:
-    """Note how long each step of an event loop keeps it, asleep or at work.
+    """Measure how long each callback keeps the event loop, asleep or at work.
 
-    What a busy machine withheld from the thread is not counted.
+    Time in which a busy machine gave the thread no processor is not counted.
     """
     kept: list[float] = []
     run = asyncio.Handle._run
@@ -62,10 +62,10 @@ def watchdog() -> Iterator[list[float]]:
 
 
 def longest_step(work: Callable[[], Coroutine[Any, Any, object]]) -> float:
-    """Return the longest step of a loop, in the best of several runs.
+    """Return the seconds of the longest callback, in the best of several runs.
 
-    The worker holds the interpreter too, and may lose its processor meanwhile; what
-    our own code does to the loop it does in every run.
+    The worker holds the interpreter's lock too, and may lose its processor with it;
+    what blocks the loop in our own code does so in every run.
     """
 
     def run() -> float:
@@ -114,7 +114,7 @@ class SlowLedger(OpenGuard):
 
 @pytest.fixture(scope="module")
 def slow(tiny_bundle: SteeringBundle) -> Iterator[SafeAudioLLM]:
-    """Return a client whose every record takes too long for an event loop."""
+    """Return a client whose every record would block an event loop for too long."""
     loaded = tiny.build()
     with SafeAudioLLM.from_loaded(
         loaded, tiny_bundle, alpha=0.1, guard=SlowLedger()
@@ -124,26 +124,24 @@ def slow(tiny_bundle: SteeringBundle) -> Iterator[SafeAudioLLM]:
 
 class TestTheEventLoop:
     @pytest.mark.parametrize("block", [spin, write])
-    def test_a_blocking_wrapper_trips_the_watchdog(
-        self, block: Callable[[], None]
-    ) -> None:
+    def test_the_watchdog_finds_what_blocks(self, block: Callable[[], None]) -> None:
         async def run() -> None:
             await asyncio.sleep(0)
             block()
 
         assert longest_step(run) > LIMIT
 
-    def test_ainvoke_never_trips_it(self, client: SafeAudioLLM) -> None:
+    def test_ainvoke_does_not_block(self, client: SafeAudioLLM) -> None:
         chat = client.as_langchain(max_tokens=8)
-        chat.invoke(CONVERSATION)  # What loads at first use is not the call's.
+        chat.invoke(CONVERSATION)  # Whatever loads at first use.
         assert longest_step(lambda: chat.ainvoke(CONVERSATION)) < LIMIT
 
-    def test_records_that_take_long_do_not(self, slow: SafeAudioLLM) -> None:
+    def test_slow_records_do_not_block(self, slow: SafeAudioLLM) -> None:
         chat = slow.as_langchain(max_tokens=4)
         chat.invoke("Hello.")
         assert longest_step(lambda: chat.ainvoke("Hello.")) < LIMIT
 
-    def test_the_record_of_a_timeout_does_not(self, slow: SafeAudioLLM) -> None:
+    def test_the_record_of_a_timeout_does_not_block(self, slow: SafeAudioLLM) -> None:
         chat = slow.as_langchain(max_tokens=2000, timeout=0.3)
         replies: list[AIMessage] = []
 
@@ -153,7 +151,7 @@ class TestTheEventLoop:
         assert longest_step(run) < LIMIT
         assert {r.response_metadata["outcome"] for r in replies} == {"timeout"}
 
-    def test_the_record_of_leaving_does_not(self, slow: SafeAudioLLM) -> None:
+    def test_the_record_of_closing_does_not_block(self, slow: SafeAudioLLM) -> None:
         async def run() -> None:
             stream = slow.as_langchain(max_tokens=2000).astream("Tell me everything.")
             await anext(stream)
@@ -161,7 +159,7 @@ class TestTheEventLoop:
 
         assert longest_step(run) < LIMIT
 
-    def test_the_record_of_bad_input_does_not(self, slow: SafeAudioLLM) -> None:
+    def test_the_record_of_bad_input_does_not_block(self, slow: SafeAudioLLM) -> None:
         async def run() -> None:
             bad = HumanMessage(content=[audio_block(b"no sound")])
             with pytest.raises(AudioDecodeError):
@@ -169,7 +167,7 @@ class TestTheEventLoop:
 
         assert longest_step(run) < LIMIT
 
-    def test_a_large_clip_does_not(self, client: SafeAudioLLM) -> None:
+    def test_a_large_clip_does_not_block(self, client: SafeAudioLLM) -> None:
         chat = client.as_langchain()
         # A minute of two channels at 48 kHz.
         message = HumanMessage(content=[audio_block(bytes(11_520_000))])
@@ -180,7 +178,7 @@ class TestTheEventLoop:
 
         assert longest_step(run) < LIMIT
 
-    def test_reading_files_and_cutting_samples_do_not(
+    def test_files_and_endpointing_do_not_block(
         self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
     ) -> None:
         path = tmp_path / "clip.wav"
@@ -199,13 +197,13 @@ class TestTheEventLoop:
 
         async def run() -> None:
             await SafeAudioRunnable(chat).ainvoke(path)
-            assert [e async for e in SafeAudioStage(chat).atransform(paths())]
+            assert [e async for e in VoicePipelineStage(chat).atransform(paths())]
 
         assert longest_step(run) < LIMIT
 
 
-class TestTheSameAnswer:
-    def test_all_ways_agree(self, client: SafeAudioLLM) -> None:
+class TestAnswers:
+    def test_every_method_gives_the_same(self, client: SafeAudioLLM) -> None:
         chat = client.as_langchain(max_tokens=8)
         messages = [HumanMessage(content=[audio_block(), "Hear."])]
 
@@ -218,7 +216,7 @@ class TestTheSameAnswer:
         assert asyncio.run(run()) == (expected, expected)
         assert "".join(c.text for c in chat.stream(messages)) == expected
 
-    def test_a_fault_is_said_in_a_stream_too(self) -> None:
+    def test_a_stream_reports_a_fault(self) -> None:
         chat = ChatSafeAudio.from_client(failing())
 
         async def run() -> list[AIMessage]:
@@ -228,8 +226,8 @@ class TestTheSameAnswer:
         assert chunks[-1].response_metadata["outcome"] == "error_closed"
 
 
-class TestLeaving:
-    def test_cancelling_a_stream_frees_the_model_within_a_step(
+class TestClosing:
+    def test_closing_a_stream_frees_the_model_within_a_step(
         self, client: SafeAudioLLM
     ) -> None:
         steps = 0
@@ -245,19 +243,19 @@ class TestLeaving:
             stream = chat.astream("Tell me everything.")
             await anext(stream)
             await stream.aclose()  # type: ignore[attr-defined]
-            at_leaving = steps
+            at_closing = steps
             reply = await client.agenerate(text="Next.", max_new_tokens=1)
-            return at_leaving, reply.usage.output_tokens
+            return at_closing, reply.usage.output_tokens
 
         try:
-            at_leaving, tokens = asyncio.run(run())
+            at_closing, tokens = asyncio.run(run())
         finally:
             hook.remove()
         assert tokens == 1
         # One step may be under way; the rest is the next request's own.
-        assert steps - at_leaving <= 1 + 3
+        assert steps - at_closing <= 1 + 3
 
-    def test_leaving_closes_the_client_s_stream(self) -> None:
+    def test_closing_closes_the_client_s_stream(self) -> None:
         client = FakeClient("One, two, three.")
 
         async def run() -> None:

@@ -1,6 +1,6 @@
-"""Try to get past the guard by what LangChain itself offers.
+"""Attempts to get past the guard by what LangChain itself offers.
 
-Each test shows first that a naive wrapper has the hole, then that ours has not.
+Each class shows first that a naive chat model lets it happen, then that ours does not.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from langchain_core.load import dumpd, dumps, load, loads
 from langchain_core.messages import BaseMessage, HumanMessage
 from langchain_core.runnables import ConfigurableField, RunnableLambda
 from langchain_sarguard import (
-    AudioVault,
+    AudioStore,
     ChatSafeAudio,
     InvalidInputError,
     SafeAudioRunnable,
@@ -33,7 +33,7 @@ from sarguard.errors import PolicyFloorError
 from tests import tiny
 from tests.langchain.fakes import (
     FakeClient,
-    Tape,
+    RecordingTracer,
     audio_block,
     encoded,
     failing,
@@ -48,12 +48,12 @@ SEED = ConfigurableField("s")
 SCHEMA = {"title": "a", "type": "object", "properties": {"b": {"type": "null"}}}
 
 
-def chat(**settings: Any) -> ChatSafeAudio:  # noqa: ANN401
+def chat(**settings: Any) -> ChatSafeAudio:
     return ChatSafeAudio.from_client(FakeClient(), **settings)
 
 
 class TestFallbacks:
-    def test_the_hole(self) -> None:
+    def test_a_naive_model_falls_back_to_anything(self) -> None:
         broken = BrokenChat(client=None).with_fallbacks([UNGUARDED])
         assert broken.invoke("Hello.").content == "Unguarded."
 
@@ -66,8 +66,8 @@ class TestFallbacks:
             SafeAudioRunnable(chat()) | UNGUARDED,
         ],
     )
-    @pytest.mark.parametrize("way", ["chat", "binding", "configured", "runnable"])
-    def test_only_guarded_models_may_stand_in(self, way: str, other: Any) -> None:  # noqa: ANN401
+    @pytest.mark.parametrize("kind", ["chat", "binding", "configured", "runnable"])
+    def test_fallbacks_have_to_be_guarded(self, kind: str, other: Any) -> None:
         ours: dict[str, Any] = {
             "chat": chat(),
             "binding": chat().bind(seed=1).bind(stop=["x"]),
@@ -75,7 +75,7 @@ class TestFallbacks:
             "runnable": SafeAudioRunnable(chat()),
         }
         with pytest.raises(UnguardedModelError, match="is not guarded"):
-            ours[way].with_fallbacks([other])
+            ours[kind].with_fallbacks([other])
 
     @pytest.mark.parametrize(
         "make",
@@ -93,9 +93,9 @@ class TestFallbacks:
             lambda c: c.with_retry().bind(seed=1).with_config(tags=["a"]),
         ],
     )
-    def test_whatever_is_made_of_it_keeps_to_that(self, make: Any) -> None:  # noqa: ANN401
-        hole = make(naive()).with_fallbacks([UNGUARDED])
-        assert UNGUARDED in hole.fallbacks
+    def test_derived_runnables_are_guarded_too(self, make: Any) -> None:
+        naively = make(naive()).with_fallbacks([UNGUARDED])
+        assert UNGUARDED in naively.fallbacks
         ours = make(chat())
         with pytest.raises(UnguardedModelError):
             ours.with_fallbacks([UNGUARDED])
@@ -105,11 +105,11 @@ class TestFallbacks:
         assert "Paris." in repr(ours.with_fallbacks([chat()]).invoke(question))
         assert "sarguard" not in repr(ours.lc_id())
 
-    def test_a_guarded_one_does(self) -> None:
+    def test_a_guarded_fallback_is_taken(self) -> None:
         behind = chat(timeout=1.0).with_fallbacks([chat().bind(seed=2)])
         assert behind.invoke("Hello.").content == "Paris."
 
-    def test_a_fault_is_an_answer_s_end_and_no_error(self) -> None:
+    def test_a_fault_of_the_guard_triggers_no_fallback(self) -> None:
         sequence = ChatSafeAudio.from_client(failing()) | RunnableLambda(lambda m: m)
         message = sequence.with_fallbacks([UNGUARDED]).invoke("Hello.")
         assert message.response_metadata["outcome"] == "error_closed"
@@ -122,19 +122,19 @@ class TestCaches:
         yield
         set_llm_cache(None)
 
-    def test_the_hole_answers_without_the_client(self) -> None:
+    def test_a_naive_model_answers_without_the_client(self) -> None:
         model = naive()
         model.invoke("Hello.")
         model.invoke("Hello.")
         assert len(model.client.requests) == 1
 
-    def test_the_hole_serves_one_dose_s_answer_for_another(self) -> None:
+    def test_a_naive_model_shares_answers_between_alphas(self) -> None:
         weak, strong = naive(alpha=0.0), naive(alpha=0.2)
         weak.invoke("Hello.")
         strong.invoke("Hello.")
         assert strong.client.requests == []
 
-    def test_a_global_cache_is_passed_by(self) -> None:
+    def test_a_global_cache_is_not_used(self) -> None:
         ours = chat()
         ours.invoke("Hello.")
         ours.invoke("Hello.")
@@ -142,7 +142,7 @@ class TestCaches:
         assert len(ours.client.requests) == 2
 
     @pytest.mark.parametrize("cache", [True, InMemoryCache()])
-    def test_a_cache_of_its_own_is_refused(self, cache: Any) -> None:  # noqa: ANN401
+    def test_a_cache_of_its_own_is_refused(self, cache: Any) -> None:
         with pytest.raises(ValidationError, match="takes no cache"):
             chat(cache=cache)
         with pytest.raises(ValidationError, match="frozen"):
@@ -151,13 +151,13 @@ class TestCaches:
         with pytest.raises(InvalidInputError, match="a cache was put on"):
             copied.invoke("Hello.")
 
-    def test_the_identity_says_what_guards(self) -> None:
+    def test_the_cache_key_depends_on_the_guard(self) -> None:
         identity = chat()._identifying_params
         assert {"alpha", "bundle_digest", "policy", "model_name"} <= set(identity)
 
 
 class TestSettingsFromOutside:
-    def test_the_hole_lowers_the_dose(self) -> None:
+    def test_a_naive_model_lets_callers_lower_alpha(self) -> None:
         model = naive()
         model.bind(alpha=0.0).invoke("Hello.")
         field = ConfigurableField(id="alpha")
@@ -169,15 +169,15 @@ class TestSettingsFromOutside:
     @pytest.mark.parametrize(
         "given", ["alpha", "dose", "policy", "audit", "client", "cache"]
     )
-    def test_a_call_cannot_carry_it(self, given: str) -> None:
+    def test_a_call_cannot_set_it(self, given: str) -> None:
         ours = chat()
         with pytest.raises(InvalidInputError, match=f"cannot take {given} with"):
             ours.bind(**{given: 0.0}).invoke("Hello.")
         assert isinstance(ours.client, FakeClient)
         assert ours.client.requests == []
 
-    @pytest.mark.parametrize("field", ["client", "cache", "vault", "callbacks"])
-    def test_a_configuration_cannot_reach_it(self, field: str) -> None:
+    @pytest.mark.parametrize("field", ["client", "cache", "audio_store", "callbacks"])
+    def test_a_configuration_cannot_set_it(self, field: str) -> None:
         with pytest.raises(InvalidInputError, match="cannot be made configurable"):
             chat().configurable_fields(**{field: ConfigurableField(id="x")})
 
@@ -229,14 +229,14 @@ class TestSettingsFromOutside:
 
 
 @pytest.mark.filterwarnings("ignore::langchain_core._api.LangChainBetaWarning")
-class TestDeserialised:
-    def test_the_hole_comes_back_without_its_guard(self) -> None:
+class TestSerialisation:
+    def test_a_naive_model_comes_back_without_its_guard(self) -> None:
         written = dumps(SerialChat(alpha=0.2)).replace('"alpha": 0.2', '"alpha": 0.0')
         back = loads(written, allowed_objects=[SerialChat], valid_namespaces=["tests"])
         assert back.invoke("Hello.").content == "Naive."
         assert [r["alpha"] for r in back.client.requests] == [0.0]
 
-    def test_ours_is_not_written_at_all(self) -> None:
+    def test_ours_is_not_serialised(self) -> None:
         assert dumpd(chat())["type"] == "not_implemented"
         assert "client" not in dumps(chat())
 
@@ -251,7 +251,7 @@ class TestDeserialised:
             lambda c: c.with_structured_output(SCHEMA),
         ],
     )
-    def test_nothing_that_holds_it_comes_back(self, make: Any) -> None:  # noqa: ANN401
+    def test_nothing_that_contains_it_comes_back(self, make: Any) -> None:
         written = dumps(make(chat())).replace("maximum", "permissive")
         with pytest.raises(NotImplementedError):
             loads(
@@ -262,10 +262,10 @@ class TestDeserialised:
 
     def test_it_is_not_pickled(self) -> None:
         with pytest.raises(TypeError, match="pickle"):
-            pickle.dumps(chat(vault=AudioVault()))
+            pickle.dumps(chat(audio_store=AudioStore()))
 
     @pytest.mark.parametrize("given", [{}, {"alpha": 0.0}, {"client": None}])
-    def test_nobody_else_s_writing_makes_one(self, given: dict[str, Any]) -> None:
+    def test_a_forged_file_makes_none(self, given: dict[str, Any]) -> None:
         forged = {
             "lc": 1,
             "type": "constructor",
@@ -280,125 +280,125 @@ class TestDeserialised:
             )
 
 
-class _Auditor(BaseCallbackHandler):
-    """Keep a record, as people do, and break."""
+class _FailingAuditor(BaseCallbackHandler):
+    """Callback that keeps records, as applications do, and fails."""
 
     def __init__(self) -> None:
         self.records: list[str] = []
 
-    def on_chat_model_start(self, *_: Any, **__: Any) -> None:  # noqa: ANN401
+    def on_chat_model_start(self, *_: Any, **__: Any) -> None:
         raise OSError("the disk is full")
 
 
 class TestARaisingCallback:
-    def test_the_hole_answers_without_a_record(self) -> None:
-        auditor = _Auditor()
+    def test_a_naive_model_answers_without_a_record(self) -> None:
+        auditor = _FailingAuditor()
         message = naive().invoke("Hello.", {"callbacks": [auditor]})
         assert (message.content, auditor.records) == ("Naive.", [])
 
     def test_the_record_is_the_client_s(self) -> None:
         client = FakeClient(audit_id="r-1")
         message = ChatSafeAudio.from_client(client).invoke(
-            "Hello.", {"callbacks": [_Auditor()]}
+            "Hello.", {"callbacks": [_FailingAuditor()]}
         )
         assert message.response_metadata["audit_id"] == "r-1"
 
 
-class _Ear(BaseCallbackHandler):
+class _RecordingHandler(BaseCallbackHandler):
     def __init__(self) -> None:
-        self.heard: list[str] = []
+        self.calls: list[str] = []
 
     def on_chat_model_start(
         self,
         serialized: dict[str, Any],
         messages: list[list[BaseMessage]],
-        **kwargs: Any,  # noqa: ANN401
+        **kwargs: Any,
     ) -> None:
-        self.heard.append(repr((serialized, messages, kwargs)))
+        self.calls.append(repr((serialized, messages, kwargs)))
 
 
-SOUND = wav(0.4)
-CARRIED = {
-    "standard": audio_block(SOUND),
+VOICE = wav(0.4)
+AUDIO_BLOCKS = {
+    "standard": audio_block(VOICE),
     "openai": {
         "type": "input_audio",
-        "input_audio": {"data": encoded(SOUND), "format": "wav"},
+        "input_audio": {"data": encoded(VOICE), "format": "wav"},
     },
     "legacy": {
         "type": "audio",
         "source_type": "base64",
-        "data": encoded(SOUND),
+        "data": encoded(VOICE),
         "mime_type": "audio/wav",
     },
-    "google": {"type": "media", "data": SOUND, "mime_type": "audio/wav"},
+    "google": {"type": "media", "data": VOICE, "mime_type": "audio/wav"},
 }
 
 
-async def everything(events: AsyncIterator[Any]) -> None:
-    """Hear a stream of events to its end; none of them holds the sound."""
-    assert not holds_sound(repr([event async for event in events]))
+async def read_all(events: AsyncIterator[Any]) -> None:
+    """Read a stream of events to its end; none of them holds the audio."""
+    assert not has_audio(repr([event async for event in events]))
 
 
-def holds_sound(text: str) -> bool:
-    return encoded(SOUND)[200:400] in text or repr(SOUND[200:260])[2:-1] in text
+def has_audio(text: str) -> bool:
+    return encoded(VOICE)[200:400] in text or repr(VOICE[200:260])[2:-1] in text
 
 
 class TestTracers:
-    def test_the_hole(self) -> None:
-        tape = Tape()
-        message = HumanMessage(content=[CARRIED["standard"]])
-        naive().invoke([message], {"callbacks": [tape]})
-        assert holds_sound(tape.text())
+    def test_a_naive_model_records_a_voice(self) -> None:
+        tracer = RecordingTracer()
+        message = HumanMessage(content=[AUDIO_BLOCKS["standard"]])
+        naive().invoke([message], {"callbacks": [tracer]})
+        assert has_audio(tracer.text())
 
-    @pytest.mark.parametrize("shape", CARRIED)
+    @pytest.mark.parametrize("shape", AUDIO_BLOCKS)
     @pytest.mark.parametrize(
-        "way", ["invoke", "stream", "batch", "generate", "v3", "async", "events"]
+        "method", ["invoke", "stream", "batch", "generate", "v3", "async", "events"]
     )
     @pytest.mark.filterwarnings("ignore::langchain_core._api.LangChainBetaWarning")
-    def test_what_is_told_has_no_sound(
-        self, way: str, shape: str, caplog: pytest.LogCaptureFixture
+    def test_callbacks_get_no_audio(
+        self, method: str, shape: str, caplog: pytest.LogCaptureFixture
     ) -> None:
         caplog.set_level("DEBUG")
-        tape, ear = Tape(), _Ear()
-        told: Any = {"callbacks": [tape, ear]}
-        ours = chat(vault=AudioVault())
-        message = HumanMessage(content=[CARRIED[shape], "Hear."])
-        if way == "invoke":
-            ours.invoke([message], told)
-        elif way == "stream":
-            list(ours.stream([message], told))
-        elif way == "batch":
-            ours.batch([[message]], told)
-        elif way == "generate":
-            ours.generate([[message]], callbacks=[tape, ear])
-        elif way == "async":
-            asyncio.run(ours.abatch([[message]], told))
-        elif way == "events":
-            asyncio.run(everything(ours.astream_events([message], told, version="v2")))
+        tracer, handler = RecordingTracer(), _RecordingHandler()
+        config: Any = {"callbacks": [tracer, handler]}
+        ours = chat(audio_store=AudioStore())
+        message = HumanMessage(content=[AUDIO_BLOCKS[shape], "Hear."])
+        if method == "invoke":
+            ours.invoke([message], config)
+        elif method == "stream":
+            list(ours.stream([message], config))
+        elif method == "batch":
+            ours.batch([[message]], config)
+        elif method == "generate":
+            ours.generate([[message]], callbacks=[tracer, handler])
+        elif method == "async":
+            asyncio.run(ours.abatch([[message]], config))
+        elif method == "events":
+            asyncio.run(read_all(ours.astream_events([message], config, version="v2")))
         else:
-            assert ours.stream_events([message], told, version="v3").output
+            assert ours.stream_events([message], config, version="v3").output
         assert isinstance(ours.client, FakeClient)
         assert len(ours.client.requests[0]["audio"]) == 1
-        assert len(ear.heard) == 1
-        assert "sar_" in ear.heard[0]
-        assert "sar_" in tape.text()
-        assert not holds_sound(tape.text() + "".join(ear.heard) + caplog.text)
-        # What the caller made is as it was.
-        assert message.content[0] == CARRIED[shape]
+        assert len(handler.calls) == 1
+        assert "sar_" in handler.calls[0]
+        assert "sar_" in tracer.text()
+        assert not has_audio(tracer.text() + "".join(handler.calls) + caplog.text)
+        # The caller's own message is unchanged.
+        assert message.content[0] == AUDIO_BLOCKS[shape]
 
-    def test_a_pipe_that_begins_with_sound_has_none_in_its_trace(self) -> None:
-        tape = Tape()
-        told: Any = {"callbacks": [tape]}
-        echo = RunnableLambda(lambda sound: sound)
-        (echo | RunnableLambda(lambda m: m)).invoke(SOUND, told)
-        assert holds_sound(tape.text())
-        tape.runs.clear()
-        pipe = SafeAudioRunnable(chat()) | RunnableLambda(lambda m: m.content)
-        assert pipe.invoke(SOUND, told) == "Paris."
-        assert tape.runs
-        assert not holds_sound(tape.text())
+    def test_a_sequence_after_a_clip_does_not_trace_it(self) -> None:
+        tracer = RecordingTracer()
+        config: Any = {"callbacks": [tracer]}
+        echo = RunnableLambda(lambda clip: clip)
+        (echo | RunnableLambda(lambda m: m)).invoke(VOICE, config)
+        assert has_audio(tracer.text())
+        tracer.runs.clear()
+        sequence = SafeAudioRunnable(chat()) | RunnableLambda(lambda m: m.content)
+        assert sequence.invoke(VOICE, config) == "Paris."
+        assert tracer.runs
+        assert not has_audio(tracer.text())
 
-    def test_a_named_clip_is_heard_and_never_told(self) -> None:
-        tape = Tape()
-        chat().invoke([audio_message(SOUND, "Hear.")], {"callbacks": [tape]})
-        assert not holds_sound(tape.text())
+    def test_a_named_clip_is_used_and_not_recorded(self) -> None:
+        tracer = RecordingTracer()
+        chat().invoke([audio_message(VOICE, "Hear.")], {"callbacks": [tracer]})
+        assert not has_audio(tracer.text())

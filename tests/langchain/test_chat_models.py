@@ -1,4 +1,4 @@
-"""Hold the chat model itself: settings, calls, threads, and a tiny real model."""
+"""The chat model: settings, calls, threads, and a tiny real model."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class TestSettings:
         with pytest.raises(TypeError, match="no setting max_token:"):
             ChatSafeAudio.from_client(FakeClient(), max_token=3)
 
-    def test_something_else_than_a_guarded_client_is_refused(self) -> None:
+    def test_an_unguarded_client_is_refused(self) -> None:
         with pytest.raises(ValidationError, match="instance of SafeAudioLLM"):
             ChatSafeAudio(client=object())
 
@@ -68,12 +68,12 @@ class TestSettings:
             chat.invoke("Hello.")
         assert client.requests == []
 
-    def test_from_pretrained_parts_the_settings(
+    def test_from_pretrained_splits_the_settings(
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         given: dict[str, Any] = {}
 
-        def load(name: str, **kwargs: Any) -> SafeAudioLLM:  # noqa: ANN401
+        def load(name: str, **kwargs: Any) -> SafeAudioLLM:
             given.update(kwargs, name=name)
             return FakeClient()
 
@@ -94,7 +94,7 @@ class TestTracing:
         assert params["ls_max_tokens"] == 5
         assert params["ls_stop"] == ["."]
 
-    def test_the_run_says_what_the_model_was_steered_with(self) -> None:
+    def test_the_run_names_the_guard(self) -> None:
         with collect_runs() as runs:
             ChatSafeAudio.from_client(FakeClient()).invoke("Hello.")
         extra = runs.traced_runs[0].extra or {}
@@ -121,7 +121,7 @@ class TestCache:
         assert len(client.requests) == 2
 
 
-class TestOtherWaysToCall:
+class TestCalls:
     def test_the_end_of_a_stream_has_the_metadata(self) -> None:
         chunks = list(ChatSafeAudio.from_client(failing()).stream("Hello."))
         whole = [chunk for chunk in chunks if chunk.content]
@@ -139,13 +139,13 @@ class TestOtherWaysToCall:
         assert first.response_metadata == whole.response_metadata
         assert first.usage_metadata == whole.usage_metadata
 
-    def test_what_was_said_before_a_fault_stays_said(self) -> None:
-        chat = ChatSafeAudio.from_client(failing(said="The capital "))
+    def test_text_streamed_before_a_fault_is_kept(self) -> None:
+        chat = ChatSafeAudio.from_client(failing(streamed="The capital "))
         message = chat.invoke("Hello.")
         assert message.content == "The capital \nPlease try again later."
         assert message.additional_kwargs == {"refusal": "Please try again later."}
 
-    def test_leaving_a_stream_closes_the_client_s(self) -> None:
+    def test_closing_a_stream_closes_the_client_s(self) -> None:
         client = FakeClient("One, two, three.")
         stream = ChatSafeAudio.from_client(client).stream("Count.")
         next(stream)
@@ -154,10 +154,10 @@ class TestOtherWaysToCall:
 
     def test_a_batch_answers_everything_in_order(self) -> None:
         client = FakeClient()
-        asked = [f"Question {i}." for i in range(5)]
-        replies = ChatSafeAudio.from_client(client).batch(list(asked))
+        questions = [f"Question {i}." for i in range(5)]
+        replies = ChatSafeAudio.from_client(client).batch(list(questions))
         assert [reply.content for reply in replies] == ["Paris."] * 5
-        assert sorted(request["text"] for request in client.requests) == asked
+        assert sorted(request["text"] for request in client.requests) == questions
 
     def test_ainvoke_leaves_the_event_loop_free(self) -> None:
         chat = ChatSafeAudio.from_client(FakeClient(seconds=0.5))
@@ -208,9 +208,7 @@ class TestATinyRealModel:
         assert usage["input_token_details"]["audio"] == expected.usage.audio_tokens > 0
         assert usage["output_tokens"] == expected.usage.output_tokens > 0
 
-    def test_a_guard_that_was_taken_off_is_no_answer(
-        self, tiny_bundle: SteeringBundle
-    ) -> None:
+    def test_removed_hooks_give_no_answer(self, tiny_bundle: SteeringBundle) -> None:
         loaded = tiny.build()
         client = SafeAudioLLM.from_model(
             loaded.model, loaded.processor, bundle=tiny_bundle, alpha=0.1
@@ -222,7 +220,7 @@ class TestATinyRealModel:
         assert message.content_blocks[-1]["type"] == "refusal"
         client.close()
 
-    def test_threads_take_turns(self, tiny_client: SafeAudioLLM) -> None:
+    def test_calls_together_answer_as_alone(self, tiny_client: SafeAudioLLM) -> None:
         chat = ChatSafeAudio.from_client(tiny_client, max_tokens=4)
         questions = ["One?", "Two, please?", "And what is three?"]
         alone = [chat.invoke(question).content for question in questions]

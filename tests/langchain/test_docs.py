@@ -1,4 +1,4 @@
-"""Run every block of the page on LangChain as its reader would."""
+"""The page on LangChain: each of its blocks runs."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from langchain_sarguard import ChatSafeAudio, SafeAudioRunnable, SafeAudioStage
+from langchain_sarguard import ChatSafeAudio, SafeAudioRunnable, VoicePipelineStage
 from langchain_sarguard.benchmark import main
 
 from sarguard import SafeAudioLLM
@@ -40,26 +40,22 @@ def test_the_way_to_a_voice_agent_is_short() -> None:
 
 
 def test_the_blocks_run(
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     client = FakeClient()
     monkeypatch.setattr(SafeAudioLLM, "from_pretrained", lambda *_, **__: client)
     names = run_page(tmp_path, monkeypatch)
     assert capsys.readouterr().out == "Paris.\n"
     assert isinstance(names["chat"], ChatSafeAudio)
-    assert isinstance(names["hear"], SafeAudioRunnable)
-    assert isinstance(names["stage"], SafeAudioStage)
+    assert isinstance(names["runnable"], SafeAudioRunnable)
+    assert isinstance(names["stage"], VoicePipelineStage)
     client.reply = FakeClient('{"seat": true}').reply
     assert names["books"].invoke("Book it.").seat is True
 
 
 @pytest.mark.reference
 def test_the_blocks_run_on_the_reference_model(
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     pytest.importorskip("llguidance")
     names = run_page(tmp_path, monkeypatch)

@@ -1,4 +1,4 @@
-"""Hold the ledger to its records, whatever LangChain's callbacks do beside it."""
+"""The ledger keeps its records, whatever LangChain's callbacks do beside it."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from tests.langchain.fakes import encoded, wav
 from tests.langchain.naive import naive
 
 EVENTS = ("on_chat_model_start", "on_llm_new_token", "on_llm_end")
-SOUND = wav(0.4)
+VOICE = wav(0.4)
 
 
-class Notebook(BaseCallbackHandler):
-    """Keep records in a callback, as people do, on a disk that is full."""
+class FailingHandler(BaseCallbackHandler):
+    """Callback that keeps records, as applications do, on a full disk."""
 
     def __init__(self, event: str, *, raises: bool) -> None:
         self.raise_error = raises
@@ -54,51 +54,51 @@ def outcomes(client: SafeAudioLLM) -> list[str]:
     return [str(r.outcome) for r in records if r.kind == "request_finished"]
 
 
-WAYS: dict[str, Callable[[ChatSafeAudio, Any], object]] = {
-    "invoke": lambda chat, told: chat.invoke("Hello.", told),
-    "stream": lambda chat, told: list(chat.stream("Hello.", told)),
-    "batch": lambda chat, told: chat.batch(["Hello."], told),
+METHODS: dict[str, Callable[[ChatSafeAudio, Any], object]] = {
+    "invoke": lambda chat, config: chat.invoke("Hello.", config),
+    "stream": lambda chat, config: list(chat.stream("Hello.", config)),
+    "batch": lambda chat, config: chat.batch(["Hello."], config),
 }
 
 
 @pytest.mark.parametrize("event", EVENTS)
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("method", METHODS)
 class TestARaisingCallback:
-    def test_the_hole_answers_without_a_record(self, way: str, event: str) -> None:
-        notebook = Notebook(event, raises=False)
+    def test_a_naive_model_keeps_no_record(self, method: str, event: str) -> None:
+        handler = FailingHandler(event, raises=False)
         model: Any = naive()
-        WAYS[way](model, {"callbacks": [notebook]})
-        assert (len(model.client.requests), notebook.records) == (1, [])
+        METHODS[method](model, {"callbacks": [handler]})
+        assert (len(model.client.requests), handler.records) == (1, [])
 
     def test_it_changes_nothing_about_the_record(
-        self, client: SafeAudioLLM, way: str, event: str
+        self, client: SafeAudioLLM, method: str, event: str
     ) -> None:
         chat = client.as_langchain(max_tokens=3)
-        WAYS[way](chat, {"callbacks": [Notebook(event, raises=False)]})
+        METHODS[method](chat, {"callbacks": [FailingHandler(event, raises=False)]})
         assert len(outcomes(client)) == 1
         assert list(ledger(client).unfinished()) == []
 
-    def test_nor_where_it_stops_the_call(
-        self, client: SafeAudioLLM, way: str, event: str
+    def test_it_may_stop_the_call_but_not_the_record(
+        self, client: SafeAudioLLM, method: str, event: str
     ) -> None:
         chat = client.as_langchain(max_tokens=3)
-        told = {"callbacks": [Notebook(event, raises=True)]}
-        silent = event == "on_llm_new_token" and way != "stream"
+        config = {"callbacks": [FailingHandler(event, raises=True)]}
+        silent = event == "on_llm_new_token" and method != "stream"
         if silent:
-            WAYS[way](chat, told)
+            METHODS[method](chat, config)
         else:
             with pytest.raises(OSError, match="the disk is full"):
-                WAYS[way](chat, told)
-        # What the model was asked is on record; what it was not asked is not.
+                METHODS[method](chat, config)
+        # There is a record exactly where the model was asked.
         assert len(outcomes(client)) == (0 if event == "on_chat_model_start" else 1)
         assert list(ledger(client).unfinished()) == []
 
 
-def test_the_record_names_the_message_and_holds_no_sound(
+def test_the_record_names_the_message_and_holds_no_audio(
     client: SafeAudioLLM, tmp_path: Path
 ) -> None:
     chat = client.as_langchain(max_tokens=3)
-    message = chat.invoke([audio_message(SOUND, "Hear.")])
+    message = chat.invoke([audio_message(VOICE, "Hear.")])
     metadata = message.response_metadata
     started, finished = ledger(client).request(metadata["audit_id"])
     record: Any = finished.record
@@ -107,5 +107,5 @@ def test_the_record_names_the_message_and_holds_no_sound(
     ledger(client).close()
     for path in tmp_path.iterdir():
         written = path.read_bytes()
-        assert SOUND[200:260] not in written
-        assert encoded(SOUND)[200:280].encode() not in written
+        assert VOICE[200:260] not in written
+        assert encoded(VOICE)[200:280].encode() not in written

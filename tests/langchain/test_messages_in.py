@@ -1,4 +1,4 @@
-"""Hold the way from LangChain messages to a request of the client."""
+"""From LangChain messages to a request of the client."""
 
 from __future__ import annotations
 
@@ -34,26 +34,26 @@ SHAPES: dict[str, dict[str, Any]] = {
 
 
 def ask(*messages: BaseMessage) -> dict[str, Any]:
-    """Send messages through a chat model; return what its client was asked."""
+    """Send messages through a chat model and return the request of its client."""
     client = FakeClient()
     ChatSafeAudio.from_client(client).invoke(list(messages))
     (request,) = client.requests
     return request
 
 
-def human(*blocks: Any) -> HumanMessage:  # noqa: ANN401
+def human(*blocks: Any) -> HumanMessage:
     return HumanMessage(content=list(blocks))
 
 
 class TestAudio:
     @pytest.mark.parametrize("shape", SHAPES)
-    def test_every_shape_is_heard(self, shape: str) -> None:
+    def test_every_shape_is_understood(self, shape: str) -> None:
         request = ask(human({"type": "text", "text": "Answer."}, SHAPES[shape]))
         assert [len(clip) for clip in request["audio"]] == [RATE // 2]
         assert request["text"] == "Answer."
 
     @pytest.mark.parametrize("shape", SHAPES)
-    def test_every_shape_is_understood_unnormalised(self, shape: str) -> None:
+    def test_every_shape_is_understood_as_it_is(self, shape: str) -> None:
         client = FakeClient()
         ChatSafeAudio(client=client)._generate([human(SHAPES[shape])])
         assert len(client.requests[0]["audio"]) == 1
@@ -70,10 +70,10 @@ class TestAudio:
         block = {"type": "audio", "base64": wrapped, "mime_type": "audio/wav"}
         assert len(ask(human(block))["audio"]) == 1
 
-    def test_long_base64_is_read_in_parts(
+    def test_long_base64_is_decoded_in_pieces(
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("langchain_sarguard.blocks._PART", 64)
+        monkeypatch.setattr("langchain_sarguard.content_blocks._PIECE", 64)
         assert [len(c) for c in ask(human(audio_block()))["audio"]] == [RATE // 2]
 
     def test_audio_of_earlier_messages_is_in_the_history(self) -> None:
@@ -124,12 +124,12 @@ class TestTurns:
         assert request["system"] == "Be brief."
         assert [turn.role for turn in request["history"]] == ["user", "assistant"]
 
-    def test_our_own_refusal_can_be_history(self) -> None:
-        spoken = [
+    def test_our_own_refusal_may_be_history(self) -> None:
+        content = [
             {"type": "text", "text": "I cannot."},
             {"type": "refusal", "refusal": "I cannot."},
         ]
-        request = ask(human("Do it."), AIMessage(content=spoken), human("Why?"))
+        request = ask(human("Do it."), AIMessage(content=content), human("Why?"))
         assert request["history"][1].text == "I cannot."
 
 
@@ -184,11 +184,11 @@ BAD_BLOCKS: dict[str, tuple[Any, str]] = {
 
 class TestBadInput:
     @pytest.mark.parametrize("bad", BAD_BLOCKS)
-    def test_a_bad_block_is_named_with_the_remedy(self, bad: str) -> None:
-        block, said = BAD_BLOCKS[bad]
+    def test_a_bad_block_is_named_with_a_remedy(self, bad: str) -> None:
+        block, explanation = BAD_BLOCKS[bad]
         with pytest.raises(ValueError, match=r"messages\[1\]\.content\[1\]") as caught:
             ask(SystemMessage("Be brief."), human("Hear:", block))
-        assert said in str(caught.value)
+        assert explanation in str(caught.value)
 
     def test_a_clip_that_cannot_be_used_is_named(self) -> None:
         with pytest.raises(AudioTooShortError, match=r"messages\[0\]\.content\[1\]: "):
@@ -199,7 +199,7 @@ class TestBadInput:
             ask(human(audio_block(b"no sound")), AIMessage("?"), human(audio_block()))
 
     @pytest.mark.parametrize(
-        ("messages", "said"),
+        ("messages", "explanation"),
         [
             ([], "ends with no message at all"),
             ([SystemMessage("Be brief.")], "ends with a SystemMessage"),
@@ -225,10 +225,10 @@ class TestBadInput:
             ),
         ],
     )
-    def test_a_conversation_without_sense_is_refused(
-        self, messages: list[BaseMessage], said: str
+    def test_a_senseless_conversation_is_refused(
+        self, messages: list[BaseMessage], explanation: str
     ) -> None:
         client = FakeClient()
-        with pytest.raises(ValueError, match=said):
+        with pytest.raises(ValueError, match=explanation):
             ChatSafeAudio(client=client)._generate(messages)
         assert client.requests == []

@@ -1,4 +1,4 @@
-"""Hold the messages that replies become: text to speak, and metadata that is true."""
+"""From replies to messages: text that can be spoken, and metadata."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ from langchain_core import exceptions
 from langchain_core.messages import AIMessage
 from langchain_core.output_parsers import StrOutputParser
 from langchain_sarguard import (
+    AnswerFailedError,
     AnswerRefusedError,
-    AnswerThrownAwayError,
     ChatSafeAudio,
 )
 
 from tests.langchain.fakes import DIGEST, FakeClient, failing, refusing
 
 
-def answer(client: FakeClient, **settings: Any) -> AIMessage:  # noqa: ANN401
+def answer(client: FakeClient, **settings: Any) -> AIMessage:
     return ChatSafeAudio.from_client(client, **settings).invoke("Hello.")
 
 
 class TestAnAnswer:
-    def test_it_is_a_string_with_true_metadata(self) -> None:
+    def test_it_is_a_string_with_metadata(self) -> None:
         message = answer(FakeClient())
         policy = FakeClient().policy
         assert message.content == "Paris."
@@ -46,7 +46,7 @@ class TestAnAnswer:
             "input_token_details": {"audio": 25},
         }
 
-    def test_a_cut_by_length_is_said(self) -> None:
+    def test_a_cut_by_length_is_reported(self) -> None:
         message = answer(FakeClient(finish_reason="length"))
         assert message.response_metadata["finish_reason"] == "length"
 
@@ -60,7 +60,7 @@ class TestAnAnswer:
 
 
 class TestARefusal:
-    def test_it_can_be_spoken_and_be_told_apart(self) -> None:
+    def test_it_can_be_spoken_and_recognised(self) -> None:
         message = answer(refusing())
         assert message.content == message.text == "I cannot assist with that."
         assert message.additional_kwargs == {"refusal": "I cannot assist with that."}
@@ -93,7 +93,7 @@ class TestARefusal:
         assert issubclass(AnswerRefusedError, exceptions.LangChainException)
 
 
-class TestAnAnswerThatWasThrownAway:
+class TestAFault:
     def test_it_never_looks_like_an_answer(self) -> None:
         message = answer(failing())
         metadata = message.response_metadata
@@ -107,8 +107,8 @@ class TestAnAnswerThatWasThrownAway:
         }
         assert message.content_blocks[-1]["type"] == "refusal"
 
-    def test_it_raises_as_something_else_than_a_refusal(self) -> None:
-        with pytest.raises(AnswerThrownAwayError, match="SteeringNotApplied") as caught:
+    def test_its_error_is_not_a_refusal(self) -> None:
+        with pytest.raises(AnswerFailedError, match="SteeringNotApplied") as caught:
             answer(failing(), raise_on_refusal=True)
         assert not isinstance(caught.value, AnswerRefusedError)
         assert caught.value.raw_message.response_metadata["outcome"] == "error_closed"

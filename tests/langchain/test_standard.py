@@ -1,4 +1,4 @@
-"""Run langchain-tests' own suites over the chat model, without a network.
+"""The suites of langchain-tests over the chat model, without a network.
 
 The same suites run over a client without a model, over the real architecture with
 tiny random weights, and over the reference model.
@@ -23,7 +23,7 @@ from tests.langchain.fakes import FakeClient, wav
 
 @pytest.fixture(autouse=True)
 def _no_network(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Close the sockets, and hand the suite a clip instead of a download."""
+    """Close the sockets, and give the suites a clip in place of a download."""
     sound = base64.b64encode(wav(1.0)).decode()
     monkeypatch.setattr(
         "langchain_tests.integration_tests.chat_models._get_base64_from_url",
@@ -34,12 +34,12 @@ def _no_network(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     pytest_socket.enable_socket()
 
 
-class Said:
-    """Say what the suites need to know; there are no tools, so those tests skip."""
+class Suite:
+    """Settings of a suite; there are no tools, so the tests of tools skip."""
 
     client: SafeAudioLLM
-    most = 12
-    # Nobody knows what the reference model puts into a free string, and how long.
+    max_tokens = 12
+    # The reference model may put anything into a free string, of any length.
     structured = False
 
     @property
@@ -48,7 +48,7 @@ class Said:
 
     @property
     def chat_model_params(self) -> dict[str, Any]:
-        return {"client": self.client, "max_tokens": self.most}
+        return {"client": self.client, "max_tokens": self.max_tokens}
 
     @property
     def has_tool_calling(self) -> bool:
@@ -85,7 +85,7 @@ class Said:
         return first
 
 
-class TestUnit(Said, unit_tests.ChatModelUnitTests):
+class TestUnit(Suite, unit_tests.ChatModelUnitTests):
     client = FakeClient()
 
     @property
@@ -93,13 +93,13 @@ class TestUnit(Said, unit_tests.ChatModelUnitTests):
         return {"client": self.client}
 
 
-class TestOverAFake(Said, integration_tests.ChatModelIntegrationTests):
+class TestOverAFake(Suite, integration_tests.ChatModelIntegrationTests):
     structured = True
-    client = FakeClient("Hi. The capital of France is Paris.", obeys=True)
+    client = FakeClient("Hi. The capital of France is Paris.", follows_schema=True)
 
 
-class TestOverATinyModel(Said, integration_tests.ChatModelIntegrationTests):
-    most = 40
+class TestOverATinyModel(Suite, integration_tests.ChatModelIntegrationTests):
+    max_tokens = 40
     structured = True
 
     @pytest.fixture(autouse=True, scope="class")
@@ -122,7 +122,7 @@ class TestOverATinyModel(Said, integration_tests.ChatModelIntegrationTests):
 
 
 @pytest.mark.reference
-class TestOverTheReferenceModel(Said, integration_tests.ChatModelIntegrationTests):
+class TestOverTheReferenceModel(Suite, integration_tests.ChatModelIntegrationTests):
     @pytest.fixture(autouse=True, scope="class")
     @classmethod
     def _load(cls) -> Iterator[None]:

@@ -1,9 +1,9 @@
-"""From the content of a LangChain message to text and encoded clips.
+"""Content blocks: text and encoded clips, parsed from the content of a message.
 
-Five shapes of audio are understood; langchain-core rewrites the third and the fourth
-to the second before a chat model sees them:
+Five audio blocks are understood; langchain-core rewrites the third and the fourth to
+the second before a chat model sees them:
 
-    {"type": "audio", "file_id": "sar_..."}  # from an `AudioVault`
+    {"type": "audio", "file_id": "sar_..."}  # in an `AudioStore`
     {"type": "audio", "base64": "...", "mime_type": "audio/wav"}
     {"type": "input_audio", "input_audio": {"data": "...", "format": "wav"}}
     {"type": "audio", "source_type": "base64", "data": "...", "mime_type": "audio/wav"}
@@ -24,9 +24,10 @@ if TYPE_CHECKING:
 
 Block: TypeAlias = Mapping[str, Any]
 
-# Characters of base64: a multiple of 4.
-_PART = 2**20
-_AUDIO = ("audio", "input_audio", "media")
+# Characters of base64 that are decoded at once: a multiple of 4, so that each piece is
+# valid by itself.
+_PIECE = 2**20
+_AUDIO_TYPES = ("audio", "input_audio", "media")
 _REMEDY = (
     'pass the sound itself as {"type": "audio", "base64": "...", '
     '"mime_type": "audio/wav"}, or make the message with audio_message()'
@@ -34,15 +35,8 @@ _REMEDY = (
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Text:
-    """Hold a piece of text."""
-
-    text: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Sound:
-    """Hold a clip as it was given, or the name of one, and where it was found."""
+class AudioPart:
+    """Clip of a message, as data or as a handle, and where it was found."""
 
     where: str
     data: bytes | str | None = None
@@ -50,22 +44,22 @@ class Sound:
     handle: str | None = None
 
     def read(self) -> bytes:
-        """Return the clip's bytes; long clips take a while.
+        """Return the clip's bytes; long clips take a while to decode.
 
         Raises:
-            InvalidInputError: What is there is not base64.
+            InvalidInputError: The data is not base64.
         """
         if not isinstance(self.data, str):
             return self.data or b""
         return _decode(self.data, self.where)
 
 
-def read_blocks(message: BaseMessage, *, where: str) -> Iterator[Text | Sound]:
-    """Yield what a message holds, one item a block.
+def parse_content(message: BaseMessage, *, where: str) -> Iterator[str | AudioPart]:
+    """Yield the texts and clips of a message, one for each block.
 
     Args:
         message: Any message.
-        where: What to call the message in an error.
+        where: Name of the message in errors.
 
     Raises:
         InvalidInputError: A block is of an unknown type, or lacks what its type needs.
@@ -75,23 +69,19 @@ def read_blocks(message: BaseMessage, *, where: str) -> Iterator[Text | Sound]:
     for index, block in enumerate(blocks):
         place = f"{where}.content[{index}]"
         if isinstance(block, str):
-            yield Text(text=block)
+            yield block
         elif block.get("type") == "text":
-            yield Text(text=_text(block, place))
-        elif block.get("type") in _AUDIO:
-            yield _sound(block, place)
-        elif _is_own_refusal(message, block):
-            yield Text(text="")
+            yield _text(block, place)
+        elif block.get("type") in _AUDIO_TYPES:
+            yield _audio(block, place)
+        elif message.type == "ai" and block.get("type") == "refusal":
+            # One of ours, in the history: it repeats the text block before it.
+            yield ""
         else:
             raise InvalidInputError(
                 f"{place} is a block of type {block.get('type')!r}: this model takes "
                 "text and audio only. Leave the block out, or describe it in text."
             )
-
-
-def _is_own_refusal(message: BaseMessage, block: Block) -> bool:
-    """Return whether a block repeats the text of an earlier refusal."""
-    return message.type == "ai" and block.get("type") == "refusal"
 
 
 def _text(block: Block, where: str) -> str:
@@ -104,13 +94,15 @@ def _text(block: Block, where: str) -> str:
     return text
 
 
-def _sound(block: Block, where: str) -> Sound:
+def _audio(block: Block, where: str) -> AudioPart:
     kind = block["type"]
     if kind == "input_audio":
-        return Sound(where=where, data=_openai_audio(block.get("input_audio"), where))
-    handle = block.get("file_id") or _legacy_id(block)
-    if handle:
-        return Sound(where=where, handle=str(handle))
+        return AudioPart(
+            where=where, data=_openai_audio(block.get("input_audio"), where)
+        )
+    legacy = block.get("id") if block.get("source_type") == "id" else None
+    if handle := block.get("file_id") or legacy:
+        return AudioPart(where=where, handle=str(handle))
     _refuse_references(block, where)
     mime_type = block.get("mime_type")
     if not mime_type:
@@ -124,11 +116,7 @@ def _sound(block: Block, where: str) -> Sound:
             "hears audio only. Give an audio/* type, or leave the block out."
         )
     data = block.get("base64", block.get("data"))
-    return Sound(where=where, data=_present(data, where))
-
-
-def _legacy_id(block: Block) -> object:
-    return block.get("id") if block.get("source_type") == "id" else None
+    return AudioPart(where=where, data=_check_data(data, where))
 
 
 def _openai_audio(audio: object, where: str) -> bytes | str:
@@ -140,11 +128,15 @@ def _openai_audio(audio: object, where: str) -> bytes | str:
             f"{' and '.join(missing)}: it needs "
             '{"input_audio": {"data": "<base64>", "format": "wav"}}.'
         )
-    return _present(found["data"], where)
+    return _check_data(found["data"], where)
 
 
 def _refuse_references(block: Block, where: str) -> None:
-    """Raise for audio that is somewhere else; nothing is fetched here."""
+    """Refuse audio that is elsewhere.
+
+    Nothing is fetched: a URL in a message comes from whoever wrote the message, and
+    could point into the network of the process that answers.
+    """
     for key, what in (
         ("url", "a URL, and URLs are not fetched"),
         ("file_uri", "a URI, and URIs are not fetched"),
@@ -155,7 +147,7 @@ def _refuse_references(block: Block, where: str) -> None:
             )
 
 
-def _present(data: object, where: str) -> bytes | str:
+def _check_data(data: object, where: str) -> bytes | str:
     if isinstance(data, (bytes, str)) and data:
         return data
     found = f"a {type(data).__name__}" if data else "none"
@@ -164,12 +156,12 @@ def _present(data: object, where: str) -> bytes | str:
 
 def _decode(data: str, where: str) -> bytes:
     try:
-        return _decode_in_parts(data)
+        return _decode_in_pieces(data)
     except ValueError:
-        # Base64 may be wrapped in lines.
+        # Only now, as it is rare: base64 may be wrapped in lines.
         data = "".join(data.split())
     try:
-        return _decode_in_parts(data)
+        return _decode_in_pieces(data)
     except ValueError as error:
         raise InvalidInputError(
             f"{where} holds data that is not base64 ({error}): encode the file's "
@@ -177,7 +169,8 @@ def _decode(data: str, where: str) -> bytes:
         ) from error
 
 
-def _decode_in_parts(data: str) -> bytes:
-    # Other threads, an event loop's among them, get their turn between the parts.
-    parts = (data[i : i + _PART] for i in range(0, len(data), _PART))
-    return b"".join(base64.b64decode(part, validate=True) for part in parts)
+def _decode_in_pieces(data: str) -> bytes:
+    # The decoder keeps the interpreter's lock: between two pieces, other threads run,
+    # an event loop's among them.
+    pieces = (data[i : i + _PIECE] for i in range(0, len(data), _PIECE))
+    return b"".join(base64.b64decode(piece, validate=True) for piece in pieces)

@@ -1,4 +1,4 @@
-"""Hold structured output: objects of the schema's kind, refusals told apart."""
+"""Structured output: objects of the schema, and errors for refusals."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from langchain_core.exceptions import OutputParserException
 from langchain_core.language_models import FakeListChatModel
 from langchain_core.messages import HumanMessage
 from langchain_sarguard import (
+    AnswerFailedError,
     AnswerRefusedError,
-    AnswerThrownAwayError,
     ChatSafeAudio,
     InvalidInputError,
     UnguardedModelError,
@@ -24,7 +24,7 @@ from sarguard import SafeAudioLLM
 from tests import tiny
 from tests.langchain.fakes import (
     FakeClient,
-    Tape,
+    RecordingTracer,
     audio_block,
     encoded,
     failing,
@@ -57,7 +57,7 @@ SCHEMA = {
 }
 
 
-def structured(client: SafeAudioLLM, schema: Any = SCHEMA, **options: Any) -> Any:  # noqa: ANN401
+def structured(client: SafeAudioLLM, schema: Any = SCHEMA, **options: Any) -> Any:
     return ChatSafeAudio.from_client(client).with_structured_output(schema, **options)
 
 
@@ -66,10 +66,7 @@ class TestOverATinyModel:
         ("schema", "kind"), [(Booking, Booking), (BookingDict, dict), (SCHEMA, dict)]
     )
     def test_every_kind_of_schema_is_followed(
-        self,
-        tiny_client: SafeAudioLLM,
-        schema: Any,  # noqa: ANN401
-        kind: type,
+        self, tiny_client: SafeAudioLLM, schema: Any, kind: type
     ) -> None:
         books = structured(tiny_client, schema)
         with leaning(tiny.shared(), "{"):
@@ -80,11 +77,11 @@ class TestOverATinyModel:
             names = found.model_dump() if isinstance(found, Booking) else found
             assert isinstance(names["seat"], bool)
 
-    def test_the_model_can_still_decline(self, tiny_client: SafeAudioLLM) -> None:
+    def test_the_model_may_still_decline(self, tiny_client: SafeAudioLLM) -> None:
         with leaning(tiny.shared(), "I", "{"), pytest.raises(AnswerRefusedError):
             structured(tiny_client).invoke("What is booked?")
 
-    def test_a_cut_is_a_fault_of_the_text(self, tiny_client: SafeAudioLLM) -> None:
+    def test_a_cut_text_is_a_parsing_error(self, tiny_client: SafeAudioLLM) -> None:
         cut = ChatSafeAudio.from_client(tiny_client, max_tokens=3)
         books = cut.with_structured_output(SCHEMA, include_raw=True)
         with leaning(tiny.shared(), "{"):
@@ -99,14 +96,14 @@ class TestWithoutAnAnswer:
     def test_it_raises_what_raise_on_refusal_raises(self) -> None:
         with pytest.raises(AnswerRefusedError, match="I cannot assist"):
             structured(refusing()).invoke("Book it.")
-        with pytest.raises(AnswerThrownAwayError, match="SteeringNotApplied"):
+        with pytest.raises(AnswerFailedError, match="SteeringNotApplied"):
             structured(failing()).invoke("Book it.")
 
     @pytest.mark.parametrize(
         ("client", "kind"),
-        [(refusing(), AnswerRefusedError), (failing(), AnswerThrownAwayError)],
+        [(refusing(), AnswerRefusedError), (failing(), AnswerFailedError)],
     )
-    def test_with_the_raw_message_it_is_the_parsing_error(
+    def test_with_include_raw_it_is_the_parsing_error(
         self, client: FakeClient, kind: type[Exception]
     ) -> None:
         found = structured(client, include_raw=True).invoke("Book it.")
@@ -114,13 +111,13 @@ class TestWithoutAnAnswer:
         assert type(found["parsing_error"]) is kind
         assert found["raw"].content == client.reply.text
 
-    def test_text_that_is_no_json_is_another_error(self) -> None:
+    def test_text_that_is_not_json_is_a_parsing_error(self) -> None:
         with pytest.raises(OutputParserException):
             structured(FakeClient("Paris.")).invoke("Book it.")
 
 
-class TestWhatIsAsked:
-    def test_the_model_is_told_and_bound(self) -> None:
+class TestTheRequest:
+    def test_it_has_the_schema_and_an_instruction(self) -> None:
         client = FakeClient('{"seat": true}')
         assert structured(client).invoke("Book it.") == {"seat": True}
         (request,) = client.requests
@@ -143,13 +140,13 @@ class TestWhatIsAsked:
     @pytest.mark.parametrize(
         "options", [{"method": "function_calling"}, {"method": "json_mode"}, {"x": 1}]
     )
-    def test_another_way_is_refused_by_name(self, options: dict[str, Any]) -> None:
+    def test_another_method_is_refused_by_name(self, options: dict[str, Any]) -> None:
         with pytest.raises(InvalidInputError, match="it follows schemas"):
             structured(FakeClient(), **options)
 
 
-class TestTheGuardIsKept:
-    def test_only_guarded_models_may_stand_in(self) -> None:
+class TestTheGuard:
+    def test_fallbacks_have_to_be_guarded(self) -> None:
         unguarded = FakeListChatModel(responses=["{}"])
         for options in ({}, {"include_raw": True}):
             books = structured(FakeClient(), **options)
@@ -161,16 +158,16 @@ class TestTheGuardIsKept:
                 books.with_config(tags=["a"]).with_fallbacks([unguarded])
 
     @pytest.mark.parametrize("options", [{}, {"include_raw": True}])
-    def test_tracers_see_no_sound(self, options: dict[str, Any]) -> None:
+    def test_tracers_get_no_audio(self, options: dict[str, Any]) -> None:
         client = FakeClient('{"seat": true}')
         message = HumanMessage(content=[audio_block(wav()), "What is booked?"])
-        tape = Tape()
-        structured(client, **options).invoke([message], {"callbacks": [tape]})
+        tracer = RecordingTracer()
+        structured(client, **options).invoke([message], {"callbacks": [tracer]})
         assert len(client.requests[0]["audio"]) == 1
-        assert "sar_" in tape.text()
-        assert encoded(wav())[200:300] not in tape.text()
+        assert "sar_" in tracer.text()
+        assert encoded(wav())[200:300] not in tracer.text()
 
-    def test_a_guarded_one_does(self) -> None:
+    def test_a_guarded_fallback_is_taken(self) -> None:
         broken = structured(FakeClient("Paris."))
         behind = broken.with_fallbacks([structured(FakeClient('{"seat": true}'))])
         assert behind.invoke("Book it.") == {"seat": True}

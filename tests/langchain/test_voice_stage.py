@@ -1,4 +1,4 @@
-"""Hold the plain pipe and the voice stage: sound in, the agent's events out."""
+"""The runnable and the voice stage: audio in, messages and events out."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 from langchain_core.output_parsers import StrOutputParser
 from langchain_sarguard import (
-    AudioVault,
+    AudioStore,
     ChatSafeAudio,
     EndpointingOptions,
     SafeAudioRunnable,
-    SafeAudioStage,
+    VoicePipelineStage,
 )
 
 from tests.langchain.fakes import RATE, FakeClient, failing, refusing, wav
@@ -24,19 +24,19 @@ def pcm(seconds: float, *, level: float = 0.3) -> bytes:
     return (wave * 32767).astype("<i2").tobytes()
 
 
-def kinds(events: Any) -> list[str]:  # noqa: ANN401
+def kinds(events: Any) -> list[str]:
     return [event.type for event in events]
 
 
-class TestThePlainPipe:
-    def test_every_way_gives_the_answer(self) -> None:
-        hears = SafeAudioRunnable(ChatSafeAudio.from_client(FakeClient("One two.")))
-        text = hears | StrOutputParser()
+class TestTheRunnable:
+    def test_every_method_gives_the_answer(self) -> None:
+        runnable = SafeAudioRunnable(ChatSafeAudio.from_client(FakeClient("One two.")))
+        text = runnable | StrOutputParser()
 
         async def pieces() -> list[str]:
             return [piece async for piece in text.astream(wav())]
 
-        assert hears.invoke(wav()).content == "One two."
+        assert runnable.invoke(wav()).content == "One two."
         assert text.invoke(wav()) == "One two."
         assert "".join(text.stream(wav())) == "One two."
         assert asyncio.run(text.ainvoke(wav())) == "One two."
@@ -54,9 +54,9 @@ class TestThePlainPipe:
 class TestTheStage:
     def test_utterances_become_turns(self) -> None:
         client = FakeClient("One two.")
-        vault = AudioVault()
-        stage = SafeAudioStage(
-            ChatSafeAudio.from_client(client, vault=vault), text="Answer."
+        store = AudioStore()
+        stage = VoicePipelineStage(
+            ChatSafeAudio.from_client(client, audio_store=store), text="Answer."
         )
         events = list(stage.transform(iter([wav(0.3), wav(0.5)])))
         assert kinds(events) == ["agent_chunk", "agent_chunk", "agent_end"] * 2
@@ -65,29 +65,30 @@ class TestTheStage:
 
     def test_only_the_last_turns_are_remembered(self) -> None:
         client = FakeClient()
-        stage = SafeAudioStage(ChatSafeAudio.from_client(client), turns=1)
+        stage = VoicePipelineStage(ChatSafeAudio.from_client(client), turns=1)
         list(stage.transform(iter([wav()] * 4)))
         assert [len(r["history"]) for r in client.requests] == [0, 2, 2, 2]
 
-    def test_a_refusal_and_a_fault_are_said_and_told_apart(self) -> None:
+    def test_a_refusal_and_a_fault_are_spoken_and_named(self) -> None:
         for client, outcome in ((refusing(), "refused"), (failing(), "error_closed")):
-            events = SafeAudioStage(ChatSafeAudio.from_client(client)).invoke(wav())
+            events = VoicePipelineStage(ChatSafeAudio.from_client(client)).invoke(wav())
             *chunks, guardrail, end = events
-            said = "".join(chunk.text for chunk in chunks)  # type: ignore[union-attr]
-            assert said == client.reply.text
+            spoken = "".join(chunk.text for chunk in chunks)  # type: ignore[union-attr]
+            assert spoken == client.reply.text
             assert (guardrail.outcome, end.type) == (outcome, "agent_end")  # type: ignore[union-attr]
 
-    def test_a_stream_of_samples_is_cut_at_pauses(self) -> None:
+    def test_a_stream_of_samples_is_cut_at_silences(self) -> None:
         client = FakeClient()
-        chat = ChatSafeAudio.from_client(client)
-        stage = SafeAudioStage(chat, pauses=EndpointingOptions())
+        stage = VoicePipelineStage(
+            ChatSafeAudio.from_client(client), endpointing=EndpointingOptions()
+        )
         quiet = pcm(1.0, level=0.0)
         sound = pcm(1.0) + quiet + pcm(0.05) + quiet + pcm(0.5)
         frames = (sound[i : i + 999] for i in range(0, len(sound), 999))
         events = list(stage.transform(frames))
         assert kinds(events).count("agent_end") == 2
         first, second = (len(r["audio"][0]) / RATE for r in client.requests)
-        # The speech, and the pause that ends it.
+        # The speech, and the silence that ends it.
         assert 1.0 <= first <= 2.0
         assert 0.5 <= second <= 0.8
 
@@ -102,7 +103,7 @@ class TestTheStage:
 
         async def run() -> list[str]:
             chat = ChatSafeAudio.from_client(FakeClient("One two."))
-            agent = SafeAudioStage(chat) | speak
-            return [said async for said in agent.atransform(calls())]
+            agent = VoicePipelineStage(chat) | speak
+            return [text async for text in agent.atransform(calls())]
 
         assert asyncio.run(run()) == ["ONE ", "TWO."]

@@ -1,4 +1,4 @@
-"""Answers as objects: a schema in, an object out, a refusal never mistaken for one."""
+"""Structured output: answers as objects of a schema, never made of a refusal."""
 
 from __future__ import annotations
 
@@ -9,17 +9,13 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from langchain_core.exceptions import OutputParserException
 from langchain_core.messages import BaseMessage
 from langchain_core.output_parsers import JsonOutputParser, PydanticOutputParser
-from langchain_core.runnables import (
-    Runnable,
-    RunnableLambda,
-    RunnablePassthrough,
-)
+from langchain_core.runnables import Runnable, RunnableLambda, RunnablePassthrough
 from langchain_core.utils.function_calling import convert_to_json_schema
 from langchain_core.utils.pydantic import is_basemodel_subclass
 
-from langchain_sarguard.audio_runnables import SoundPipe
-from langchain_sarguard.guarded_runnables import GuardedWays
-from langchain_sarguard.messages_out import raise_if_withheld
+from langchain_sarguard.audio_runnables import AudioSequence
+from langchain_sarguard.guarded_runnables import GuardedRunnable
+from langchain_sarguard.messages_out import raise_unless_answered
 
 if TYPE_CHECKING:
     from langchain_sarguard.chat_models import ChatSafeAudio
@@ -30,51 +26,58 @@ Schema: TypeAlias = "dict[str, Any] | type"
 METHOD = "json_schema"
 
 
-class GuardedPipe(GuardedWays, SoundPipe):
-    """Parse what a guarded model answers; only guarded models may stand in."""
+class GuardedSequence(GuardedRunnable, AudioSequence):
+    """Guarded model and the parsers behind it; its fallbacks have to be guarded."""
 
 
-def structured(
+def structured_output(
     chat: ChatSafeAudio, schema: Schema, *, include_raw: bool, strict: bool | None
 ) -> Runnable[Any, Any]:
-    """Return a chat model whose answers are objects.
+    """Return a chat model whose answers are objects of a schema.
 
     Raises:
         ValueError: The schema is of another kind.
     """
     closed = strict is not False
-    written = convert_to_json_schema(schema, strict=closed or None)
+    json_schema = convert_to_json_schema(schema, strict=closed or None)
     answers = chat.bind(
-        json_schema=written,
+        json_schema=json_schema,
         ls_structured_output_format={"kwargs": {"method": METHOD}, "schema": schema},
     )
-    check, parser = RunnableLambda(_answered), _parser(schema)
+    check, parser = RunnableLambda(_checked), _parser(schema)
     if not include_raw:
-        return _pipe(answers, check | parser)
+        return _sequence(answers, check | parser)
+    # The parsing error is returned, so the fallback of the parser is a plain function:
+    # the model itself is not asked again.
     parsed = RunnablePassthrough.assign(
         parsed=itemgetter("raw") | check | parser, parsing_error=lambda _: None
     )
     unparsed = RunnablePassthrough.assign(parsed=lambda _: None)
-    named: Runnable[Any, Any] = RunnableLambda(lambda message: {"raw": message})
+    raw: Runnable[Any, Any] = RunnableLambda(lambda message: {"raw": message})
     either = parsed.with_fallbacks([unparsed], exception_key="parsing_error")
-    return _pipe(answers, named | either)
+    return _sequence(answers, raw | either)
 
 
-def _pipe(answers: Runnable[Any, Any], rest: Runnable[Any, Any]) -> Runnable[Any, Any]:
-    # To a type checker all guarded ways are serialisable runnables, which take fields.
-    made: Any = GuardedPipe
-    pipe: Runnable[Any, Any] = made(answers, rest)
-    return pipe
+def _sequence(
+    answers: Runnable[Any, Any], rest: Runnable[Any, Any]
+) -> Runnable[Any, Any]:
+    # Type checkers take a guarded runnable for a serialisable one, made from fields.
+    make: Any = GuardedSequence
+    sequence: Runnable[Any, Any] = make(answers, rest)
+    return sequence
 
 
-def _answered(message: BaseMessage) -> BaseMessage:
-    """Let a whole answer pass; a refusal in words is no faulty JSON."""
-    raise_if_withheld(message)
+def _checked(message: BaseMessage) -> BaseMessage:
+    """Return a message that is an answer and the whole of a JSON text.
+
+    Both are checked before parsing: a refusal in words would be faulty JSON to a
+    parser, and langchain-core's own makes half an object of half a text.
+    """
+    raise_unless_answered(message)
     text = str(message.text)
     try:
         json.loads(text)
     except ValueError as error:
-        # langchain-core's parsers make half an object of half a text.
         cut = message.response_metadata.get("finish_reason") == "length"
         remedy = "it was cut at max_tokens: raise that" if cut else "ask again"
         raise OutputParserException(
