@@ -1,4 +1,4 @@
-"""A spoken conversation in a LangGraph agent, remembered without keeping a voice."""
+"""A spoken conversation in a LangGraph agent that remembers it without audio."""
 
 from langchain_sarguard import ChatSafeAudio, audio_message
 from langgraph.checkpoint.memory import InMemorySaver
@@ -10,7 +10,7 @@ chat = ChatSafeAudio.from_pretrained("reference", max_tokens=64, lost_audio="not
 
 
 def answer(state: MessagesState) -> MessagesState:
-    """Let the guarded model take its turn."""
+    """Answer with the guarded model."""
     return {"messages": [chat.invoke(state["messages"])]}
 
 
@@ -20,9 +20,9 @@ graph.add_edge(START, "answer")
 saver = InMemorySaver()
 agent = graph.compile(checkpointer=saver)
 
-caller = {"configurable": {"thread_id": "caller-1"}}
+config = {"configurable": {"thread_id": "call-1"}}
 for clip in load_clips("demo", "safe")[:2]:
-    asked = audio_message(clip.read_bytes(), "Answer the question in the audio.")
-    reply = agent.invoke({"messages": [asked]}, caller)["messages"][-1]
+    question = audio_message(clip.read_bytes(), "Answer the question in the audio.")
+    reply = agent.invoke({"messages": [question]}, config)["messages"][-1]
     print(f"asked: {clip.text}\n{reply.response_metadata['outcome']}: {reply.text}")
-print("remembered:", len(agent.get_state(caller).values["messages"]), "messages")
+print("remembered:", len(agent.get_state(config).values["messages"]), "messages")

@@ -7,14 +7,14 @@ from sarguard.datasets import load_clips
 
 
 def show(reply: AIMessage) -> None:
-    """Print an answer, and how the request ended."""
+    """Print an answer and its outcome."""
     print(f"{reply.response_metadata['outcome']}: {reply.text}")
 
 
 clip = load_clips("demo", "safe")[0]
 chat = ChatSafeAudio.from_pretrained("reference", max_tokens=64)
-asked = audio_message(clip.read_bytes(), "Answer the question in the audio.")
-messages: list[BaseMessage] = [asked]
+question = audio_message(clip.read_bytes(), "Answer the question in the audio.")
+messages: list[BaseMessage] = [question]
 print(f"asked: {clip.text}")
 show(first := chat.invoke(messages))
 show(chat.invoke([*messages, first, HumanMessage("Tell me more.")]))

@@ -1,4 +1,4 @@
-"""From a WAV file to a spoken WAV file: hear, answer behind the guard, speak.
+"""From a WAV file to a spoken WAV file, with a guarded answer.
 
     python examples/voice_chain.py [QUESTION] [ANSWER.wav]
 
@@ -22,7 +22,7 @@ target = Path(sys.argv[2] if len(sys.argv) > 2 else "answer.wav")
 
 
 def speak(reply: AIMessage) -> Path:
-    """Speak an answer, or the words that stand in its place, into a file."""
+    """Write an answer, or the text in its place, to a file as speech."""
     print(f"{reply.response_metadata['outcome']}: {reply.text}")
     command = ["espeak-ng", "-w", str(target), "--stdin"]
     subprocess.run(command, input=reply.text.encode(), check=True)

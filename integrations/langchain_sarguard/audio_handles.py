@@ -44,8 +44,8 @@ class AudioStore:
         """Create an empty store.
 
         Args:
-            max_clips: Most clips that are kept.
-            max_bytes: Most bytes of all clips together; a larger clip is refused.
+            max_clips: Maximum number of clips.
+            max_bytes: Maximum size of all clips together; a larger clip is refused.
         """
         if max_clips < 1 or max_bytes < 1:
             raise ValueError(
@@ -177,7 +177,8 @@ def detach_audio(
 ) -> list[BaseMessage]:
     """Return messages with a handle in place of every clip; none is modified.
 
-    A clip can be read by its handle as long as the returned message lives.
+    A clip can be read by its handle as long as the returned message lives. Nothing is
+    decoded before that, so this may run on an event loop.
 
     Raises:
         InvalidInputError: A message holds a block that cannot be used.
@@ -187,7 +188,7 @@ def detach_audio(
 
 def _detach(message: _Message, index: int, store: AudioStore) -> _Message:
     if "audio" in message.additional_kwargs:
-        # Other providers' messages keep here what their model said aloud.
+        # Where messages of other providers keep what their model spoke.
         rest = {k: v for k, v in message.additional_kwargs.items() if k != "audio"}
         message = message.model_copy(update={"additional_kwargs": rest})
     if isinstance(message.content, str):

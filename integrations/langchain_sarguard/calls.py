@@ -129,7 +129,7 @@ def read_options(
         raise InvalidInputError(
             f"cannot take {', '.join(unknown)} with a call: this model takes "
             f"{', '.join((*CALL_OPTIONS, *CONTEXT_OPTIONS))}, {JSON_SCHEMA} and stop, "
-            "and has no tools. The model, its policy and the dose are set where the "
+            "and has no tools. The model, its policy and alpha are set where the "
             "client is loaded."
         )
     if stop is not None and not all(stop):

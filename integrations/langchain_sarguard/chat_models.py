@@ -69,7 +69,7 @@ class ChatSafeAudio(GuardedRunnable, BaseChatModel):  # type: ignore[misc]
     )
     """The store of the clips that messages name."""
     max_tokens: int = Field(default=128, ge=1)
-    """Most tokens of an answer."""
+    """Maximum length of an answer, in tokens."""
     temperature: float = Field(default=0.0, ge=0)
     """0 for greedy decoding."""
     top_p: float = Field(default=1.0, gt=0, le=1)

@@ -113,7 +113,7 @@ def _audio(block: Block, where: str) -> AudioPart:
     if not str(mime_type).startswith("audio/"):
         raise InvalidInputError(
             f"{where} is a block of type {kind!r} that holds {mime_type}: this model "
-            "hears audio only. Give an audio/* type, or leave the block out."
+            "takes audio only. Give an audio/* type, or leave the block out."
         )
     data = block.get("base64", block.get("data"))
     return AudioPart(where=where, data=_check_data(data, where))

@@ -81,7 +81,7 @@ class VoicePipelineStage(Guarded, AudioRunnable):
             text: Goes with every utterance, such as "Answer the caller."
             system: System prompt.
             endpointing: What ends an utterance; None if items are utterances.
-            turns: Most earlier turns that the model sees.
+            turns: Maximum number of earlier turns that the model sees.
         """
         self._chat = chat
         self._text = text

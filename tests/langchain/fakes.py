@@ -1,4 +1,4 @@
-"""A client that answers without a model, and clips to ask it with."""
+"""A client that answers without a model, clips, and a tracer that records."""
 
 from __future__ import annotations
 

@@ -79,11 +79,11 @@ class TestMessages:
         client, store = FakeClient(), AudioStore()
         lost = audio_message(wav(), "First.", audio_store=store)
         store.delete(lost.content[0]["file_id"])  # type: ignore[index]
-        asked = [lost, AIMessage("Yes."), HumanMessage("And?")]
+        messages = [lost, AIMessage("Yes."), HumanMessage("And?")]
         with pytest.raises(AudioHandleError, match=r"messages\[0\]\.content\[0\]"):
-            ChatSafeAudio.from_client(client, audio_store=store).invoke(asked)
+            ChatSafeAudio.from_client(client, audio_store=store).invoke(messages)
         chat = ChatSafeAudio.from_client(client, audio_store=store, lost_audio="note")
-        chat.invoke(asked)
+        chat.invoke(messages)
         assert "no longer available" in client.requests[0]["history"][0].text
         with pytest.raises(AudioHandleError):
             chat.invoke([lost])

@@ -45,8 +45,8 @@ class TestAnAgentWithACheckpointer:
         agent = agents.create_agent(chat, tools=[], checkpointer=saver)
         config: Any = {"configurable": {"thread_id": "1"}}
         for text in ("First.", "Second."):
-            said = {"messages": [audio_message(VOICE, text, audio_store=store)]}
-            state = agent.invoke(said, config)
+            update = {"messages": [audio_message(VOICE, text, audio_store=store)]}
+            state = agent.invoke(update, config)
         assert state["messages"][-1].content == "Paris."
         assert len(client.requests[1]["history"][0].audio) == 1
         written = stored(saver)

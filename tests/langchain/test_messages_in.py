@@ -33,7 +33,7 @@ SHAPES: dict[str, dict[str, Any]] = {
 }
 
 
-def ask(*messages: BaseMessage) -> dict[str, Any]:
+def send(*messages: BaseMessage) -> dict[str, Any]:
     """Send messages through a chat model and return the request of its client."""
     client = FakeClient()
     ChatSafeAudio.from_client(client).invoke(list(messages))
@@ -48,7 +48,7 @@ def human(*blocks: Any) -> HumanMessage:
 class TestAudio:
     @pytest.mark.parametrize("shape", SHAPES)
     def test_every_shape_is_understood(self, shape: str) -> None:
-        request = ask(human({"type": "text", "text": "Answer."}, SHAPES[shape]))
+        request = send(human({"type": "text", "text": "Answer."}, SHAPES[shape]))
         assert [len(clip) for clip in request["audio"]] == [RATE // 2]
         assert request["text"] == "Answer."
 
@@ -59,25 +59,25 @@ class TestAudio:
         assert len(client.requests[0]["audio"]) == 1
 
     def test_several_clips_keep_their_order(self) -> None:
-        request = ask(human(audio_block(wav(0.2)), "Compare.", audio_block(wav(0.4))))
+        request = send(human(audio_block(wav(0.2)), "Compare.", audio_block(wav(0.4))))
         assert [len(clip) for clip in request["audio"]] == [3200, 6400]
 
     def test_audio_alone_is_enough(self) -> None:
-        assert ask(human(audio_block()))["text"] == ""
+        assert send(human(audio_block()))["text"] == ""
 
     def test_base64_may_be_wrapped_in_lines(self) -> None:
         wrapped = "\n".join(CLIP[i : i + 76] for i in range(0, len(CLIP), 76))
         block = {"type": "audio", "base64": wrapped, "mime_type": "audio/wav"}
-        assert len(ask(human(block))["audio"]) == 1
+        assert len(send(human(block))["audio"]) == 1
 
     def test_long_base64_is_decoded_in_pieces(
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr("langchain_sarguard.content_blocks._PIECE", 64)
-        assert [len(c) for c in ask(human(audio_block()))["audio"]] == [RATE // 2]
+        assert [len(c) for c in send(human(audio_block()))["audio"]] == [RATE // 2]
 
     def test_audio_of_earlier_messages_is_in_the_history(self) -> None:
-        request = ask(
+        request = send(
             human("First.", audio_block(wav(0.2))), AIMessage("Yes."), human("Then?")
         )
         first, second = request["history"]
@@ -93,7 +93,7 @@ class TestTurns:
         assert client.requests[0]["text"] == "Where is the Louvre?"
 
     def test_neighbours_of_one_role_are_one_turn(self) -> None:
-        request = ask(
+        request = send(
             SystemMessage("Be brief."),
             SystemMessage("Be kind."),
             HumanMessage("Hello."),
@@ -112,10 +112,10 @@ class TestTurns:
         assert len(request["audio"]) == 2
 
     def test_there_is_no_system_unless_given(self) -> None:
-        assert ask(HumanMessage("Hello."))["system"] is None
+        assert send(HumanMessage("Hello."))["system"] is None
 
     def test_roles_may_be_spelled_out(self) -> None:
-        request = ask(
+        request = send(
             ChatMessage("Be brief.", role="developer"),
             ChatMessage("Hello.", role="user"),
             ChatMessage("Yes?", role="assistant"),
@@ -129,7 +129,7 @@ class TestTurns:
             {"type": "text", "text": "I cannot."},
             {"type": "refusal", "refusal": "I cannot."},
         ]
-        request = ask(human("Do it."), AIMessage(content=content), human("Why?"))
+        request = send(human("Do it."), AIMessage(content=content), human("Why?"))
         assert request["history"][1].text == "I cannot."
 
 
@@ -141,7 +141,7 @@ BAD_BLOCKS: dict[str, tuple[Any, str]] = {
     "no mime type": ({"type": "audio", "base64": CLIP}, "without a 'mime_type'"),
     "no audio": (
         {"type": "media", "data": "aGk=", "mime_type": "video/mp4"},
-        "holds video/mp4: this model hears audio only",
+        "holds video/mp4: this model takes audio only",
     ),
     "url": (
         {"type": "audio", "url": "https://example.org/a.wav", "mime_type": "audio/wav"},
@@ -187,16 +187,16 @@ class TestBadInput:
     def test_a_bad_block_is_named_with_a_remedy(self, bad: str) -> None:
         block, explanation = BAD_BLOCKS[bad]
         with pytest.raises(ValueError, match=r"messages\[1\]\.content\[1\]") as caught:
-            ask(SystemMessage("Be brief."), human("Hear:", block))
+            send(SystemMessage("Be brief."), human("Hear:", block))
         assert explanation in str(caught.value)
 
     def test_a_clip_that_cannot_be_used_is_named(self) -> None:
         with pytest.raises(AudioTooShortError, match=r"messages\[0\]\.content\[1\]: "):
-            ask(human(audio_block(), audio_block(wav(0.01))))
+            send(human(audio_block(), audio_block(wav(0.01))))
 
     def test_an_earlier_clip_that_cannot_be_used_is_named(self) -> None:
         with pytest.raises(AudioDecodeError, match=r"messages\[0\]\.content\[0\]: "):
-            ask(human(audio_block(b"no sound")), AIMessage("?"), human(audio_block()))
+            send(human(audio_block(b"no sound")), AIMessage("?"), human(audio_block()))
 
     @pytest.mark.parametrize(
         ("messages", "explanation"),

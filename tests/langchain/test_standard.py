@@ -24,10 +24,10 @@ from tests.langchain.fakes import FakeClient, wav
 @pytest.fixture(autouse=True)
 def _no_network(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Close the sockets, and give the suites a clip in place of a download."""
-    sound = base64.b64encode(wav(1.0)).decode()
+    clip = base64.b64encode(wav(1.0)).decode()
     monkeypatch.setattr(
         "langchain_tests.integration_tests.chat_models._get_base64_from_url",
-        lambda _: sound,
+        lambda _: clip,
     )
     pytest_socket.disable_socket(allow_unix_socket=True)
     yield
