@@ -126,9 +126,9 @@ def check_raises(changes: list[Change], floor: Tier) -> None:
     ]
     if found:
         raise PolicyFloorError(
-            "a request can only ask for more than its policy holds:\n  "
+            "a request can only make its policy stricter:\n  "
             + "\n  ".join(found)
-            + "\nTo hold less, change the policy file, or use an override with a "
+            + "\nTo weaken it, change the policy file, or use an override with a "
             "reason and an expiry."
         )
 
@@ -145,7 +145,7 @@ def _refusal(change: Change, floor: Tier) -> str | None:
     if change.effect is Effect.STRONGER:
         return None
     if change.effect is Effect.WEAKER:
-        return "this holds less"
+        return "this is weaker"
     return "whether this is stricter depends on the model: ask for a higher tier"
 
 

@@ -80,12 +80,12 @@ def test_stricter_settings_are_given(asked: dict[str, Any]) -> None:
 def test_weaker_settings_and_what_the_file_decides_are_refused(
     asked: dict[str, Any],
 ) -> None:
-    with pytest.raises(PolicyFloorError, match="only ask for more"):
+    with pytest.raises(PolicyFloorError, match="only make its policy stricter"):
         BASE.merge_request(asked)
 
 
 def test_the_mode_is_never_lowered() -> None:
-    with pytest.raises(PolicyFloorError, match="enforce -> shadow: this holds less"):
+    with pytest.raises(PolicyFloorError, match="enforce -> shadow: this is weaker"):
         Policy().merge_request({"mode": "shadow"})
 
 
