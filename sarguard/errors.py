@@ -3,6 +3,7 @@
 A leaf also subclasses the builtin that it refines, so code that does not know sarguard
 can still catch it. Parentheses name the builtins a class adds.
 
+```text
 SarguardError (Exception)
 ├── ConfigurationError (ValueError)
 │   ├── UnsupportedModelError
@@ -48,6 +49,7 @@ SarguardError (Exception)
     ├── AuditKeyError (ValueError)
     ├── AuditIntegrityError
     └── AuditWriteError (OSError)
+```
 """
 
 from __future__ import annotations
