@@ -1,1 +1,10 @@
-"""Making a steering bundle: states, vectors, gate and tiers, offline."""
+"""Making a steering bundle: states, vectors, gate and tiers, offline.
+
+Names are imported at first use; `__init__.pyi` beside this file lists them.
+"""
+
+from __future__ import annotations
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,1 +1,10 @@
-"""Standing by every request: the policy decides on it, the ledger records it."""
+"""The guard of a client: policy, checks and ledger around every request.
+
+Names are imported at first use; `__init__.pyi` beside this file lists them.
+"""
+
+from __future__ import annotations
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,1 +1,10 @@
-"""Audio-language models: loading them, their inputs and their decoder layers."""
+"""Model families: loading, inputs, and where the decoder layers are.
+
+Names are imported at first use; `__init__.pyi` beside this file lists them.
+"""
+
+from __future__ import annotations
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

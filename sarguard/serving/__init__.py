@@ -1,1 +1,10 @@
-"""Many callers, one model: requests wait in line, and a worker answers in batches."""
+"""Requests on their way: queue, worker, streams, and the seams around them.
+
+Names are imported at first use; `__init__.pyi` beside this file lists them.
+"""
+
+from __future__ import annotations
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

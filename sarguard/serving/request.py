@@ -251,9 +251,8 @@ def check_names(
         if name not in known:
             close = difflib.get_close_matches(name, known, n=1)
             meant = _OTHER_NAMES.get(name) or (close[0] if close else None)
-            hint = (
-                f"did you mean {meant}?" if meant in known else ", ".join(sorted(known))
-            )
+            choices = f"choose from {', '.join(sorted(known))}"
+            hint = f"did you mean {meant}?" if meant in known else choices
             raise error(f"there is no option {name!r}: {hint}")
 
 

@@ -1,1 +1,10 @@
-"""Refusal vectors: how they are computed, kept on disk and put to work."""
+"""Steering while a model answers: vectors, dose, hooks and their proof.
+
+Names are imported at first use; `__init__.pyi` beside this file lists them.
+"""
+
+from __future__ import annotations
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -12,7 +12,16 @@ import numpy as np
 import torch
 import yaml
 
-from sarguard import Policy, SteeringBundle, Turn
+from sarguard import (
+    ALLOW,
+    BLOCK,
+    CheckResult,
+    InputCheck,
+    InputView,
+    Policy,
+    SteeringBundle,
+    Turn,
+)
 from sarguard.calibration.build import make_bundle
 from sarguard.calibration.recipe import Recipe
 from sarguard.datasets import load_clips
@@ -51,8 +60,8 @@ class Case:
         options = dict(self.client)
         if isinstance(options.get("policy"), dict):
             options["policy"] = Policy.build(options["policy"])
-        if "transcript_check" in options:
-            options["transcript_check"] = CHECKS[options["transcript_check"]]
+        if "check" in options:
+            options["input_checks"] = [CHECKS[options.pop("check")]]
         return options
 
 
@@ -61,14 +70,14 @@ def cases(part: str) -> list[Case]:
     return [Case(name=name, **given) for name, given in DATA[part].items()]
 
 
-def _broken(_turns: object) -> bool:
+def _broken(_view: InputView) -> CheckResult:
     raise OSError("no transcriber")
 
 
 CHECKS = {
-    "harmful": lambda _turns: True,
-    "harmless": lambda _turns: False,
-    "broken": _broken,
+    "harmful": InputCheck(name="transcript", run=lambda _view: BLOCK),
+    "harmless": InputCheck(name="transcript", run=lambda _view: ALLOW),
+    "broken": InputCheck(name="transcript", run=_broken),
 }
 SOUNDS: dict[str, Any] = {
     "clip": (tiny.clip(0.5), tiny.RATE),

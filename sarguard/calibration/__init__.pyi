@@ -1,0 +1,2 @@
+from .build import calibrate as calibrate
+from .recipe import Recipe as Recipe
