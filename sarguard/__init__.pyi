@@ -1,7 +1,7 @@
 from .audio.limits import AudioLimits as AudioLimits
 from .audit.log import AuditLog as AuditLog
 from .calibration.build import calibrate as calibrate
-from .client import SafeAudioLLM as SafeAudioLLM
+from .client import ClientOptions as ClientOptions, SafeAudioLLM as SafeAudioLLM
 from .errors import SarguardError as SarguardError
 from .guard.checks import (
     ALLOW as ALLOW,
