@@ -20,7 +20,9 @@ if TYPE_CHECKING:
 
 CALL_OPTIONS = ("max_tokens", "seed", "temperature", "timeout", "top_p")
 # What a request says of itself. The client checks a tier against its policy's floor.
-CONTEXT_OPTIONS = ("locale", "request_id", "session", "tenant", "tier")
+CONTEXT_OPTIONS = (
+    *("caller", "locale", "request_id", "session", "tenant", "tier", "traceparent"),
+)
 JSON_SCHEMA = "json_schema"
 
 _JSON_INSTRUCTION = "Answer with one JSON object that follows this schema: {schema}"

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
-from sarguard.errors import ConfigurationError, PolicyFloorError
+from sarguard.errors import ConfigurationError, InvalidRequestError, PolicyFloorError
 from sarguard.policy.model import Policy
 from sarguard.policy.overrides import Override, PolicyInForce
 from sarguard.policy.sections import Mode
@@ -80,8 +81,8 @@ class EffectivePolicy:
             max_audio_seconds: The longest clip that reaches the model whole.
 
         Raises:
+            InvalidRequestError: Its alpha is no coefficient, or there is no such tier.
             PolicyFloorError: It asks for less than the policy holds.
-            PolicyFormatError: It names a tier that does not exist.
         """
         # Asked once: an override that expires meanwhile does not split a request.
         policy = self.in_force.at()
@@ -117,10 +118,15 @@ class EffectivePolicy:
         """Return the dose of a request that no tier decides on."""
         if self.given or request.tier is not None:
             return None
-        return self.dose if request.alpha is None else DoseSpec.constant(request.alpha)
+        if request.alpha is None:
+            return self.dose
+        with _request_at_fault():
+            return DoseSpec.constant(request.alpha)
 
     def _tier(self, policy: Policy, requested: str | None) -> Tier:
         if requested is not None:
+            with _request_at_fault():
+                Tier.named(requested)
             return policy.effective_tier(requested)
         return max(self.tier or policy.steering.tier, policy.floor)
 
@@ -134,6 +140,15 @@ class EffectivePolicy:
                 f"holds {held:g} at the least: ask for that or more"
             )
         return max(requested, held)
+
+
+@contextmanager
+def _request_at_fault() -> Iterator[None]:
+    """Call a setting that makes no sense a bad request, where a request brought it."""
+    try:
+        yield
+    except ConfigurationError as error:
+        raise InvalidRequestError(str(error)) from error
 
 
 def tier_dose(
