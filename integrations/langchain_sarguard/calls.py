@@ -21,7 +21,13 @@ if TYPE_CHECKING:
 CALL_OPTIONS = ("max_tokens", "seed", "temperature", "timeout", "top_p")
 # What a request says of itself. The client checks a tier against its policy's floor.
 CONTEXT_OPTIONS = (
-    *("caller", "locale", "request_id", "session", "tenant", "tier", "traceparent"),
+    "caller",
+    "locale",
+    "request_id",
+    "session",
+    "tenant",
+    "tier",
+    "traceparent",
 )
 JSON_SCHEMA = "json_schema"
 
