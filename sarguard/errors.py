@@ -63,18 +63,6 @@ class ConfigurationError(SarguardError, ValueError):
     """A setup, an option or a request that cannot work."""
 
 
-class InvalidRequestError(SarguardError, ValueError):
-    """A request that makes no sense as it stands; a server answers it with 400."""
-
-
-class ClientClosedError(SarguardError, RuntimeError):
-    """A client that answers nothing any more; a server answers with 503."""
-
-
-class CheckTimeoutError(SarguardError, TimeoutError):
-    """A check that took longer than its time budget, and so has not passed."""
-
-
 class UnsupportedModelError(ConfigurationError):
     """A model whose architecture cannot be guarded."""
 
@@ -101,6 +89,18 @@ class PolicyFloorError(PolicyError):
 
 class PolicyOverrideError(PolicyError):
     """An override that has expired, or breaks the rules for overrides."""
+
+
+class InvalidRequestError(SarguardError, ValueError):
+    """A request that makes no sense as it stands; a server answers it with 400."""
+
+
+class ClientClosedError(SarguardError, RuntimeError):
+    """A client that answers nothing any more; a server answers with 503."""
+
+
+class CheckTimeoutError(SarguardError, TimeoutError):
+    """A check that took longer than its time budget, and so has not passed."""
 
 
 class AudioError(SarguardError, ValueError):

@@ -54,14 +54,25 @@ MAY_IMPORT: dict[str, set[str]] = {
         *("audio", "calibration", "datasets", "errors", "models", "reference"),
         *("steering",),
     },
+    # A resolved request holds the policy that it was resolved by.
     "serving": {
-        *("audio", "decoding", "errors", "models", "refusal", "steering", "types"),
+        *("audio", "decoding", "errors", "models", "policy", "refusal", "steering"),
+        *("types",),
     },
     "guard": {
         *("audit", "errors", "models", "policy", "serving", "steering", "types"),
     },
     "client": {
-        *("audit", "bundles", "errors", "guard", "models", "policy", "serving"),
+        *(
+            "audio",
+            "audit",
+            "bundles",
+            "errors",
+            "guard",
+            "models",
+            "policy",
+            "serving",
+        ),
         *("steering", "types"),
     },
     "evaluation": {

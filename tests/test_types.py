@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 
-from sarguard.errors import ConfigurationError
+from sarguard.errors import InvalidRequestError
 from sarguard.types import GuardReport, Outcome, Reply, Timings, Turn, Usage
 from tests import tiny
 
@@ -21,13 +21,13 @@ def reply() -> Reply:
 
 
 def test_a_role_is_one_of_three() -> None:
-    with pytest.raises(ConfigurationError, match=r"'robot'.*system, user, assistant"):
+    with pytest.raises(InvalidRequestError, match=r"'robot'.*system, user, assistant"):
         Turn(role="robot")  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("role", ["system", "assistant"])
 def test_only_the_user_speaks(role: str) -> None:
-    with pytest.raises(ConfigurationError, match="only user turns"):
+    with pytest.raises(InvalidRequestError, match="only user turns"):
         Turn(role=role, text="Hi.", audio=(tiny.clip(0.2),))  # type: ignore[arg-type]
 
 

@@ -95,7 +95,7 @@ def test_it_holds_the_reference_model(name: str, names: set[str]) -> None:
 
 
 def test_it_holds_every_clip_of_the_manifest(names: set[str]) -> None:
-    manifest = ROOT / "sarguard" / "calibration_data" / "manifest.jsonl"
+    manifest = ROOT / "sarguard" / "datasets" / "manifest.jsonl"
     rows = manifest.read_text(encoding="utf-8").splitlines()
     clips = {f"sarguard/datasets/{json.loads(row)['file']}" for row in rows}
     assert len(clips) > 500

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from sarguard.decoding import Sampling, guarded_decode, stop_tokens
-from sarguard.errors import ConfigurationError, SteeringError
+from sarguard.errors import ConfigurationError, InvalidRequestError, SteeringError
 from sarguard.models.inputs import build_inputs
 from sarguard.models.loading import LoadedModel
 from sarguard.steering.bundle import SteeringBundle
@@ -150,7 +150,7 @@ class TestSampling:
         ],
     )
     def test_settings_are_checked(self, settings: dict[str, float]) -> None:
-        with pytest.raises(ConfigurationError, match=next(iter(settings))):
+        with pytest.raises(InvalidRequestError, match=next(iter(settings))):
             Sampling(**settings)  # type: ignore[arg-type]
 
 
@@ -196,7 +196,7 @@ class TestRefusedDecoding:
     def test_no_tokens_is_no_answer(
         self, loaded: LoadedModel, steerer: Steerer
     ) -> None:
-        with pytest.raises(ConfigurationError, match="max_new_tokens is 0"):
+        with pytest.raises(InvalidRequestError, match="max_new_tokens is 0"):
             guarded_decode(
                 loaded, steerer, ask(loaded, "Hi."), alpha=0.1, max_new_tokens=0
             )

@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sarguard.decoding.detokenizer import AnswerText, read_stop
-from sarguard.errors import ConfigurationError
+from sarguard.errors import InvalidRequestError
 from tests import tiny
 
 WORDS = tiny.tokenizer()
@@ -74,5 +74,5 @@ def test_stop_is_one_string_or_several(
 
 @pytest.mark.parametrize("stop", ["", ["a", ""], [3]])
 def test_stop_strings_are_checked(stop: object) -> None:
-    with pytest.raises(ConfigurationError, match="stop"):
+    with pytest.raises(InvalidRequestError, match="stop"):
         read_stop(stop)  # type: ignore[arg-type]

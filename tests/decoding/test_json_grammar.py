@@ -11,7 +11,10 @@ import pytest
 
 from sarguard import Done, Outcome, SafeAudioLLM, TextDelta
 from sarguard.decoding import json_grammar
-from sarguard.errors import ConfigurationError, MissingDependencyError
+from sarguard.errors import (
+    InvalidRequestError,
+    MissingDependencyError,
+)
 from sarguard.refusal import is_refusal
 from tests import tiny
 from tests.tiny import leaning
@@ -152,7 +155,7 @@ class TestWhatCannotBeFollowed:
         schema: Any,  # noqa: ANN401
         said: str,
     ) -> None:
-        with pytest.raises(ConfigurationError, match=said):
+        with pytest.raises(InvalidRequestError, match=said):
             tiny_client.generate(text="Hello.", json_schema=schema)
 
     def test_without_the_library_it_is_named(
@@ -170,5 +173,5 @@ class TestWhatCannotBeFollowed:
             "llguidance.hf.from_tokenizer",
             lambda *_, **__: (_ for _ in ()).throw(ValueError("only fast ones")),
         )
-        with pytest.raises(ConfigurationError, match="only fast ones"):
+        with pytest.raises(InvalidRequestError, match="only fast ones"):
             json_grammar.JsonGrammar.compile(loaded, SCHEMA)

@@ -220,7 +220,7 @@ class TestARelease:
     def test_a_client_is_not_opened(self, tiny_bundle: SteeringBundle) -> None:
         loaded = tiny.shared()
         with pytest.raises(SteeringNotAppliedError, match=re.escape(UNTESTED)):
-            SafeAudioLLM(loaded, tiny_bundle, alpha=0.1)
+            SafeAudioLLM.from_loaded(loaded, tiny_bundle, alpha=0.1)
 
     @pytest.mark.usefixtures("renamed")
     def test_decoding_says_which_name_is_missing(self) -> None:

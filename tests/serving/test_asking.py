@@ -247,7 +247,7 @@ class TestBatching:
             client.generate_batch([{"text": "A."}, {"text": "B.", "max_new_tokens": 0}])
         with pytest.raises(AudioEmptyError):
             client.generate_batch([{"text": "A.", "max_new_tokens": 2}, {"audio": b""}])
-        with pytest.raises(TypeError, match="beams"):
+        with pytest.raises(InvalidRequestError, match="beams"):
             client.generate_batch([{"text": "A.", "beams": 3}])  # type: ignore[typeddict-unknown-key]
         assert client.generate(text="A.", max_new_tokens=2).outcome is Outcome.ANSWERED
 

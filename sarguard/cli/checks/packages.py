@@ -108,6 +108,7 @@ def _padded(
 _FALLBACK = (
     "torch>=2.6",
     "transformers>=5.23,<6",
+    "lazy-loader>=0.4",
     "librosa>=0.11",
     "soundfile>=0.13",
     "safetensors>=0.5",
