@@ -163,7 +163,7 @@ class TestWhatCannotBeFollowed:
     ) -> None:
         monkeypatch.setitem(sys.modules, "llguidance", None)
         with pytest.raises(MissingDependencyError, match=r"sarguard\[json\]"):
-            tiny_client.generate(text="Hello.", json_schema=SCHEMA)
+            tiny_client.generate(text="Hello.", json_schema={**SCHEMA, "title": "New"})
 
     def test_a_tokenizer_that_cannot_be_read_is_named(
         self, monkeypatch: pytest.MonkeyPatch
