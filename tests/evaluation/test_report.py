@@ -27,6 +27,7 @@ from sarguard.evaluation.stats.summary import summarise
 from sarguard.steering.bundle import TierCard
 from sarguard.steering.card_parts import TierCaps, TierChoice, TierMeasure
 from tests.evaluation.made_up import arm_records, whole_run
+from tests.evaluation.published import FOLDERS, read_report
 
 CHOICE = TierChoice(
     aim=0.97,
@@ -236,3 +237,12 @@ def test_only_steps_of_a_dose_are_joined(arms: tuple[str, str], lines: int) -> N
     ]
     drawn = trade_off(summarise(records).arms)
     assert drawn.count("<polyline") == 1 + lines
+
+
+@pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: folder.name)
+def test_published_reports_are_written_again_to_the_byte(
+    folder: Path, tmp_path: Path
+) -> None:
+    write_report(read_report(folder), tmp_path)
+    for file in ("report.md", "report.html", "report.json", "curve.svg"):
+        assert (tmp_path / file).read_bytes() == (folder / file).read_bytes(), file
