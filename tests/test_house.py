@@ -75,9 +75,10 @@ MAY_IMPORT: dict[str, set[str]] = {
         ),
         *("steering", "types"),
     },
+    # An arm's dose is resolved as a client's is, by the guard.
     "evaluation": {
-        *("audio", "calibration", "client", "datasets", "decoding", "errors"),
-        *("models", "reference", "refusal", "steering", "types"),
+        *("audio", "calibration", "datasets", "decoding", "errors", "guard", "models"),
+        *("reference", "refusal", "serving", "steering", "types"),
     },
     "bench": {
         *("audit", "calibration", "client", "datasets", "decoding", "errors"),
@@ -85,8 +86,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     },
     "cli": {
         *("audio", "audit", "bench", "bundles", "calibration", "client", "datasets"),
-        *("decoding", "errors", "evaluation", "models", "policy", "reference"),
-        *("refusal", "steering", "types"),
+        *("decoding", "errors", "evaluation", "guard", "models", "policy"),
+        *("reference", "refusal", "steering", "types"),
     },
     "__main__": {"cli"},
 }

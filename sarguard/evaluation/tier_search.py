@@ -31,10 +31,11 @@ from numpy.typing import NDArray
 
 from sarguard.calibration.tiers import TIERS, TRUSTED_AUC
 from sarguard.errors import InsufficientDataError
+from sarguard.evaluation.arms.arm import BARE
 from sarguard.evaluation.arms.registry import Setup, plan_arms
 from sarguard.evaluation.data.items import Item
 from sarguard.evaluation.judges.rules import Label
-from sarguard.evaluation.run.records import AnswerRecord
+from sarguard.evaluation.run.run_log import AnswerRecord
 from sarguard.evaluation.run.runner import Advance, Conduct, run_arms
 from sarguard.evaluation.run.separation import area
 from sarguard.evaluation.stats.rates import Rate
@@ -232,7 +233,7 @@ def measure_tiers(
     summary = summarise(records)
     harmful = sum(item.kind == "harmful" for item in items)
     return {
-        arm.name.removeprefix("tier-"): TierMeasure(
+        arm.arm.name.removeprefix("tier-"): TierMeasure(
             harmful=harmful,
             harmless=len(items) - harmful,
             harmful_refused=_value(arm.figures["harmful_refused"]) or 0.0,
@@ -243,7 +244,7 @@ def measure_tiers(
             broken_added=_value(arm.added["broken"]) or 0.0,
         )
         for arm in summary.arms
-        if arm.name != "bare"
+        if arm.arm != BARE
     }
 
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import soundfile
 
-from sarguard.cli.evaluate.arms import plan, settle
 from sarguard.cli.evaluate.options import command_line
+from sarguard.cli.evaluate.plan import fill_in, plan_run
 from sarguard.cli.main import build_parser
 from sarguard.errors import InsufficientDataError
 from sarguard.evaluation.arms.registry import _BUILDERS
@@ -204,8 +204,8 @@ def test_arms_are_planned(
 ) -> None:
     monkeypatch.setattr("sarguard.evaluation.arms.registry._BUILDERS", dict(_BUILDERS))
     options = build_parser().parse_args(["evaluate", *given])
-    settle(options)
-    found = plan(options)
+    fill_in(options)
+    found = plan_run(options)
     assert len(found.arms) == len(set(found.arms)) == arms
     names = {arm.name for arm in found.varied}
     assert names == (varied or {arm.name for arm in found.arms})

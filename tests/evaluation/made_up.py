@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from sarguard.evaluation.judges.rules import Label
-from sarguard.evaluation.run.records import AnswerRecord
+from sarguard.evaluation.run.run_log import AnswerRecord
 
 PAIRS = 20
 _SAID = (Label.ANSWERED, Label.COMPLIED)

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from sarguard.evaluation.arms.arm import Arm
 from sarguard.evaluation.arms.gate_trials import GateTrial
 from sarguard.evaluation.judges.agreement import Agreement
 from sarguard.evaluation.judges.rules import Label
@@ -35,7 +36,10 @@ def read_report(folder: Path) -> Report:
         findings=tuple(Finding(**row) for row in content["findings"]),
         doses=tuple(_spread(row) for row in content["doses"]),
         separation=Separation(**content["separation"]),
-        latency=tuple(Latency(**row) for row in content["latency"]),
+        latency=tuple(
+            Latency(**row | {"arm": Arm.parse(row["arm"])})
+            for row in content["latency"]
+        ),
         agreement=_agreement(content["judge"]),
         gates=tuple(GateTrial(**row) for row in content["gates"]),
         tiers={n: TierCard.model_validate(t) for n, t in content["tiers"].items()},
@@ -44,7 +48,7 @@ def read_report(folder: Path) -> Report:
 
 def _arm(row: dict[str, Any]) -> ArmSummary:
     return ArmSummary(
-        arm=row["arm"],
+        arm=Arm.parse(row["arm"]),
         figures=_rates(row["figures"]),
         added=_rates(row["added"]),
         variants={name: _rates(found) for name, found in row["variants"].items()},
@@ -61,7 +65,7 @@ def _match(row: dict[str, Any]) -> Match:
 
 
 def _spread(row: dict[str, Any]) -> DoseSpread:
-    return DoseSpread(**row)
+    return DoseSpread(**row | {"arm": Arm.parse(row["arm"])})
 
 
 def _rates(rows: dict[str, Any]) -> dict[str, Any]:

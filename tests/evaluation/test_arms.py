@@ -10,9 +10,9 @@ from sarguard.calibration.recipe import Recipe
 from sarguard.calibration.refusal_check import random_direction
 from sarguard.errors import ConfigurationError, SteeringError
 from sarguard.evaluation.arms import registry
+from sarguard.evaluation.arms.arm import Arm
 from sarguard.evaluation.arms.controls import Recalibration, swap_halves
 from sarguard.evaluation.arms.registry import (
-    Arm,
     OpenArm,
     Setup,
     UnguardedForMeasurement,
@@ -222,7 +222,7 @@ def test_the_grid_has_every_dose_of_the_arms_that_have_one() -> None:
     ],
 )
 def test_an_arm_that_makes_no_sense_is_refused(
-    name: str, alpha: float | None, says: str
+    name: str, alpha: float | None, says: str, setup: Setup
 ) -> None:
     with pytest.raises(ConfigurationError, match=says):
-        Arm(name=name, alpha=alpha)
+        open_arm(Arm(name=name, alpha=alpha), setup)

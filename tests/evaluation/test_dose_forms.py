@@ -10,6 +10,7 @@ import torch
 from sarguard.calibration.recipe import Recipe
 from sarguard.calibration.vectors import CalibrationStates
 from sarguard.evaluation.arms import registry
+from sarguard.evaluation.arms.arm import Arm
 from sarguard.evaluation.arms.controls import Recalibration
 from sarguard.evaluation.arms.dose_forms import (
     ShapedSteerer,
@@ -19,7 +20,7 @@ from sarguard.evaluation.arms.dose_forms import (
     spared_vectors,
 )
 from sarguard.evaluation.arms.gate_trials import _judge, try_gates
-from sarguard.evaluation.arms.registry import Arm, Setup, open_arm
+from sarguard.evaluation.arms.registry import Setup, open_arm
 from sarguard.evaluation.run.batch_answers import answer_arm, make_batches, prefill
 from sarguard.steering.bundle import SteeringBundle
 from sarguard.steering.gate import Gate, Matched, fit_gate

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from sarguard.evaluation.arms.arm import Arm
 from sarguard.evaluation.arms.gate_trials import GateTrial
 from sarguard.evaluation.judges.agreement import measure_agreement
 from sarguard.evaluation.judges.base import RuleJudge
@@ -59,7 +60,7 @@ def report() -> Report:
             along_vector=(0.5, 0.6, 0.9), by_probe=(0.6, 0.7, 0.8), harmful=20, safe=20
         ),
         latency=tuple(
-            Latency(arm=arm, first_token_ratio=r, token_ratio=r, **times)  # type: ignore[arg-type]
+            Latency(arm=Arm(name=arm), first_token_ratio=r, token_ratio=r, **times)  # type: ignore[arg-type]
             for arm, r in (("bare", 1.0), ("tier-balanced", 1.2))
         ),
         agreement=measure_agreement(RuleJudge()),
@@ -126,7 +127,7 @@ def test_the_page_shows_every_arm_in_tables_and_on_the_curve(report: Report) -> 
     assert page.tags.count("svg") == 4
     words = " ".join(page.words)
     for arm in report.summary.arms:
-        assert arm.arm in words
+        assert str(arm.arm) in words
         assert f"<title>{arm.arm}: " in content
     assert HOSTILE in words
 
@@ -170,7 +171,7 @@ def test_json_holds_everything(report: Report, tmp_path: Path) -> None:
 
 def test_doses_are_spread_where_they_differ() -> None:
     (spread,) = spread_doses(whole_run())
-    assert spread.arm == "tier-balanced"
+    assert spread.arm == Arm(name="tier-balanced")
     assert sum(spread.counts["harmful"]) == 20
     assert spread.blocked == {"harmful": 19, "safe": 1, "borderline": 2}
     assert spread.edges[-1] == pytest.approx(0.3)

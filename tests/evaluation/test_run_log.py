@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from sarguard.errors import ArtifactFormatError, ConfigurationError
+from sarguard.evaluation.arms.arm import BARE, Arm
 from sarguard.evaluation.judges.rules import Label
 from sarguard.evaluation.run.run_log import ANSWERS_FILE, MemoryLog, RunLog
 from tests.evaluation.made_up import record
@@ -19,8 +20,8 @@ def test_records_are_there_after_a_stop(tmp_path: Path) -> None:
     RunLog(tmp_path / "run", SETTINGS).add([ONE, TWO])
     again = RunLog(tmp_path / "run", SETTINGS)
     assert again.records == (ONE, TWO)
-    assert again.has("bare", "a")
-    assert not again.has("ablated 0.1", "a")
+    assert again.has(BARE, "a")
+    assert not again.has(Arm(name="ablated", alpha=0.1), "a")
 
 
 @pytest.mark.parametrize("cut", range(1, 60, 7))
@@ -75,5 +76,5 @@ def test_settings_that_are_none_are_refused(tmp_path: Path, content: str) -> Non
 def test_memory_forgets() -> None:
     log = MemoryLog()
     log.add([ONE])
-    assert log.has("bare", "a")
+    assert log.has(BARE, "a")
     assert MemoryLog().records == ()

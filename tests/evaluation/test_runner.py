@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 from sarguard.errors import ConfigurationError, InsufficientDataError
-from sarguard.evaluation.arms.registry import Arm, plan_arms
+from sarguard.evaluation.arms.arm import Arm
+from sarguard.evaluation.arms.registry import plan_arms
 from sarguard.evaluation.data.items import Item
 from sarguard.evaluation.judges.rules import Label
 from sarguard.evaluation.judges.topic import TopicJudge
@@ -57,14 +58,14 @@ def test_every_arm_answers_every_request(tiny_bundle: SteeringBundle) -> None:
         progress=lambda *step: steps.append(step),
     )
     assert {(r.arm, r.item) for r in records} == {
-        (str(arm), item.id) for arm in ARMS for item in ITEMS
+        (arm, item.id) for arm in ARMS for item in ITEMS
     }
     assert steps[0] == (0, 25, "bare")
     assert steps[-1] == (25, 25, "")
     assert [done for done, _, _ in steps] == sorted(done for done, _, _ in steps)
-    dose = {(r.arm, r.dose) for r in records if not r.arm.startswith("tier")}
+    dose = {(str(r.arm), r.dose) for r in records if r.arm.name[:4] != "tier"}
     assert dose == {("bare", 0), ("zero", 0), ("prompt", 0), ("ablated 0.3", 0.3)}
-    assert all((r.score is None) is (r.arm == "prompt") for r in records)
+    assert all((r.score is None) is (r.arm.name == "prompt") for r in records)
     assert all(r.label is Label.REFUSED for r in records if r.blocked)
 
 
@@ -74,7 +75,7 @@ def test_zero_answers_as_bare_does_and_the_model_is_free_after(
     setup = make_setup(tiny_bundle)
     for _ in range(2):
         records = run_arms(setup, ITEMS, ARMS[:2], conduct=CONDUCT)
-        said = {(r.arm, r.item): (r.label, r.tokens, r.start) for r in records}
+        said = {(r.arm.name, r.item): (r.label, r.tokens, r.start) for r in records}
         for asked in ITEMS:
             assert said["bare", asked.id] == said["zero", asked.id]
     assert not setup.loaded.decoder.owner._forward_pre_hooks

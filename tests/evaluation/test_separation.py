@@ -5,7 +5,8 @@ import pytest
 import torch
 from sklearn.metrics import roc_auc_score  # type: ignore[import-untyped]
 
-from sarguard.evaluation.arms.registry import Arm, plan_arms
+from sarguard.evaluation.arms.arm import Arm
+from sarguard.evaluation.arms.registry import plan_arms
 from sarguard.evaluation.data.items import Item
 from sarguard.evaluation.run.batch_answers import make_batches
 from sarguard.evaluation.run.latency import measure_latency
@@ -69,7 +70,7 @@ def test_one_suite_alone_is_not_compared() -> None:
 def test_every_arm_is_timed_against_the_bare_one(tiny_bundle: SteeringBundle) -> None:
     arms = plan_arms([0.3], ["bare", "prompt", "ablated", "tier-maximum"])
     found = measure_latency(make_setup(tiny_bundle), twins(2), arms, requests=2)
-    assert [row.arm for row in found] == [str(arm) for arm in arms]
+    assert [row.arm for row in found] == list(arms)
     bare = found[0]
     assert bare.requests == 2
     assert (bare.first_token_ratio, bare.token_ratio) == (1.0, 1.0)

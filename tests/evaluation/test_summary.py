@@ -5,8 +5,9 @@ import json
 import pytest
 
 from sarguard.errors import InsufficientDataError
+from sarguard.evaluation.arms.arm import Arm
 from sarguard.evaluation.judges.rules import Label
-from sarguard.evaluation.run.records import AnswerRecord
+from sarguard.evaluation.run.run_log import AnswerRecord
 from sarguard.evaluation.stats.findings import find_remarks
 from sarguard.evaluation.stats.rates import Rate
 from sarguard.evaluation.stats.summary import ArmSummary, Summary, summarise
@@ -25,7 +26,7 @@ def figure(summary: Summary, arm: str, name: str) -> float:
 
 
 def found(summary: Summary, arm: str) -> ArmSummary:
-    chosen = summary.arm(arm)
+    chosen = summary.find(Arm.parse(arm))
     assert chosen is not None
     return chosen
 
@@ -64,11 +65,8 @@ def test_variants_and_traps_have_figures_of_their_own(summary: Summary) -> None:
     assert value(tier.variants["noise"]["harmful_refused"]) == pytest.approx(17 / 20)
     assert value(tier.variants["noise"]["benign_refused"]) == pytest.approx(4 / 40)
     assert value(tier.traps["words"]) == pytest.approx(1 / 10)
-    assert (tier.name, tier.alpha) == ("tier-balanced", None)
-    assert (found(summary, "raw 0.2").name, found(summary, "raw 0.2").alpha) == (
-        "raw",
-        0.2,
-    )
+    assert tier.arm == Arm(name="tier-balanced")
+    assert found(summary, "raw 0.2").arm == Arm(name="raw", alpha=0.2)
 
 
 def test_requests_are_counted_once_and_in_order(summary: Summary) -> None:
@@ -95,7 +93,7 @@ def test_vectors_are_matched_at_equal_harmful_refusals(summary: Summary) -> None
 
 @pytest.mark.parametrize("left_out", ["bare", "raw", "ablated"])
 def test_without_an_arm_there_is_no_comparison(left_out: str) -> None:
-    kept = [r for r in whole_run() if r.arm.partition(" ")[0] != left_out]
+    kept = [r for r in whole_run() if r.arm.name != left_out]
     assert summarise(kept).matches == ()
 
 

@@ -10,12 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sarguard.cli.evaluate.arms import Plan, plan, settle
 from sarguard.cli.evaluate.options import add_options, command_line
-from sarguard.cli.evaluate.requests import choose_items
+from sarguard.cli.evaluate.plan import Plan, choose_items, fill_in, plan_run
 from sarguard.errors import ConfigurationError
 
 if TYPE_CHECKING:
+    from rich.console import Console
     from torch import Tensor
 
     from sarguard.cli.options import Commands
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from sarguard.evaluation.data.items import Item
     from sarguard.evaluation.judges.base import Judge
     from sarguard.evaluation.report import Report
+    from sarguard.evaluation.report.tables import Grid
     from sarguard.evaluation.run.latency import Latency
     from sarguard.evaluation.run.run_log import Log
     from sarguard.evaluation.run.runner import Conduct
@@ -34,11 +35,13 @@ if TYPE_CHECKING:
     from sarguard.steering.bundle import SteeringBundle
 
 _KEY = "SARGUARD_JUDGE_KEY"
+_MAX_REPLY = 70
+"""Characters of an answer that are shown."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Run:
-    """Hold what was asked, and what came of it."""
+    """What was asked, and what came of it."""
 
     setup: Setup
     items: list[Item]
@@ -55,7 +58,8 @@ def add_parser(commands: Commands) -> None:
         help="measure refusals, over-refusals and broken answers",
         description="Ask held-out spoken requests, harmful, matched safe, borderline "
         "and ordinary, in many arms: the bare model, a written defence, the raw and "
-        "the safe-ablated vector at several doses, tiers, and controls. Greedy.",
+        "the safe-ablated vector at several doses, tiers, policies, and controls. "
+        "Greedy.",
     )
     add_options(parser)
     parser.set_defaults(run=run, parser=parser)
@@ -77,21 +81,21 @@ def _evaluate(options: argparse.Namespace, judge: Judge) -> int:
     from sarguard.evaluation.run.runner import run_arms
 
     facts = {"command": command_line(options)}
-    settle(options)
-    arms = plan(options)
+    fill_in(options)
+    plan = plan_run(options)
     items = choose_items(options)
     loaded, bundle = open_model_and_bundle(options)
-    setup = _setup(loaded, bundle)
+    setup = _setup(loaded, bundle, plan)
     facts |= _facts(options, setup, judge)
-    log = _log(options, facts, items, arms)
+    log = _log(options, facts, items, plan)
     conduct = _conduct(options, setup, items, judge)
-    run = Run(setup=setup, items=items, plan=arms, log=log, states={})
-    with steps(f"{len(items)} requests in {len(arms.arms)} arms") as advance:
+    run = Run(setup=setup, items=items, plan=plan, log=log, states={})
+    with steps(f"{len(items)} requests in {len(plan.arms)} arms") as advance:
         run_arms(
             setup,
             items,
-            arms.arms,
-            varied=arms.varied,
+            plan.arms,
+            varied=plan.varied,
             conduct=conduct,
             log=log,
             states=run.states,
@@ -118,19 +122,25 @@ def _judge(options: argparse.Namespace) -> AbstractContextManager[Judge]:
 
 
 def _check_judge(options: argparse.Namespace, judge: Judge) -> int:
-    from sarguard.cli.evaluate.screen import print_agreement
+    from rich.text import Text
+
     from sarguard.cli.screen import print_json, results
     from sarguard.evaluation.judges.agreement import measure_agreement
+    from sarguard.evaluation.report.tables import confusion_grid
 
     found = measure_agreement(judge)
     if options.json == "-":
         print_json(found.to_dict())
-    else:
-        print_agreement(results(), found)
+        return 0
+    console = results()
+    _print(console, confusion_grid(found))
+    for row, label in found.missed:
+        shown = row.reply[:_MAX_REPLY].replace("\n", " ")
+        console.print(Text(f"{row.label} labelled {label}: {shown}", style="dim"))
     return 0
 
 
-def _setup(loaded: LoadedModel, bundle: SteeringBundle) -> Setup:
+def _setup(loaded: LoadedModel, bundle: SteeringBundle, plan: Plan) -> Setup:
     from sarguard.calibration.recipe import Recipe
     from sarguard.cli.screen import remarks
     from sarguard.datasets import load_benign, load_pairs
@@ -157,7 +167,7 @@ def _setup(loaded: LoadedModel, bundle: SteeringBundle) -> Setup:
         benign=lambda: load_benign(sample_rate=rate),
         requests=requests,
     )
-    return Setup(loaded=loaded, bundle=bundle, again=again)
+    return Setup(loaded=loaded, bundle=bundle, again=again, policies=plan.policies)
 
 
 def _facts(options: argparse.Namespace, setup: Setup, judge: Judge) -> dict[str, Any]:
@@ -181,7 +191,7 @@ def _log(
     options: argparse.Namespace,
     facts: dict[str, Any],
     items: list[Item],
-    arms: Plan,
+    plan: Plan,
 ) -> Log:
     from sarguard.evaluation.data.items import digest_items
     from sarguard.evaluation.run.run_log import MemoryLog, RunLog
@@ -191,12 +201,21 @@ def _log(
     settings = {name: facts[name] for name in facts if name not in ("title", "command")}
     settings |= {
         "requests": digest_items(items),
-        "arms": [str(arm) for arm in arms.arms],
-        "varied": [str(arm) for arm in arms.varied],
+        "arms": [str(arm) for arm in plan.arms],
+        "varied": [str(arm) for arm in plan.varied],
         "batch_size": options.batch_size,
         "topic": not options.no_topic,
     }
+    if plan.policies:
+        # An id does not say that a policy is still what it was.
+        settings["policies"] = [policy["digest"] for policy in _policies(plan)]
     return RunLog(Path(options.out), settings)
+
+
+def _policies(plan: Plan) -> tuple[dict[str, str], ...]:
+    """Return what a ledger record holds of each policy that is measured."""
+    in_force = [effective.in_force.at() for effective in plan.policies.values()]
+    return tuple(policy.record_fields() for policy in in_force)
 
 
 def _conduct(
@@ -246,6 +265,7 @@ def _report(
         agreement=measure_agreement(judge) if rules or options.out else None,
         gates=_gates(options, run),
         tiers=run.setup.bundle.card.tiers,
+        policies=_policies(run.plan),
     )
 
 
@@ -299,11 +319,10 @@ def _latency(options: argparse.Namespace, run: Run) -> tuple[Latency, ...]:
 
 
 def _write(options: argparse.Namespace, report: Report) -> None:
-    from sarguard.cli.evaluate.screen import print_report
     from sarguard.cli.screen import remarks, results
     from sarguard.evaluation.report import to_json, to_markdown, write_report
 
-    print_report(remarks() if options.json == "-" else results(), report)
+    _print_report(remarks() if options.json == "-" else results(), report)
     if options.json == "-":
         sys.stdout.write(to_json(report))
     elif options.json is not None:
@@ -317,6 +336,44 @@ def _write(options: argparse.Namespace, report: Report) -> None:
     for folder in filter(None, (options.out, options.publish)):
         page = Path(folder) / "report.html"
         remarks().print(f"Report: {page}", markup=False, soft_wrap=True)
+
+
+def _print_report(console: Console, report: Report) -> None:
+    """Write the short tables, and what has to be said of them."""
+    from rich.text import Text
+
+    from sarguard.evaluation.report.tables import short_grids
+
+    console.print(Text(str(report.facts["title"]), style="bold"))
+    for grid in short_grids(report):
+        _print(console, grid)
+    for finding in report.findings:
+        console.print(Text(finding.text, style="bold red" if finding.grave else "dim"))
+
+
+def _print(console: Console, grid: Grid) -> None:
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(
+        title=Text(grid.title),
+        title_style="bold",
+        title_justify="left",
+        box=SIMPLE_HEAD,
+        pad_edge=False,
+    )
+    for place, heading in enumerate(grid.headings):
+        table.add_column(
+            heading,
+            justify="left" if place == 0 or heading == "arm" else "right",
+            no_wrap=(place == 0 and heading != "figure") or heading == "arm",
+        )
+    for row in grid.rows:
+        table.add_row(*map(str, row))
+    console.print(table)
+    console.print(Text(grid.note, style="dim"))
+    console.print()
 
 
 def _check_writable(file: str | None) -> None:

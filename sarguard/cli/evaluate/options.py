@@ -145,9 +145,17 @@ def _add_arms(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument(
         "--varied-arms",
-        type=_names("arm", _arms),
+        type=_names("arm", lambda: (*_arms(), "policy")),
         metavar="A,B,...",
-        help="arms that are asked the variants too (default: all)",
+        help="arms that are asked the variants too, `policy` among them (default: all)",
+    )
+    group.add_argument(
+        "--policy",
+        action="append",
+        default=[],
+        metavar="POLICY",
+        help="also measure a policy, a file or the name of a preset: the dose that a "
+        "client with it gives a request that asks for nothing; may be given again",
     )
     add_token_option(parser, _MAX_NEW_TOKENS)
     group.add_argument(

@@ -4,22 +4,24 @@
 |---|---|
 | bare | the model as it is |
 | zero | steered with vectors of zeros: must answer as `bare` does |
-| prompt | the model as it is, told in writing to refuse what is harmful |
+| prompt | prompt-only baseline: a written instruction to refuse what is harmful |
 | raw | SARSteer's vector without the safe-space ablation |
 | ablated | SARSteer as published |
 | random | a random direction of the ablated vector's norm in each layer |
 | shuffled | the ablated vector of pairs whose halves were swapped at random |
-| tier-NAME | the dose that a tier of the bundle decides by each request's state |
+| tier-NAME | what a client gives a request that names that tier |
+| policy ID | what a client with that policy gives a request that asks for nothing |
 
 What `random` does, any push does; what `shuffled` does owes nothing to which half of a
-pair is harmful. `register_arm` adds others.
+pair is harmful. Tiers and policies are resolved by the code that serves requests.
+`register_arm` adds others.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeAlias
 
 import torch
@@ -28,9 +30,13 @@ from torch import Tensor
 from sarguard.calibration.refusal_check import random_direction
 from sarguard.calibration.tiers import TIERS
 from sarguard.errors import ConfigurationError
+from sarguard.evaluation.arms.arm import POLICY, Arm
 from sarguard.evaluation.arms.controls import Recalibration
+from sarguard.guard.effective_policy import EffectivePolicy
+from sarguard.guard.factory import effective_policy
 from sarguard.models.layers import DecoderLayers
 from sarguard.models.loading import LoadedModel
+from sarguard.serving.request import GenerationRequest
 from sarguard.steering.bundle import SteeringBundle
 from sarguard.steering.dose import DoseSpec
 from sarguard.steering.gate import Gate
@@ -44,37 +50,16 @@ DEFENCE = (
 """What the arm `prompt` adds to the request in writing."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Arm:
-    """Hold one arm: how the model is guarded, and how strongly."""
-
-    name: str
-    alpha: float | None = None
-    """Dose of the arms that have a choice of it; None for the others."""
-
-    def __post_init__(self) -> None:
-        known = _BUILDERS.get(self.name)
-        if known is None:
-            raise ConfigurationError(
-                f"there is no arm {self.name!r}: choose from {', '.join(arm_names())}"
-            )
-        dose = self.alpha
-        if known.swept is (dose is None) or (dose is not None and not dose > 0):
-            needs = "a dose above 0" if known.swept else "no dose"
-            raise ConfigurationError(f"arm {self.name} with {self.alpha}: give {needs}")
-
-    def __str__(self) -> str:
-        return self.name if self.alpha is None else f"{self.name} {self.alpha:g}"
-
-
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Setup:
-    """Hold what arms are made of."""
+    """What arms are made of."""
 
     loaded: LoadedModel
     bundle: SteeringBundle
     again: Recalibration | None = None
     """Calibrates again, for the arms that need that."""
+    policies: Mapping[str, EffectivePolicy] = field(default_factory=dict)
+    """The policies that are measured, by id."""
 
     def recalibration(self) -> Recalibration:
         """Return what calibrates again.
@@ -91,7 +76,7 @@ class Setup:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class OpenArm:
-    """Hold what answers in one arm."""
+    """What answers in one arm."""
 
     steerer: Steerer
     """Not yet attached."""
@@ -101,7 +86,7 @@ class OpenArm:
     steers: bool = True
     """Whether anything is added; where not, the dose is reported as 0."""
     instruction: str = ""
-    """Put before what accompanies the clip in writing."""
+    """Put before the text that goes with the clip."""
 
 
 Builder: TypeAlias = Callable[[Setup, float], OpenArm]
@@ -138,17 +123,50 @@ def arm_names() -> tuple[str, ...]:
 
 
 def plan_arms(alphas: Sequence[float], names: Sequence[str]) -> tuple[Arm, ...]:
-    """Return arms: those that have a dose at every dose, the others once."""
-    return tuple(
+    """Return arms: those that have a dose at every dose, the others once.
+
+    Raises:
+        ConfigurationError: There is no such arm, or a dose is not above 0.
+    """
+    arms = tuple(
         Arm(name=name, alpha=alpha)
         for name in dict.fromkeys(names)
         for alpha in (sorted(set(alphas)) if _is_swept(name) else (None,))
     )
+    for arm in arms:
+        check_arm(arm)
+    return arms
+
+
+def check_arm(arm: Arm) -> None:
+    """Raise ConfigurationError unless an arm can be opened, given its setup."""
+    if arm.name == POLICY and arm.policy is not None and arm.alpha is None:
+        return
+    known = _BUILDERS.get(arm.name)
+    if known is None or arm.policy is not None:
+        raise ConfigurationError(
+            f"there is no arm {str(arm)!r}: choose from {', '.join(arm_names())}, or "
+            "measure a policy"
+        )
+    if known.swept is (arm.alpha is None) or (arm.alpha is not None and arm.alpha <= 0):
+        needs = "a dose above 0" if known.swept else "no dose"
+        raise ConfigurationError(f"arm {arm.name} with {arm.alpha}: give {needs}")
 
 
 def open_arm(arm: Arm, setup: Setup) -> OpenArm:
-    """Return what answers in an arm."""
-    return _BUILDERS[arm.name].builder(setup, arm.alpha or 1.0)
+    """Return what answers in an arm.
+
+    Raises:
+        ConfigurationError: There is no such arm, or the setup lacks what it needs.
+    """
+    check_arm(arm)
+    if arm.policy is None:
+        return _BUILDERS[arm.name].builder(setup, arm.alpha or 1.0)
+    if arm.policy not in setup.policies:
+        raise ConfigurationError(
+            f"the setup has no policy {arm.policy!r}: give it to the setup's policies"
+        )
+    return _served(setup, setup.policies[arm.policy])
 
 
 class UnguardedForMeasurement(Steerer):
@@ -213,21 +231,26 @@ def _zero(setup: Setup, _alpha: float) -> OpenArm:
     )
 
 
-def _tier(setup: Setup, _alpha: float, *, name: str) -> OpenArm:
-    tier = setup.bundle.card.tiers.get(name)
-    if tier is None:
-        raise ConfigurationError(
-            f"the bundle has no tier {name!r}: make it again with `sarguard calibrate`"
-        )
+def _served(setup: Setup, effective: EffectivePolicy) -> OpenArm:
+    """Return the arm of what a client serves to a request that asks for nothing."""
+    resolved = effective.resolve(
+        GenerationRequest(),
+        setup.bundle,
+        max_audio_seconds=setup.loaded.max_audio_seconds,
+    )
     return OpenArm(
         steerer=Steerer(setup.loaded.decoder, setup.bundle.vectors.ablated),
-        dose=DoseSpec(rule=tier.rule),
+        dose=resolved.dose,
         gate=setup.bundle.gate,
     )
 
 
 def _register_tier(name: str) -> None:
-    register_arm(f"tier-{name}", lambda s, a: _tier(s, a, name=name), swept=False)
+    register_arm(
+        f"tier-{name}",
+        lambda setup, _: _served(setup, effective_policy(tier=name)),
+        swept=False,
+    )
 
 
 register_arm("bare", _bare, swept=False)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from html import escape
 
+from sarguard.evaluation.arms.arm import BARE, POLICY, Arm
 from sarguard.evaluation.report import svg
 from sarguard.evaluation.report.content import DoseSpread
 from sarguard.evaluation.report.labels import Mark, name_marks
@@ -23,10 +24,11 @@ PALETTE = {
     "random": "#999933",
     "shuffled": "#882255",
     "tier": "#009e73",
+    "policy": "#56b4e9",
 }
 _FAMILIES = ("tier", "form")
 """Arms that share a colour: their names begin with it."""
-_UNORDERED = ("form",)
+_UNORDERED = ("form", POLICY)
 """Families whose arms are no steps of a dose."""
 _OTHER = "#d55e00"
 _SUITES = {
@@ -157,7 +159,7 @@ def dose_chart(spread: DoseSpread) -> str:
 
 def latency_chart(found: Sequence[Latency]) -> str:
     """Draw every arm's times as a multiple of the bare model's."""
-    rows = [row for row in found if row.first_token_ratio and row.arm != "bare"]
+    rows = [row for row in found if row.first_token_ratio and row.arm != BARE]
     ratios = [r for row in rows for r in (row.first_token_ratio, row.token_ratio) if r]
     most = max([1.2, *ratios])
     height = 70 + 44 * len(rows)
@@ -173,10 +175,10 @@ def latency_chart(found: Sequence[Latency]) -> str:
     )
     for index, row in enumerate(rows):
         top = axes.y(len(rows) - index) + 6
-        parts.append(svg.text(axes.left - 8, top + 18, row.arm, anchor="end"))
+        parts.append(svg.text(axes.left - 8, top + 18, str(row.arm), anchor="end"))
         for shift, ratio in ((0, row.first_token_ratio), (15, row.token_ratio)):
             width = axes.x(ratio or 0) - axes.left
-            colour = colour_of(row.arm.partition(" ")[0])
+            colour = colour_of(row.arm.name)
             parts.append(svg.bar(axes.left, top + shift, width, 12, colour))
     parts.append(
         svg.line(axes.x(1), axes.top, axes.x(1), height - axes.bottom, svg.INK)
@@ -201,7 +203,7 @@ def family_of(name: str) -> str:
 
 
 def _family(arm: ArmSummary) -> str:
-    return family_of(arm.name)
+    return family_of(arm.arm.name)
 
 
 def _family_path(
@@ -213,7 +215,7 @@ def _family_path(
     """
     parts: list[str] = []
     points: list[tuple[float, float]] = []
-    colour = colour_of(arms[0].name)
+    colour = colour_of(arms[0].arm.name)
     marks: list[str] = []
     for arm in arms:
         across, up = arm.figures["benign_refused"], arm.figures["harmful_refused"]
@@ -230,11 +232,17 @@ def _family_path(
         )
         hint = f"{arm.arm}: {up.value:.0%} harmful, {across.value:.0%} harmless refused"
         marks.append(svg.dot(x, y, colour, title=hint))
-        name = f"{arm.alpha:g}" if arm.alpha else arm.arm.partition("-")[2] or arm.arm
-        named.append(Mark(x=x, y=y, name=name, colour=colour))
+        named.append(Mark(x=x, y=y, name=_short_name(arm.arm), colour=colour))
     if len(points) > 1 and _family(arms[0]) not in _UNORDERED:
         parts.append(svg.path(points, colour, more='opacity="0.6"'))
     return parts + marks
+
+
+def _short_name(arm: Arm) -> str:
+    """Return what tells an arm from the others of its colour."""
+    if arm.alpha is not None:
+        return f"{arm.alpha:g}"
+    return arm.policy or arm.name.partition("-")[2] or arm.name
 
 
 def _stack(axes: Axes, spread: DoseSpread, place: int) -> list[str]:

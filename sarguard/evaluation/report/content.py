@@ -6,11 +6,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from sarguard.evaluation.arms.arm import Arm
 from sarguard.evaluation.arms.gate_trials import GateTrial
 from sarguard.evaluation.data.items import CLEAN
 from sarguard.evaluation.judges.agreement import Agreement
 from sarguard.evaluation.run.latency import Latency
-from sarguard.evaluation.run.records import AnswerRecord
+from sarguard.evaluation.run.run_log import AnswerRecord
 from sarguard.evaluation.run.separation import Separation
 from sarguard.evaluation.stats.findings import Finding
 from sarguard.evaluation.stats.summary import Summary
@@ -22,9 +23,9 @@ BINS = 20
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DoseSpread:
-    """Hold how one arm's doses are spread, on the requests as they are."""
+    """Doses of one arm, on the requests as they are."""
 
-    arm: str
+    arm: Arm
     edges: tuple[float, ...]
     """Bounds of the bins, one more than there are bins."""
     counts: dict[str, tuple[int, ...]]
@@ -35,7 +36,7 @@ class DoseSpread:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Report:
-    """Hold a whole report."""
+    """A whole report."""
 
     facts: Mapping[str, Any]
     """What was asked of whom, and by which command; plain values."""
@@ -48,6 +49,8 @@ class Report:
     gates: tuple[GateTrial, ...] = ()
     tiers: Mapping[str, TierCard] = field(default_factory=dict)
     """The bundle's, with what they were chosen for."""
+    policies: tuple[Mapping[str, str], ...] = ()
+    """Of each policy that was measured, what a ledger record holds of it."""
 
     @property
     def bars(self) -> tuple[Bar, ...]:
@@ -56,13 +59,15 @@ class Report:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the report as plain values, ready for JSON."""
+        policies = {"policies": [*map(dict, self.policies)]} if self.policies else {}
         return {
             **self.facts,
+            **policies,
             **self.summary.to_dict(),
             "findings": [asdict(finding) for finding in self.findings],
-            "doses": [asdict(spread) for spread in self.doses],
+            "doses": [asdict(row) | {"arm": str(row.arm)} for row in self.doses],
             "separation": None if self.separation is None else asdict(self.separation),
-            "latency": [asdict(latency) for latency in self.latency],
+            "latency": [asdict(row) | {"arm": str(row.arm)} for row in self.latency],
             "gates": [asdict(trial) for trial in self.gates],
             "tiers": {name: tier.model_dump() for name, tier in self.tiers.items()},
             "bars": [asdict(bar) | {"reached": bar.reached} for bar in self.bars],
@@ -81,7 +86,7 @@ def spread_doses(records: Sequence[AnswerRecord]) -> tuple[DoseSpread, ...]:
     return tuple(found)
 
 
-def _spread(arm: str, records: Sequence[AnswerRecord]) -> DoseSpread:
+def _spread(arm: Arm, records: Sequence[AnswerRecord]) -> DoseSpread:
     top = max(record.dose for record in records)
     edges = tuple(top * step / BINS for step in range(BINS + 1))
     suites = dict.fromkeys(record.suite for record in records)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from sarguard.evaluation.report.content import Report
-from sarguard.evaluation.report.tables import Grid, all_grids
+from sarguard.evaluation.report.tables import Cell, Grid, all_grids
 
 
 def to_markdown(report: Report) -> str:
@@ -30,5 +30,5 @@ def render(grid: Grid) -> str:
     return "\n".join([*lines, *map(_line, grid.rows)])
 
 
-def _line(cells: Iterable[str]) -> str:
-    return f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"
+def _line(cells: Iterable[Cell]) -> str:
+    return f"| {' | '.join(str(cell).replace('|', chr(92) + '|') for cell in cells)} |"

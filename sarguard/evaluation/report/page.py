@@ -6,9 +6,10 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
+from sarguard.evaluation.arms.arm import BARE, Arm
 from sarguard.evaluation.report import charts
 from sarguard.evaluation.report.content import Report
-from sarguard.evaluation.report.tables import MISSED, Grid, all_grids
+from sarguard.evaluation.report.tables import MISSED, Cell, Grid, all_grids
 
 _STYLE = """
 :root { color-scheme: light; }
@@ -95,7 +96,7 @@ def _trade_off(report: Report) -> str:
     arms = charts.drawable(report.summary.arms)
     if not arms:
         return ""
-    names = [charts.family_of(arm.name) for arm in arms]
+    names = [charts.family_of(arm.arm.name) for arm in arms]
     legend = charts.legend(list(dict.fromkeys(names)))
     return _section(
         "Harmful against harmless requests refused",
@@ -137,13 +138,13 @@ def _doses(report: Report) -> str:
     parts = [charts.suite_legend(suites)]
     for spread in report.doses:
         blocked = ", ".join(f"{n} {suite}" for suite, n in spread.blocked.items() if n)
-        note = f"{escape(spread.arm)}: blocked {escape(blocked) or 'none'}"
+        note = f"{escape(str(spread.arm))}: blocked {escape(blocked) or 'none'}"
         parts.append(f'<p class="note">{note}</p>{charts.dose_chart(spread)}')
     return _section("Doses", "Arms whose dose depends on the request.", "".join(parts))
 
 
 def _latency(report: Report) -> str:
-    if not any(row.first_token_ratio and row.arm != "bare" for row in report.latency):
+    if not any(row.first_token_ratio and row.arm != BARE for row in report.latency):
         return ""
     return _section(
         "Cost in time, against the bare model",
@@ -161,18 +162,19 @@ def _table(grid: Grid) -> str:
     )
 
 
-def _cells(headings: Sequence[str], row: Sequence[str]) -> str:
+def _cells(headings: Sequence[str], row: Sequence[Cell]) -> str:
     return "".join(_cell(h, c) for h, c in zip(headings, row, strict=True))
 
 
-def _cell(heading: str, content: str) -> str:
-    value, bracket, interval = content.partition(" [")
-    shown = escape(value)
-    if bracket:
-        shown += f" <small>[{escape(interval)}</small>"
-    if heading == "arm":
-        colour = charts.colour_of(content.partition(" ")[0])
-        shown = f'<i style="background:{colour}"></i>{escape(content)}'
+def _cell(heading: str, content: Cell) -> str:
+    if isinstance(content, Arm):
+        colour = charts.colour_of(content.name)
+        shown = f'<i style="background:{colour}"></i>{escape(str(content))}'
+    else:
+        value, bracket, interval = content.partition(" [")
+        shown = escape(value)
+        if bracket:
+            shown += f" <small>[{escape(interval)}</small>"
     marked = ' class="missed"' if content == MISSED else _name(heading)
     return f"<td{marked}>{shown}</td>"
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
+from sarguard.evaluation.arms.arm import BARE, POLICY, Arm
 from sarguard.evaluation.data.items import CLEAN
 from sarguard.evaluation.judges.agreement import Agreement
 from sarguard.evaluation.report.content import Report
@@ -37,14 +39,18 @@ MISSED = "missed"
 _TRAPS = {"words": "a harmful word meant well", "topic": "a safe question near harm"}
 
 
+Cell: TypeAlias = "str | Arm"
+"""What a cell says; an arm may be shown in its colour."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Grid:
-    """Hold one table."""
+    """One table."""
 
     title: str
     note: str
     headings: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
+    rows: tuple[tuple[Cell, ...], ...]
 
 
 def all_grids(report: Report) -> tuple[Grid, ...]:
@@ -55,6 +61,7 @@ def all_grids(report: Report) -> tuple[Grid, ...]:
         main_grid(summary),
         added_grid(summary),
         tier_grid(report),
+        policy_grid(report),
         match_grid(summary),
         variant_grid(summary),
         trap_grid(summary),
@@ -73,6 +80,7 @@ def short_grids(report: Report) -> tuple[Grid, ...]:
         added_grid(summary),
         match_grid(summary),
         bar_grid(report),
+        policy_grid(report),
         latency_grid(report),
     )
     return tuple(grid for grid in grids if grid.rows)
@@ -97,7 +105,7 @@ def main_grid(summary: Summary) -> Grid:
 
 def added_grid(summary: Summary) -> Grid:
     """Return what every arm added to the bare model, in points."""
-    arms = [arm for arm in summary.arms if arm.added and arm.arm != "bare"]
+    arms = [arm for arm in summary.arms if arm.added and arm.arm != BARE]
     columns = [c for c in _ADDED if any(arm.added.get(c[0]) for arm in arms)]
     return Grid(
         title="Added to the bare model",
@@ -170,6 +178,24 @@ def _measured(found: TierMeasure | None) -> tuple[str, str]:
     added = found.added.values()
     shown = "/".join("-" if a is None else f"{100 * a + 0:+.1f}" for a in added)
     return f"{100 * found.harmful_refused:.0f}", shown
+
+
+def policy_grid(report: Report) -> Grid:
+    """Return which policies were measured."""
+    columns = ("version", "digest", "mode", "tier", "floor")
+    return Grid(
+        title="Policies",
+        note="Each arm's dose is what a client with that policy gives a request that "
+        "asks for nothing. Its limits, checks and messages are not measured.",
+        headings=("arm", *columns),
+        rows=tuple(
+            (
+                Arm(name=POLICY, policy=policy["id"]),
+                *(policy[column] for column in columns),
+            )
+            for policy in report.policies
+        ),
+    )
 
 
 def gate_grid(report: Report) -> Grid:

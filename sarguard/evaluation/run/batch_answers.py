@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol, TypeVar
 
@@ -189,9 +189,7 @@ def answer_arm(
     Raises:
         SteeringError: An answer cannot be proven to be steered.
     """
-    rows = [Row(dose=arm.dose, max_new_tokens=max_new_tokens) for _ in batch.places]
-    score = None if arm.gate is None else arm.gate.score
-    decode_rows(loaded, arm.steerer, _fresh(batch), rows, score=score)
+    rows = decode_arm(loaded, arm, _fresh(batch), max_new_tokens=max_new_tokens)
     if any(row.ending == "unhealthy" for row in rows):
         raise NonFiniteActivationError(
             "a steered state holds NaN or infinity: lower the dose, or load the model "
@@ -200,12 +198,39 @@ def answer_arm(
     return [_answer(loaded, arm, row) for row in rows]
 
 
+def decode_arm(
+    loaded: LoadedModel,
+    arm: OpenArm,
+    inputs: Mapping[str, Any],
+    *,
+    max_new_tokens: int,
+    after_step: Callable[[], None] = lambda: None,
+) -> list[Row]:
+    """Return every row of some inputs, decoded in an arm whose steerer is attached.
+
+    Args:
+        loaded: The model.
+        arm: How the rows are steered.
+        inputs: As for `decode_rows`; a cache among them is used up.
+        max_new_tokens: Most tokens of an answer.
+        after_step: As for `decode_rows`.
+
+    Raises:
+        SteeringError: An answer cannot be proven to be steered.
+    """
+    count = len(inputs["input_ids"])
+    rows = [Row(dose=arm.dose, max_new_tokens=max_new_tokens) for _ in range(count)]
+    score = None if arm.gate is None else arm.gate.score
+    decode_rows(loaded, arm.steerer, inputs, rows, score=score, after_step=after_step)
+    return rows
+
+
 def _answer(loaded: LoadedModel, arm: OpenArm, row: Row) -> Answer:
     decision = row.decision
     return Answer(
         text=_text(loaded, row.token_ids),
         tokens=row.output_tokens,
-        dose=row.strength if arm.steers else 0.0,
+        dose=row.strength if arm.steers and row.steered else 0.0,
         score=None if decision is None else decision.score,
         blocked=row.ending == "blocked",
     )

@@ -12,10 +12,15 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from sarguard.decoding import Row, decode_rows
-from sarguard.evaluation.arms.registry import Arm, OpenArm, Setup, open_arm
+from sarguard.evaluation.arms.arm import BARE, Arm
+from sarguard.evaluation.arms.registry import OpenArm, Setup, open_arm
 from sarguard.evaluation.data.items import Item
-from sarguard.evaluation.run.batch_answers import Batch, make_batches, with_instruction
+from sarguard.evaluation.run.batch_answers import (
+    Batch,
+    decode_arm,
+    make_batches,
+    with_instruction,
+)
 
 _TOKENS = 16
 
@@ -24,9 +29,9 @@ Steps = Callable[[int, int, str], None]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Latency:
-    """Hold one arm's times, medians over requests."""
+    """Times of one arm, medians over requests."""
 
-    arm: str
+    arm: Arm
     requests: int
     first_token_s: float
     token_s: float
@@ -48,19 +53,19 @@ def measure_latency(
 
     A request that an arm blocks has a first token (the message) and no further one.
     """
-    opened = {str(arm): open_arm(arm, setup) for arm in arms}
-    times: dict[str, list[tuple[float, float]]] = {name: [] for name in opened}
+    opened = {arm: open_arm(arm, setup) for arm in arms}
+    times: dict[Arm, list[tuple[float, float]]] = {arm: [] for arm in opened}
     chosen = items[:requests]
     for done, item in enumerate(chosen):
         (batch,) = make_batches(setup.loaded, [item], size=1)
         # The first pass of a shape warms caches; it is not counted.
         _time(setup, next(iter(opened.values())), batch)
-        for name, arm in opened.items():
+        for arm, way in opened.items():
             if progress is not None:
-                progress(done, len(chosen), name)
-            times[name].append(_time(setup, arm, batch))
-    bare = times.get("bare")
-    return tuple(_latency(name, found, bare) for name, found in times.items())
+                progress(done, len(chosen), str(arm))
+            times[arm].append(_time(setup, way, batch))
+    bare = times.get(BARE)
+    return tuple(_latency(arm, found, bare) for arm, found in times.items())
 
 
 def _time(setup: Setup, arm: OpenArm, batch: Batch) -> tuple[float, float]:
@@ -68,15 +73,14 @@ def _time(setup: Setup, arm: OpenArm, batch: Batch) -> tuple[float, float]:
     loaded = setup.loaded
     if arm.instruction:
         batch = with_instruction(loaded, batch, arm.instruction)
-    row = Row(dose=arm.dose, max_new_tokens=_TOKENS)
     marks: list[float] = []
     with arm.steerer:
         started = time.perf_counter()
-        decode_rows(
+        decode_arm(
             loaded,
-            arm.steerer,
+            arm,
             batch.inputs,
-            [row],
+            max_new_tokens=_TOKENS,
             after_step=lambda: marks.append(time.perf_counter()),
         )
         ended = time.perf_counter()
@@ -86,12 +90,12 @@ def _time(setup: Setup, arm: OpenArm, batch: Batch) -> tuple[float, float]:
 
 
 def _latency(
-    name: str,
+    arm: Arm,
     times: Sequence[tuple[float, float]],
     bare: Sequence[tuple[float, float]] | None,
 ) -> Latency:
     return Latency(
-        arm=name,
+        arm=arm,
         requests=len(times),
         first_token_s=statistics.median(first for first, _ in times),
         token_s=statistics.median(further for _, further in times),

@@ -13,25 +13,78 @@ import json
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Annotated, Any, Literal, Protocol
 
-from pydantic import ValidationError
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    PlainValidator,
+    ValidationError,
+)
 
 from sarguard.errors import ArtifactFormatError, ConfigurationError
-from sarguard.evaluation.run.records import AnswerRecord
+from sarguard.evaluation.arms.arm import Arm
+from sarguard.evaluation.judges.rules import Label
 
 SETTINGS_FILE = "run.json"
 ANSWERS_FILE = "answers.jsonl"
 
+_Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+
+
+def _read_arm(value: object) -> Arm:
+    if not isinstance(value, (Arm, str)):
+        raise ValueError(f"an arm is {value!r}: expected its name")
+    # Through its name even where it is one: a dose has six digits on disk, and a run
+    # that was resumed has to add up as one that was not.
+    return Arm.parse(str(value))
+
+
+class AnswerRecord(BaseModel):
+    """What one arm did with one request.
+
+    An answer itself is not kept. How it begins is, where it is harmless: the request
+    was, or the answer refuses.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    arm: Annotated[Arm, PlainValidator(_read_arm), PlainSerializer(str)]
+    """On disk by its name and dose, such as `ablated 0.1`."""
+    item: str
+    suite: str
+    variant: str
+    kind: Literal["harmful", "safe"]
+    cluster: str
+    topic: str = ""
+    label: Label
+    on_topic: bool | None = None
+    """Whether the answer is about the request; None where that was not asked."""
+    dose: float
+    """Strength of steering; 0 in the arms that do not steer."""
+    score: float | None = None
+    """What the gate gave the request, asked as it is; None where the arm asks more."""
+    blocked: bool = False
+    """Whether nothing was decoded."""
+    tokens: int
+    seconds: _Seconds
+    """From the start of decoding to the end of the batch, shared by its rows."""
+    batch: int
+    """Rows of the batch."""
+    start: str = ""
+    """The first words, where they are harmless."""
+
 
 class Log(Protocol):
-    """Keep records, and say which there are."""
+    """The records of a run."""
 
     @property
     def records(self) -> tuple[AnswerRecord, ...]:
         """Return every record, in the order in which they came."""
 
-    def has(self, arm: str, item: str) -> bool:
+    def has(self, arm: Arm, item: str) -> bool:
         """Return whether an arm's answer to a request is there."""
 
     def add(self, records: Iterable[AnswerRecord]) -> None:
@@ -39,7 +92,7 @@ class Log(Protocol):
 
 
 class MemoryLog:
-    """Keep records until the process ends."""
+    """Records that are gone when the process ends."""
 
     def __init__(self) -> None:
         self._records: dict[tuple[str, str], AnswerRecord] = {}
@@ -49,18 +102,18 @@ class MemoryLog:
         """Return every record, in the order in which they came."""
         return tuple(self._records.values())
 
-    def has(self, arm: str, item: str) -> bool:
+    def has(self, arm: Arm, item: str) -> bool:
         """Return whether an arm's answer to a request is there."""
-        return (arm, item) in self._records
+        return (str(arm), item) in self._records
 
     def add(self, records: Iterable[AnswerRecord]) -> None:
         """Keep records; the first of an arm and a request stays."""
         for record in records:
-            self._records.setdefault((record.arm, record.item), record)
+            self._records.setdefault((str(record.arm), record.item), record)
 
 
 class RunLog(MemoryLog):
-    """Keep records in a directory."""
+    """Records in a directory."""
 
     def __init__(self, folder: Path, settings: Mapping[str, Any]) -> None:
         """Open a directory, new or of the same run.

@@ -9,11 +9,12 @@ from dataclasses import dataclass, field
 from torch import Tensor
 
 from sarguard.errors import InsufficientDataError
+from sarguard.evaluation.arms.arm import Arm
 from sarguard.evaluation.arms.registry import (
-    Arm,
     OpenArm,
     Setup,
     UnguardedForMeasurement,
+    check_arm,
     open_arm,
 )
 from sarguard.evaluation.data.items import CLEAN, Item, check_items
@@ -30,8 +31,7 @@ from sarguard.evaluation.run.batch_answers import (
     read_states,
     with_instruction,
 )
-from sarguard.evaluation.run.records import AnswerRecord
-from sarguard.evaluation.run.run_log import Log, MemoryLog
+from sarguard.evaluation.run.run_log import AnswerRecord, Log, MemoryLog
 from sarguard.models.loading import LoadedModel
 from sarguard.types import Turn
 
@@ -83,6 +83,7 @@ def run_arms(
 
     Raises:
         InsufficientDataError: There is no request or no arm.
+        ConfigurationError: Two requests share an identifier, or an arm is unknown.
         SteeringError: An answer cannot be proven to be steered.
         JudgeError: The judge gave no label.
     """
@@ -91,6 +92,8 @@ def run_arms(
             f"{len(items)} request(s) in {len(arms)} arm(s): give one of each"
         )
     check_items(items)
+    for arm in arms:
+        check_arm(arm)
     run = _Run(setup, conduct or Conduct(), log or MemoryLog(), progress)
     run.states = states
     plan = (
@@ -207,7 +210,7 @@ class _Run:
         self.log.add(
             self._record(arm, item, answer, spent, len(items), score)
             for item, answer, score in zip(items, answers, given, strict=True)
-            if not self.log.has(str(arm), item.id)
+            if not self.log.has(arm, item.id)
         )
 
     def _record(
@@ -223,7 +226,7 @@ class _Run:
         harmless = item.kind == "safe" or found is Label.REFUSED
         words = answer.text.split()[:_START_WORDS] if harmless else ()
         return AnswerRecord(
-            arm=str(arm),
+            arm=arm,
             item=item.id,
             suite=item.suite,
             variant=item.variant,
@@ -259,7 +262,7 @@ class _Run:
         return self._open[arm]
 
     def _missing(self, items: Sequence[Item], arm: Arm) -> bool:
-        return not all(self.log.has(str(arm), item.id) for item in items)
+        return not all(self.log.has(arm, item.id) for item in items)
 
     def _report(self, arm: Arm) -> None:
         if self._progress is not None:

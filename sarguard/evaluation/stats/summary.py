@@ -20,10 +20,11 @@ from typing import Any
 
 import numpy as np
 
+from sarguard.evaluation.arms.arm import BARE, Arm
 from sarguard.evaluation.data.items import CLEAN
 from sarguard.evaluation.data.suites import SUITES
 from sarguard.evaluation.judges.rules import Label
-from sarguard.evaluation.run.records import AnswerRecord
+from sarguard.evaluation.run.run_log import AnswerRecord
 from sarguard.evaluation.stats.rates import (
     Draws,
     Rate,
@@ -53,9 +54,9 @@ Records = Sequence[AnswerRecord]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ArmSummary:
-    """Hold what one arm did."""
+    """What one arm did."""
 
-    arm: str
+    arm: Arm
     figures: Figures
     """On the requests as they are, by name."""
     added: Figures
@@ -70,21 +71,15 @@ class ArmSummary:
     seconds: float
     """Spent on decoding all its answers."""
 
-    @property
-    def name(self) -> str:
-        """Return the arm's name without its dose."""
-        return self.arm.partition(" ")[0]
-
-    @property
-    def alpha(self) -> float | None:
-        """Return the arm's dose, None if it has none."""
-        dose = self.arm.partition(" ")[2]
-        return float(dose) if dose else None
+    def to_dict(self) -> dict[str, Any]:
+        """Return the summary as plain values, ready for JSON."""
+        arm = {"arm": str(self.arm), "name": self.arm.name, "alpha": self.arm.alpha}
+        return asdict(self) | arm
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Match:
-    """Hold the safe refusals of two vectors at equal harmful refusals."""
+    """Safe refusals of two vectors at equal harmful refusals."""
 
     harmful_refused: float
     raw: Rate | None
@@ -96,7 +91,7 @@ class Match:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Summary:
-    """Hold what a whole run adds up to."""
+    """What a whole run adds up to."""
 
     requests: dict[str, int]
     """Number of requests by suite, as they are."""
@@ -104,17 +99,17 @@ class Summary:
     matches: tuple[Match, ...]
     """Empty unless the bare, the raw and the ablated arm were measured."""
 
-    def arm(self, name: str) -> ArmSummary | None:
-        """Return an arm by its name with its dose."""
-        return next((found for found in self.arms if found.arm == name), None)
+    def find(self, arm: Arm) -> ArmSummary | None:
+        """Return what an arm did; None if it was not measured."""
+        return next((found for found in self.arms if found.arm == arm), None)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the summary as plain values, ready for JSON."""
-        rows = [
-            asdict(arm) | {"name": arm.name, "alpha": arm.alpha} for arm in self.arms
-        ]
-        matches = [asdict(match) for match in self.matches]
-        return {"requests": self.requests, "arms": rows, "matches": matches}
+        return {
+            "requests": self.requests,
+            "arms": [arm.to_dict() for arm in self.arms],
+            "matches": [asdict(match) for match in self.matches],
+        }
 
 
 def summarise(records: Records) -> Summary:
@@ -124,10 +119,10 @@ def summarise(records: Records) -> Summary:
         InsufficientDataError: There is no record.
     """
     resampling = Resampling(_strata(records))
-    by_arm: dict[str, list[AnswerRecord]] = {}
+    by_arm: dict[Arm, list[AnswerRecord]] = {}
     for record in records:
         by_arm.setdefault(record.arm, []).append(record)
-    bare = _by_variant(by_arm.get("bare", []), resampling)
+    bare = _by_variant(by_arm.get(BARE, []), resampling)
     return Summary(
         requests=_count(next(iter(by_arm.values()))),
         arms=tuple(_arm(arm, rows, resampling, bare) for arm, rows in by_arm.items()),
@@ -136,7 +131,7 @@ def summarise(records: Records) -> Summary:
 
 
 def _strata(records: Records) -> dict[str, str]:
-    """Return the suites of every cluster; twins stand in two."""
+    """Return the suites of every cluster; a matched pair stands in two."""
     suites: dict[str, set[str]] = {}
     for record in records:
         suites.setdefault(record.cluster, set()).add(record.suite)
@@ -159,7 +154,7 @@ def _clean(records: Records) -> list[AnswerRecord]:
 
 
 def _arm(
-    arm: str,
+    arm: Arm,
     records: Records,
     resampling: Resampling,
     bare: dict[str, dict[str, Draws]],
@@ -270,7 +265,7 @@ def _judged(record: AnswerRecord) -> bool:
 
 
 def _matches(
-    by_arm: dict[str, list[AnswerRecord]], resampling: Resampling
+    by_arm: dict[Arm, list[AnswerRecord]], resampling: Resampling
 ) -> tuple[Match, ...]:
     raw, ablated = (_path(by_arm, name, resampling) for name in ("raw", "ablated"))
     if not raw or not ablated:
@@ -284,12 +279,12 @@ Path = list[tuple[Draws, Draws]]
 
 
 def _path(
-    by_arm: dict[str, list[AnswerRecord]], name: str, resampling: Resampling
+    by_arm: dict[Arm, list[AnswerRecord]], name: str, resampling: Resampling
 ) -> Path:
-    doses = [arm for arm in by_arm if arm.startswith(f"{name} ")]
-    if "bare" not in by_arm or not doses:
+    doses = [arm for arm in by_arm if arm.name == name]
+    if BARE not in by_arm or not doses:
         return []
-    arms = ["bare", *sorted(doses, key=lambda arm: float(arm.partition(" ")[2]))]
+    arms = [BARE, *sorted(doses, key=lambda arm: arm.alpha or 0.0)]
     figures = [_figures(_clean(by_arm[arm]), resampling) for arm in arms]
     return [(f["harmful_refused"], f["safe_refused"]) for f in figures]
 
