@@ -13,6 +13,7 @@ from sarguard.cli.main import build_parser
 from sarguard.errors import InsufficientDataError
 from sarguard.evaluation.arms.registry import _BUILDERS
 from sarguard.evaluation.run import runner
+from sarguard.policy.model import Policy
 from tests import tiny
 from tests.cli.conftest import Run
 from tests.evaluation.test_public_sets import put_figstep
@@ -85,6 +86,33 @@ def test_json_can_have_stdout_to_itself(run: Run, options: list[str]) -> None:
     assert "harmful" in err
 
 
+def test_a_policy_is_measured_and_named(
+    run: Run, options: list[str], tmp_path: Path
+) -> None:
+    file, folder = tmp_path / "clinic.yaml", tmp_path / "run"
+    written = "id: clinic\nversion: {}\nsteering:\n  block_threshold: -1000.0\n"
+    file.write_text(written.format(4))
+    policies = ["--policy", str(file), "--policy", "strict"]
+    quick = ["--suites", "harmful,safe", "--arms", "bare", "--no-topic"]
+    line = ["evaluate", *options, *quick, *policies, "--out", str(folder)]
+    status, out, err = run(*line)
+    assert status == 0, err
+    content = json.loads((folder / "report.json").read_text())
+    names = ["bare", "policy clinic", "policy strict"]
+    assert [row["arm"] for row in content["arms"]] == names
+    clinic = Policy.load(file)
+    assert content["policies"][0] == clinic.record_fields()
+    refused = content["arms"][1]["figures"]
+    assert refused["harmful_refused"]["value"] == refused["brr"]["value"] * 2 == 1.0
+    table = f"| policy clinic | 4 | {clinic.digest} | enforce | balanced | balanced |"
+    assert table in (folder / "report.md").read_text()
+    assert clinic.digest in (folder / "report.html").read_text()
+    assert "policy clinic" in out
+    assert shlex.join(policies) in content["command"]
+    file.write_text(written.format(5))
+    assert "another policies: resume" in run(*line)[2]
+
+
 def test_own_pairs_and_public_sets_take_the_place_of_the_suites(
     run: Run, options: list[str], tmp_path: Path
 ) -> None:
@@ -136,6 +164,8 @@ def test_the_judge_can_be_checked_without_a_model(run: Run) -> None:
         (["--judge-url", "http://x"], "both --judge-url and --judge-model"),
         (["--public", "odd=x"], "give SET=PATH"),
         (["--split", "demo", "--suites", "ordinary"], "no request is left"),
+        (["--policy", "nowhere.yaml"], "nowhere.yaml"),
+        (["--policy", "strict", "--policy", "strict"], "two policies are called"),
     ],
 )
 def test_what_cannot_be_done_is_said_before_the_model_is_loaded(
@@ -193,6 +223,12 @@ def test_the_report_names_the_command_that_makes_it(line: str) -> None:
     [
         (["--full"], 19, {"bare", "tier-balanced"}),
         (["--forms"], 13, None),
+        (["--full", "--policy", "strict"], 20, {"bare", "tier-balanced", "policy"}),
+        (
+            ["--arms", "bare", "--policy", "strict", "--varied-arms", "policy"],
+            2,
+            {"policy"},
+        ),
         (["--arms", "bare,ablated", "--varied-arms", "bare"], 5, {"bare"}),
     ],
 )
