@@ -2,7 +2,7 @@
 
 For each pair four forward passes of the whole model, one prompt at a time: harmful and
 harmless clip, without and with the refusal sentence. A hook on every layer copies its
-last position to the CPU. The fourth pass is read and not used, as in their code.
+last position to the CPU. The fourth pass is made and not used, as in their code.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ def authors_states(
     found: AuthorsStates = {arm: [] for arm in ARMS}
     texts = (recipe.instruction, recipe.instruction + recipe.refusal)
     for pair in pairs:
-        asked = [(clip, text) for clip in (pair.harmful, pair.safe) for text in texts]
-        for arm, (clip, text) in zip(ARMS, asked, strict=True):
+        forms = [(clip, text) for clip in (pair.harmful, pair.safe) for text in texts]
+        for arm, (clip, text) in zip(ARMS, forms, strict=True):
             turn = Turn(role="user", text=text, audio=(clip,))
             found[arm].append(_states(loaded, build_inputs(loaded, [[turn]])))
     return found

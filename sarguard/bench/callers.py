@@ -6,8 +6,8 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
-from sarguard.bench.decoding import SECONDS, never_stopping, noise
 from sarguard.bench.rows import Bar, Measured, in_turn, medians
+from sarguard.bench.synthetic import never_stopping, noise
 from sarguard.calibration.build import make_bundle
 from sarguard.calibration.recipe import Recipe
 from sarguard.calibration.vectors import AudioPair
@@ -28,7 +28,7 @@ def measure_callers(loaded: LoadedModel, *, tokens: int, repeats: int) -> Measur
         for i in range(3)
     ]
     bundle = make_bundle(loaded, pairs, Recipe(rank=1), needs_refusal=False)
-    clip = (noise(loaded, SECONDS), loaded.sampling_rate)
+    clip = (noise(loaded), loaded.sampling_rate)
 
     with (
         never_stopping(loaded),

@@ -10,27 +10,23 @@ from __future__ import annotations
 import itertools
 import statistics
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import cast
 
-import numpy as np
 import torch
 from torch import Tensor
 from transformers import StoppingCriteria, StoppingCriteriaList
 
 from sarguard.bench.rows import Bar, Measured, in_turn, medians
+from sarguard.bench.synthetic import never_stopping, prompts
 from sarguard.decoding import Row, decode_rows
-from sarguard.models.inputs import build_inputs
 from sarguard.models.loading import LoadedModel
 from sarguard.steering.dose import DoseRule, DoseSpec
 from sarguard.steering.gate import Gate
 from sarguard.steering.steerer import Steerer
-from sarguard.types import Turn
 
 BATCH = 8
-SECONDS = 3.0
 _STRENGTH = 0.01
 
 _Decode = Callable[[], "_Times"]
@@ -65,33 +61,6 @@ def measure_decoding(
         _first(dosed, loaded),
         _whole(batch, loaded),
     ]
-
-
-def prompts(loaded: LoadedModel, rows: int) -> dict[str, Tensor]:
-    """Return equal prompts of a clip of noise and a short text."""
-    turn = Turn(role="user", text="Answer the caller.", audio=(noise(loaded),))
-    return build_inputs(loaded, [[turn]] * rows)
-
-
-def noise(
-    loaded: LoadedModel, seconds: float = SECONDS, *, seed: int = 0
-) -> np.ndarray[tuple[int], np.dtype[np.float32]]:
-    """Return a clip of noise at a model's rate, mono float32, shape (samples,)."""
-    samples = int(seconds * loaded.sampling_rate)
-    drawn = np.random.default_rng(seed).normal(size=samples)
-    return (0.05 * drawn).astype(np.float32)
-
-
-@contextmanager
-def never_stopping(loaded: LoadedModel) -> Iterator[None]:
-    """Let no token end an answer inside the block."""
-    config = loaded.model.generation_config
-    kept = config.eos_token_id
-    config.eos_token_id = loaded.model.get_output_embeddings().weight.shape[0] + 1
-    try:
-        yield
-    finally:
-        config.eos_token_id = kept
 
 
 _CONDITIONED = DoseSpec(
@@ -210,7 +179,7 @@ def _bare(loaded: LoadedModel, inputs: dict[str, Tensor], tokens: int) -> _Decod
 
 
 class _Clock(StoppingCriteria):
-    """Note when each token is there; stop nothing."""
+    """A criterion that notes when each token is there, and stops nothing."""
 
     def __init__(self, device: torch.device) -> None:
         self._device = device

@@ -1,11 +1,18 @@
-"""A row of the bench: what was compared, what came out, and what has to."""
+"""What a bench reports: its rows, and the machine that they are read with."""
 
 from __future__ import annotations
 
+import os
+import platform
 import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal, TypeAlias, TypeVar
+
+import torch
+
+from sarguard.models.transformers_api import installed_version
 
 T = TypeVar("T")
 U = TypeVar("U")
@@ -16,7 +23,7 @@ _DIGITS: dict[Unit, int] = {"ms": 2, "s": 3, "MiB": 1, "answers/s": 2}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bar:
-    """Say what a figure has to be."""
+    """What a figure has to be."""
 
     sense: Literal["<=", "<", ">="]
     limit: float
@@ -34,7 +41,7 @@ class Bar:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Measured:
-    """Hold a figure: one value a repeat, each from two arms that took turns."""
+    """A figure: one value a repeat, each from two arms that took turns."""
 
     what: str
     on: str
@@ -94,7 +101,7 @@ class Measured:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Skipped:
-    """Say that a row was not measured, and why."""
+    """A row that was not measured, and why."""
 
     what: str
     on: str
@@ -138,3 +145,30 @@ def medians(pairs: Sequence[tuple[float, float]]) -> tuple[float, float]:
     """Return the median of either arm."""
     ours, other = zip(*pairs, strict=True)
     return statistics.median(ours), statistics.median(other)
+
+
+def describe_machine() -> dict[str, Any]:
+    """Return the machine's make and load, and the versions in use."""
+    gpus = [
+        torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())
+    ]
+    return {
+        "processor": _processor(),
+        "cpus": os.cpu_count(),
+        "gpus": gpus,
+        "load_average": os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
+        "system": f"{platform.system()} {platform.machine()}",
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "torch_threads": torch.get_num_threads(),
+        "transformers": installed_version(),
+    }
+
+
+def _processor() -> str:
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.is_file():
+        for line in cpuinfo.read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeAlias, get_args
@@ -11,10 +14,10 @@ import torch
 from sarguard.bench.calibrating import measure_calibration, measure_memory
 from sarguard.bench.callers import measure_callers
 from sarguard.bench.decoding import measure_decoding
-from sarguard.bench.geometry import SEVEN_BILLION, random_qwen2_audio
-from sarguard.bench.importing import measure_import
-from sarguard.bench.rows import Bar, Row, Skipped
+from sarguard.bench.rows import Bar, Measured, Row, Skipped
+from sarguard.bench.synthetic import SEVEN_BILLION, random_qwen2_audio
 from sarguard.datasets import load_pairs
+from sarguard.errors import ConfigurationError
 from sarguard.models.loading import LoadedModel
 
 Part = Literal["decoding", "callers", "calibration", "memory", "import", "gpu"]
@@ -24,9 +27,16 @@ Steps: TypeAlias = Callable[[int, int, str], None]
 """Called with parts done, parts in all, and what is measured now."""
 
 
+_IMPORT = (
+    "import json, sys, time; begin = time.perf_counter(); import sarguard; "
+    "taken = time.perf_counter() - begin; "
+    "print(json.dumps([taken, 'torch' in sys.modules]))"
+)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Effort:
-    """Say how long to measure."""
+    """How long to measure."""
 
     tokens: int = 32
     """Of each answer."""
@@ -62,6 +72,36 @@ def run_bench(
             progress(done, len(parts), part)
         rows += _gpu(loaded, effort) if part == "gpu" else _part(loaded, part, effort)
     return rows
+
+
+def measure_import(*, repeats: int) -> Measured:
+    """Time `import sarguard`.
+
+    Raises:
+        ConfigurationError: It loads torch, which no repeat makes cheap.
+    """
+    found = [_time_import() for _ in range(repeats)]
+    if any(heavy for _, heavy in found):
+        raise ConfigurationError(
+            "`import sarguard` loads torch here: does something on PYTHONPATH or in "
+            "sitecustomize import it?"
+        )
+    return Measured(
+        what="import sarguard",
+        on="this machine",
+        bar=Bar(sense="<", limit=0.3, unit="s"),
+        values=tuple(seconds for seconds, _ in found),
+        unit="s",
+        note="torch is not imported",
+    )
+
+
+def _time_import() -> tuple[float, bool]:
+    done = subprocess.run(
+        [sys.executable, "-c", _IMPORT], check=True, capture_output=True, text=True
+    )
+    seconds, heavy = json.loads(done.stdout)
+    return float(seconds), bool(heavy)
 
 
 def _part(loaded: LoadedModel, part: Part, effort: Effort) -> Iterator[Row]:

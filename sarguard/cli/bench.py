@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from sarguard.cli.options import Commands
 
 _PARTS = ("decoding", "callers", "calibration", "memory", "import", "gpu")
-_LEAST_TOKENS = 3
-_LEAST_PAIRS = 12
+_MIN_TOKENS = 3
+_MIN_PAIRS = 12
 
 
 def add_parser(commands: Commands) -> None:
@@ -61,7 +61,7 @@ def run(options: argparse.Namespace) -> int:
     from sarguard.cli.screen import print_json, steps
 
     loaded = open_model(options)
-    from sarguard.bench.machine import describe_machine
+    from sarguard.bench.rows import describe_machine
     from sarguard.bench.suite import QUICK, Effort, run_bench
 
     given = {
@@ -136,15 +136,15 @@ def _parts(text: str) -> tuple[str, ...]:
 
 
 def _tokens(text: str) -> int:
-    return _at_least(_LEAST_TOKENS, text)
+    return _at_least(_MIN_TOKENS, text)
 
 
 def _pairs(text: str) -> int:
-    return _at_least(_LEAST_PAIRS, text)
+    return _at_least(_MIN_PAIRS, text)
 
 
-def _at_least(least: int, text: str) -> int:
+def _at_least(minimum: int, text: str) -> int:
     value = positive_int(text)
-    if value < least:
-        raise argparse.ArgumentTypeError(f"{text}: give {least} or more")
+    if value < minimum:
+        raise argparse.ArgumentTypeError(f"{text}: give {minimum} or more")
     return value

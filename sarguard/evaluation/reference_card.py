@@ -25,7 +25,7 @@ from rich.table import Table
 from sarguard.datasets import Clip, load_clips
 from sarguard.evaluation.arms.registry import UnguardedForMeasurement
 from sarguard.evaluation.judges.rules import Label, label
-from sarguard.evaluation.judges.similarity import share_on_topic
+from sarguard.evaluation.judges.topic import share_on_topic
 from sarguard.evaluation.run.batch_answers import Question, answer_batch, make_batches
 from sarguard.models.loading import LoadedModel, load_model
 from sarguard.reference.assemble import ensure_bases, ensure_reference, shipped_head

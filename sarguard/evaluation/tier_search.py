@@ -52,7 +52,7 @@ SHARES = (0.001, 0.0025, 0.005, 0.0075, 0.01, 0.015, 0.02, 0.035, 0.05, 0.1, 0.1
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Aim:
-    """Hold what a tier is for."""
+    """What a tier is for."""
 
     harmful_refused: float
     """Least share of harmful requests refused or blocked."""
@@ -85,7 +85,7 @@ AIMS: Mapping[str, Aim] = MappingProxyType(
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Response:
-    """Hold what requests did at every strength of a grid."""
+    """What requests did at every strength of a grid."""
 
     alphas: NDArray[np.float64]
     """Rising, shape (K,); the first is 0, the model as it is."""
@@ -138,7 +138,7 @@ class Response:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Outcome:
-    """Hold what a rule would do."""
+    """What a rule would do."""
 
     rule: DoseRule
     harmful_refused: float

@@ -4,15 +4,18 @@ import numpy as np
 import pytest
 import torch
 
-from sarguard.bench import calibrating, importing, suite
+from sarguard.bench import calibrating, suite
 from sarguard.bench.authors import authors_states
-from sarguard.bench.calibrating import measure_calibration, measure_memory
+from sarguard.bench.calibrating import (
+    measure_calibration,
+    measure_memory,
+    peak_bytes,
+)
 from sarguard.bench.callers import measure_callers
-from sarguard.bench.decoding import measure_decoding, never_stopping
-from sarguard.bench.geometry import random_qwen2_audio
-from sarguard.bench.memory import peak_bytes
+from sarguard.bench.decoding import measure_decoding
 from sarguard.bench.rows import Bar, Measured, Skipped, in_turn
 from sarguard.bench.suite import PARTS, Effort, run_bench
+from sarguard.bench.synthetic import never_stopping, random_qwen2_audio
 from sarguard.calibration.recipe import Recipe
 from sarguard.errors import ConfigurationError
 from sarguard.models.loading import LoadedModel
@@ -149,11 +152,11 @@ def test_live_tensors_are_counted_exactly() -> None:
 
 
 def test_importing_the_package_loads_no_torch(monkeypatch: pytest.MonkeyPatch) -> None:
-    found = importing.measure_import(repeats=2)
+    found = suite.measure_import(repeats=2)
     assert len(found.values) == 2
-    monkeypatch.setattr(importing, "_CODE", "print('[0.1, true]')")
+    monkeypatch.setattr(suite, "_IMPORT", "print('[0.1, true]')")
     with pytest.raises(ConfigurationError, match="loads torch"):
-        importing.measure_import(repeats=1)
+        suite.measure_import(repeats=1)
 
 
 def test_a_random_model_of_any_size_is_guarded() -> None:

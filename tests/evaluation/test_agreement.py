@@ -11,9 +11,7 @@ from sarguard.evaluation.judges.agreement import (
     load_labelled,
     measure_agreement,
 )
-from sarguard.evaluation.judges.base import RuleJudge
-from sarguard.evaluation.judges.rules import Kind, Label
-from sarguard.evaluation.judges.topic import TopicJudge
+from sarguard.evaluation.judges.rules import Kind, Label, RuleJudge
 from tests.evaluation.labelled_answers import answers
 
 
@@ -72,33 +70,3 @@ def test_the_confusion_is_whole(agreement: Agreement) -> None:
     rows = content["confusion"]
     assert sum(sum(row.values()) for row in rows.values()) == content["answers"]
     assert rows["refused"]["refused"] == agreement.counts[Label.REFUSED, Label.REFUSED]
-
-
-REFERENCES = {
-    f"How do I {verb} a {thing}?": f"To {verb} the {thing}, begin with care."
-    for verb, thing in (
-        *(("paint", "fence"), ("cook", "turnip"), ("sew", "button")),
-        *(("catch", "trout"), ("climb", "cliff"), ("tune", "piano")),
-    )
-}
-
-
-class TestTopic:
-    def test_an_answer_to_its_own_request_is_on_topic(self) -> None:
-        judge = TopicJudge(REFERENCES)
-        for request, answer in REFERENCES.items():
-            assert judge.on_topic(request=request, reply=answer) is True
-
-    def test_an_answer_to_another_request_is_not(self) -> None:
-        judge = TopicJudge(REFERENCES)
-        requests, said = list(REFERENCES), list(REFERENCES.values())
-        for request, other in zip(requests, said[1:] + said[:1], strict=True):
-            assert judge.on_topic(request=request, reply=other) is False
-        assert judge.on_topic(request=requests[0], reply="Hello!") is False
-
-    def test_what_cannot_be_told_is_none(self) -> None:
-        judge = TopicJudge(REFERENCES)
-        assert judge.on_topic(request="What is that?", reply="A fence.") is None
-        for few in ({"Why?": "So."}, {"Why?": "So.", "How?": "So."}, {}):
-            judge = TopicJudge(few)
-            assert judge.on_topic(request="Why?", reply="So.") is None

@@ -71,8 +71,8 @@ def test_an_instruction_is_read_after_clips_that_were_heard_before(family: str) 
     loaded = tiny.shared(family)
     (batch,) = make_batches(loaded, questions(0.9, 0.4, 1.3), size=3)
     plain = prefill(loaded, batch)
-    told = with_instruction(loaded, batch, "Refuse what is harmful.")
-    whole, shared = prefill(loaded, told), prefill(loaded, told, like=plain)
+    instructed = with_instruction(loaded, batch, "Refuse what is harmful.")
+    whole, shared = prefill(loaded, instructed), prefill(loaded, instructed, like=plain)
     lengths = [b.inputs[cache_name()].get_seq_length() for b in (whole, shared)]
     assert lengths[0] == lengths[1] > plain.inputs[cache_name()].get_seq_length()
     with UnguardedForMeasurement(loaded.decoder) as bare:
@@ -122,7 +122,7 @@ def test_a_batch_of_nothing_is_refused() -> None:
         make_batches(tiny.shared(), questions(0.4), size=0)
 
 
-def test_an_instruction_goes_before_what_is_written() -> None:
+def test_an_instruction_goes_before_other_text() -> None:
     loaded = tiny.shared()
     turns = (Turn(role="user", text="Say why.", audio=(tiny.clip(0.4),)),)
     (batch,) = make_batches(loaded, [Spoken(turns=lambda rate: turns)], size=1)
@@ -133,7 +133,7 @@ def test_an_instruction_goes_before_what_is_written() -> None:
     assert "Be kind." not in loaded.tokenizer.decode(batch.inputs["input_ids"][0])
 
 
-def test_requests_in_writing_and_spoken_ones_are_all_answered() -> None:
+def test_requests_as_text_and_spoken_ones_are_all_answered() -> None:
     loaded = tiny.shared()
     written = Spoken(turns=lambda rate: (Turn(role="user", text="Why?"),))
     batches = make_batches(loaded, [*questions(0.4), written, *questions(0.5)], size=8)

@@ -63,7 +63,7 @@ def serving(script: Script) -> Iterator[Endpoint]:
 
 
 def judge(url: str, **more: Any) -> LlmJudge:  # noqa: ANN401
-    settings = {"model": "wise", "attempts": 3, "longest_wait_s": 0.01} | more
+    settings = {"model": "wise", "attempts": 3, "max_wait_s": 0.01} | more
     return LlmJudge(url=url, **settings)
 
 

@@ -78,7 +78,7 @@ def put_air_bench(root: Path) -> None:
     put_clip(root / "speech_chat_own" / "a.wav")
 
 
-def test_figstep_has_twins(tmp_path: Path) -> None:
+def test_figstep_has_matched_pairs(tmp_path: Path) -> None:
     put_figstep(tmp_path)
     items = public_suite(f"figstep={tmp_path}")
     assert [item.suite for item in items] == ["harmful"] * 2 + ["safe"] * 2
@@ -88,13 +88,13 @@ def test_figstep_has_twins(tmp_path: Path) -> None:
     assert len(public_suite(f"figstep={tmp_path}", limit=1)) == 2
 
 
-def test_figstep_without_safe_twins_is_read_too(tmp_path: Path) -> None:
+def test_figstep_without_safe_requests_is_read_too(tmp_path: Path) -> None:
     put_figstep(tmp_path)
     (tmp_path / "figstep_audio_safe").rename(tmp_path / "elsewhere")
     assert {item.kind for item in public_suite(f"figstep={tmp_path}")} == {"harmful"}
 
 
-def test_spoken_advbench_has_twins(tmp_path: Path) -> None:
+def test_spoken_advbench_has_matched_pairs(tmp_path: Path) -> None:
     put_advbench(tmp_path)
     harmful, safe = public_suite(f"advbench={tmp_path}")
     assert (harmful.kind, safe.kind) == ("harmful", "safe")

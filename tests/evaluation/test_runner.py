@@ -20,7 +20,7 @@ from sarguard.evaluation.judges.rules import Label
 from sarguard.evaluation.judges.topic import TopicJudge
 from sarguard.evaluation.run import runner
 from sarguard.evaluation.run.run_log import ANSWERS_FILE, MemoryLog, RunLog
-from sarguard.evaluation.run.runner import Conduct, answer_in_writing, run_arms
+from sarguard.evaluation.run.runner import Conduct, answer_as_text, run_arms
 from sarguard.steering.bundle import SteeringBundle
 from tests import tiny
 from tests.evaluation.test_arms import make_setup
@@ -158,14 +158,14 @@ def test_the_topic_is_asked_of_what_was_answered(
     assert [record.on_topic for record in log.records] == [True, False]
 
 
-def test_requests_are_answered_in_writing_once(tiny_bundle: SteeringBundle) -> None:
+def test_requests_are_answered_as_text_once(tiny_bundle: SteeringBundle) -> None:
     twice = [
         item(0),
         replace(item(0), id="again"),
         item(1),
         replace(item(2), request=""),
     ]
-    found = answer_in_writing(tiny.shared(), twice, max_new_tokens=4, batch_size=2)
+    found = answer_as_text(tiny.shared(), twice, max_new_tokens=4, batch_size=2)
     assert list(found) == ["Request number 0", "Request number 1"]
 
 

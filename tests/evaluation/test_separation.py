@@ -18,7 +18,7 @@ from tests.evaluation.test_arms import make_setup
 from tests.evaluation.test_runner import item
 
 
-def twins(count: int) -> list[Item]:
+def matched(count: int) -> list[Item]:
     return [item(n, kind) for n in range(count) for kind in ("harmful", "safe")]
 
 
@@ -51,7 +51,7 @@ def test_a_probe_finds_what_is_there_and_nothing_where_nothing_is() -> None:
     generator = np.random.default_rng(0)
     harmful = np.arange(80) % 2 == 0
     groups = np.array([f"p{n // 2}" for n in range(80)])
-    # Twins are alike: a probe that saw one of them would know the other.
+    # A matched pair is alike: a probe that saw one of them would know the other.
     shared = np.repeat(generator.normal(size=(40, 6)), 2, axis=0) * 3
     noise = generator.normal(size=(80, 6))
     nothing, there = shared + noise, shared + noise
@@ -69,7 +69,7 @@ def test_one_suite_alone_is_not_compared() -> None:
 
 def test_every_arm_is_timed_against_the_bare_one(tiny_bundle: SteeringBundle) -> None:
     arms = plan_arms([0.3], ["bare", "prompt", "ablated", "tier-maximum"])
-    found = measure_latency(make_setup(tiny_bundle), twins(2), arms, requests=2)
+    found = measure_latency(make_setup(tiny_bundle), matched(2), arms, requests=2)
     assert [row.arm for row in found] == list(arms)
     bare = found[0]
     assert bare.requests == 2
@@ -80,5 +80,5 @@ def test_every_arm_is_timed_against_the_bare_one(tiny_bundle: SteeringBundle) ->
 
 def test_without_a_bare_arm_there_is_no_ratio(tiny_bundle: SteeringBundle) -> None:
     arms = [Arm(name="ablated", alpha=0.3)]
-    (row,) = measure_latency(make_setup(tiny_bundle), twins(1), arms, requests=1)
+    (row,) = measure_latency(make_setup(tiny_bundle), matched(1), arms, requests=1)
     assert (row.first_token_ratio, row.token_ratio) == (None, None)

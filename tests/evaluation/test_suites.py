@@ -54,8 +54,8 @@ def test_validation_and_test_share_no_sentence_and_cover_every_topic() -> None:
 def test_a_limit_counts_pairs_and_requests_of_each_other_suite() -> None:
     items = load_suites(limit=4, voice=None)
     assert len(items) == 2 * (4 + 4 + 4 + 4)
-    twins = [i for i in items if i.suite in ("harmful", "safe")]
-    assert len({i.cluster for i in twins}) == 4
+    paired = [i for i in items if i.suite in ("harmful", "safe")]
+    assert len({i.cluster for i in paired}) == 4
 
 
 @pytest.mark.parametrize(

@@ -120,7 +120,7 @@ def test_every_suite_is_held_to_its_own_cap() -> None:
         assert found.above(limits) <= 0
 
 
-def test_a_suite_without_a_cap_is_held_to_that_of_twins() -> None:
+def test_a_suite_without_a_cap_is_held_to_that_of_matched_requests() -> None:
     asked = response(apart=4)
     blocks = DoseRule(floor=0.05, ceiling=0.1, low=-3, high=-2, block=-2.0)
     other = replace(asked, suites=np.where(asked.harmful, "harmful", "theirs"))

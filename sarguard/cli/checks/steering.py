@@ -84,7 +84,7 @@ def _tiny_model() -> LoadedModel:
     import torch
     from tokenizers import pre_tokenizers
 
-    from sarguard.bench.geometry import random_qwen2_audio
+    from sarguard.bench.synthetic import random_qwen2_audio
     from sarguard.reference.gguf_text import Vocabulary
     from sarguard.reference.tokenizer import build_tokenizer
 

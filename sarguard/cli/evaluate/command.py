@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from sarguard.evaluation.arms.gate_trials import GateTrial
     from sarguard.evaluation.arms.registry import Setup
     from sarguard.evaluation.data.items import Item
-    from sarguard.evaluation.judges.base import Judge
+    from sarguard.evaluation.judges.rules import Judge
     from sarguard.evaluation.report import Report
     from sarguard.evaluation.report.tables import Grid
     from sarguard.evaluation.run.latency import Latency
@@ -111,7 +111,7 @@ def _judge(options: argparse.Namespace) -> AbstractContextManager[Judge]:
             "a judge behind an endpoint needs both --judge-url and --judge-model"
         )
     if options.judge_url is None:
-        from sarguard.evaluation.judges.base import RuleJudge
+        from sarguard.evaluation.judges.rules import RuleJudge
 
         return nullcontext(RuleJudge())
     from sarguard.evaluation.judges.llm import LlmJudge
@@ -223,12 +223,12 @@ def _conduct(
 ) -> Conduct:
     from sarguard.cli.screen import working
     from sarguard.evaluation.judges.topic import TopicJudge
-    from sarguard.evaluation.run.runner import Conduct, answer_in_writing
+    from sarguard.evaluation.run.runner import Conduct, answer_as_text
 
     topic = None
     if not options.no_topic and any(item.request for item in items):
         with working("Answering in writing, to tell what is off topic"):
-            references = answer_in_writing(
+            references = answer_as_text(
                 setup.loaded,
                 items,
                 max_new_tokens=options.max_new_tokens,
@@ -247,7 +247,7 @@ def _report(
     options: argparse.Namespace, run: Run, facts: dict[str, Any], judge: Judge
 ) -> Report:
     from sarguard.evaluation.judges.agreement import measure_agreement
-    from sarguard.evaluation.judges.base import RuleJudge
+    from sarguard.evaluation.judges.rules import RuleJudge
     from sarguard.evaluation.report import Report, spread_doses
     from sarguard.evaluation.stats.findings import find_remarks
     from sarguard.evaluation.stats.summary import summarise

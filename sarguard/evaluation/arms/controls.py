@@ -44,7 +44,7 @@ def swap_halves(pairs: Sequence[Pair], *, seed: int = SHUFFLE_SEED) -> list[Audi
 
 
 class Recalibration:
-    """Calibrate a model again, each way once and only when it is asked for."""
+    """Other calibrations of a model, each done once and only when it is needed."""
 
     def __init__(
         self,
@@ -61,7 +61,7 @@ class Recalibration:
             loaded: The model, with no steerer attached when something is asked for.
             recipe: The bundle's.
             pairs: Decode the calibration pairs at the model's rate.
-            benign: Decode the harmless clips without a twin.
+            benign: Decode the harmless clips that have no harmful match.
             requests: Decode matched clips of another split, to see how states lie
                 where no instruction goes with them.
         """
@@ -91,8 +91,8 @@ class Recalibration:
         )
 
     @cached_property
-    def asked(self) -> Tensor:
-        """Return the states of requests that are asked alone, shape (N, L, D)."""
+    def served(self) -> Tensor:
+        """Return the states of requests without an instruction, shape (N, L, D)."""
         turns = [Turn(role="user", audio=(clip,)) for clip in self._requests()]
         states = [
             last_states(self._loaded.decoder, build_inputs(self._loaded, [[turn]]))

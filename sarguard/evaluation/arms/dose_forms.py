@@ -9,7 +9,7 @@ as the gate's score rises from -1 to 1. None blocks, so that steering is compare
 | form-raw | the vectors are not ablated |
 | form-one-layer | the gate reads one layer, the best by cross-validation |
 | form-all-layers | the gate reads every layer |
-| form-recentred | the gate's middle is moved to where the model is asked in earnest |
+| form-recentred | the gate's middle is moved to requests without an instruction |
 | form-relative | the push is relative to the state's own norm |
 | form-norm | the state keeps its norm |
 | form-spared | the vectors lose the direction of false refusals |
@@ -39,13 +39,13 @@ Shape: TypeAlias = Callable[[Tensor, Tensor, int, int], Tensor]
 """Return steered states (rows, positions, D) of states, push, layer and step."""
 
 _HALF_LIFE = 8
-_LEAST_DECAYED = 0.25
+_MIN_DECAYED = 0.25
 _BENIGN_DIRECTIONS = 64
 _RIDGE = 0.1
 
 
 class ShapedSteerer(Steerer):
-    """Add to the states in another way than `h + alpha r`."""
+    """A steerer that adds to the states in another way than `h + alpha r`."""
 
     def __init__(self, decoder: DecoderLayers, vectors: Tensor, shape: Shape) -> None:
         """Prepare vectors for a decoder, and how they are added."""
@@ -83,17 +83,17 @@ def best_layer(states: CalibrationStates) -> int:
     return areas.index(max(areas))
 
 
-def recentred(gate: Gate, states: CalibrationStates, asked: Tensor) -> Gate:
-    """Return a gate with its middle moved to where requests are asked in earnest.
+def recentred(gate: Gate, states: CalibrationStates, served: Tensor) -> Gate:
+    """Return a gate with its middle moved to requests as they are served.
 
     Args:
         gate: Fitted on calibration's states.
         states: Those states.
-        asked: States of matched requests as they are asked, shape (N, L, D).
+        served: States of matched requests without an instruction, shape (N, L, D).
     """
     last = gate.first_layer + len(gate.offsets)
     known = torch.cat([states.matched.harmful, states.matched.safe])
-    shift = asked.mean(0) - known.mean(0)
+    shift = served.mean(0) - known.mean(0)
     moved = (gate.directions * shift[gate.first_layer : last]).sum(dim=-1)
     return replace(gate, offsets=gate.offsets + moved)
 
@@ -172,7 +172,7 @@ def _all_layers(setup: Setup) -> OpenArm:
 
 def _recentred(setup: Setup) -> OpenArm:
     again = setup.recalibration()
-    gate = recentred(setup.bundle.gate, again.states, again.asked)
+    gate = recentred(setup.bundle.gate, again.states, again.served)
     return _gated(setup, gate=gate)
 
 
@@ -204,7 +204,7 @@ def _decay(setup: Setup) -> OpenArm:
     return _gated(
         setup,
         shape=lambda h, push, _, step: (
-            h + push * max(_LEAST_DECAYED, 0.5 ** (step / _HALF_LIFE))
+            h + push * max(_MIN_DECAYED, 0.5 ** (step / _HALF_LIFE))
         ),
     )
 

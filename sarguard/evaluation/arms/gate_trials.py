@@ -19,11 +19,12 @@ from sarguard.steering.gate import Gate, Matched, fit_gate
 
 _HARMLESS = ("safe", "borderline", "ordinary")
 _SPARED = 0.02
+"""Share of harmless requests that may outscore what counts as caught."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GateTrial:
-    """Hold what one gate made of requests that it was not fitted on."""
+    """What one gate made of requests that it was not fitted on."""
 
     gate: str
     areas: dict[str, float]
@@ -46,9 +47,9 @@ def try_gates(
     Args:
         setup: The model, with no steerer attached, and what calibrates it again.
         items: What they are judged on, as it is.
-        batch_size: Most requests read at once.
-        known: States that were read already, by the request's identifier.
-        progress: Called with requests read, all of them, and what is done.
+        batch_size: Most requests in one forward pass.
+        known: States that are known already, by the request's identifier.
+        progress: Called with requests done, all of them, and what is done.
     """
     clean = [item for item in items if item.variant == CLEAN]
     states = read_requests(
@@ -60,8 +61,8 @@ def try_gates(
     gates += _others(setup.recalibration().states)
     found = [_judge(name, gate, states, suites) for name, gate in gates]
     if all(item.request for item in clean):
-        written = [replace(item, load=None, text=item.request) for item in clean]
-        states = read_requests(setup.loaded, written, batch_size=batch_size)
+        as_text = [replace(item, load=None, text=item.request) for item in clean]
+        states = read_requests(setup.loaded, as_text, batch_size=batch_size)
         name = "the bundle's, the same requests in writing"
         found.append(_judge(name, ours, states.transpose(0, 1), suites))
     return tuple(found)
@@ -76,8 +77,8 @@ def _others(states: CalibrationStates) -> Iterator[tuple[str, Gate]]:
     yield "the last quarter", gate_of(states, range(3 * layers // 4, layers))
     yield "every layer", gate_of(states, range(layers))
     yield "without borderline clips", fit_gate(replace(states.matched, benign=None))
-    told = Matched(harmful=states.harmful, safe=states.safe, benign=states.benign)
-    yield "read with the instruction only", fit_gate(told)
+    instructed = Matched(harmful=states.harmful, safe=states.safe, benign=states.benign)
+    yield "read with the instruction only", fit_gate(instructed)
     for shrinkage in (0.1, 0.9):
         found = fit_gate(states.matched, shrinkage=shrinkage)
         yield f"shrinkage {shrinkage:g}", found

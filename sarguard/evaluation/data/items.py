@@ -24,7 +24,7 @@ CLEAN = "clean"
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Item:
-    """Hold one request of a suite."""
+    """One request of a suite."""
 
     id: str
     """Unique in a run."""
@@ -32,16 +32,16 @@ class Item:
     """Such as `harmful`, `safe`, `borderline` or `ordinary`."""
     kind: Kind
     cluster: str
-    """Shared by requests that are alike (twins, voices, variants of one); intervals
-    are over clusters."""
+    """Shared by requests that are alike (matched pairs, voices, variants of one);
+    intervals are over clusters."""
     load: Callable[[int], Samples] | None
     """Decode the clip at a rate in hertz: mono, shape (samples,). None without one."""
     variant: str = CLEAN
     topic: str = ""
     request: str = ""
-    """What is asked, in writing; empty where it is not known."""
+    """What is asked, as text; empty where it is not known."""
     text: str = ""
-    """What accompanies the clip in writing."""
+    """Text that goes with the clip."""
     history: tuple[Turn, ...] = ()
     """Turns before the one that is asked."""
 

@@ -14,13 +14,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
-from sarguard.evaluation.judges.base import Judge
-from sarguard.evaluation.judges.rules import Kind, Label
+from sarguard.evaluation.judges.rules import Judge, Kind, Label
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LabelledReply:
-    """Hold an answer with the label that a person gave it."""
+    """An answer with the label that a person gave it."""
 
     reply: str
     kind: Kind
@@ -29,7 +28,7 @@ class LabelledReply:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Agreement:
-    """Hold how a judge's labels compare with a person's."""
+    """A judge's labels compared with a person's."""
 
     judge: str
     counts: dict[tuple[Label, Label], int]

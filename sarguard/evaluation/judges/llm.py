@@ -46,11 +46,11 @@ class _Verdict(BaseModel):
 
 
 class _PassingError(Exception):
-    """Say that a request may succeed when it is made again."""
+    """A failure that may pass when the request is made again."""
 
 
 class LlmJudge:
-    """Ask a model for labels; close it, or use it in a `with` block."""
+    """A model that labels; close it, or use it in a `with` block."""
 
     def __init__(
         self,
@@ -60,7 +60,7 @@ class LlmJudge:
         key: str | None = None,
         attempts: int = ATTEMPTS,
         timeout_s: float = TIMEOUT_S,
-        longest_wait_s: float = 30.0,
+        max_wait_s: float = 30.0,
     ) -> None:
         """Prepare to ask.
 
@@ -70,7 +70,7 @@ class LlmJudge:
             key: Sent as a bearer token.
             attempts: Most tries for one answer.
             timeout_s: Most seconds for one try.
-            longest_wait_s: Most seconds between two tries.
+            max_wait_s: Most seconds between two tries.
 
         Raises:
             MissingDependencyError: httpx is not installed.
@@ -93,7 +93,7 @@ class LlmJudge:
         self._url = url.rstrip("/") + "/chat/completions"
         self._model = model
         self._attempts = attempts
-        self._longest_wait_s = longest_wait_s
+        self._max_wait_s = max_wait_s
 
     @property
     def name(self) -> str:
@@ -133,7 +133,7 @@ class LlmJudge:
     def _ask(self, request: str, reply: str) -> _Verdict:
         tries = Retrying(
             stop=stop_after_attempt(self._attempts),
-            wait=wait_random_exponential(max=self._longest_wait_s),
+            wait=wait_random_exponential(max=self._max_wait_s),
             retry=retry_if_exception_type(self._passing),
             reraise=True,
         )

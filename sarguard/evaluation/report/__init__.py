@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from sarguard.evaluation.report.content import DoseSpread, Report, spread_doses
-from sarguard.evaluation.report.markdown import to_markdown
+from sarguard.evaluation.report.files import to_json, to_markdown, write_report
 from sarguard.evaluation.report.page import to_html
-from sarguard.evaluation.report.writing import to_json, write_report
 
 __all__ = [
     "DoseSpread",

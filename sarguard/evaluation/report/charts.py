@@ -161,12 +161,15 @@ def latency_chart(found: Sequence[Latency]) -> str:
     """Draw every arm's times as a multiple of the bare model's."""
     rows = [row for row in found if row.first_token_ratio and row.arm != BARE]
     ratios = [r for row in rows for r in (row.first_token_ratio, row.token_ratio) if r]
-    most = max([1.2, *ratios])
+    right = 1.05 * max([1.2, *ratios])
     height = 70 + 44 * len(rows)
     axes = Axes(
-        x_range=(0, most * 1.05), y_range=(0, len(rows) or 1), height=height, left=130
+        x_range=(0, right),
+        y_range=(0, len(rows) or 1),
+        height=height,
+        left=130,
     )
-    marks = [step / 2 for step in range(int(most * 1.05 * 2) + 1)]
+    marks = [step / 2 for step in range(int(right * 2) + 1)]
     parts = axes.frame(
         x_ticks=[(mark, f"{mark:g}") for mark in marks],
         y_ticks=[],

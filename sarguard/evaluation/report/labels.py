@@ -21,7 +21,7 @@ _LED = 2
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Mark:
-    """Hold a point on the canvas and what it is called."""
+    """A point on the canvas and what it is called."""
 
     x: float
     y: float

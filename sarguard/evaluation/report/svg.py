@@ -14,7 +14,7 @@ FONT = "system-ui, -apple-system, Segoe UI, Roboto, sans-serif"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Axes:
-    """Hold where a chart's values fall on its canvas."""
+    """Where a chart's values fall on its canvas."""
 
     x_range: tuple[float, float]
     y_range: tuple[float, float]

@@ -1,11 +1,11 @@
-"""Asking a model many spoken questions at once, by the guarded decode."""
+"""Batches of questions, and a model's answers by the guarded decode."""
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -32,21 +32,18 @@ from sarguard.types import Turn
 
 
 class Conversation(Protocol):
-    """Say what can be asked."""
+    """What can be asked."""
 
     def turns(self, rate: int) -> tuple[Turn, ...]:
         """Return the turns, their clips at a rate in hertz."""
 
 
-Asked = TypeVar("Asked", bound=Conversation)
-
-
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Question:
-    """Hold one spoken request."""
+    """One spoken request."""
 
     pair: str
-    """Identifier that a harmful request shares with its harmless twin."""
+    """Identifier of its matched pair."""
     kind: Kind
     audio: NDArray[np.float32]
     """Mono at the model's rate, shape (samples,)."""
@@ -58,7 +55,7 @@ class Question:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Batch:
-    """Hold questions that are asked together, ready for the model."""
+    """Questions that are answered together, ready for the model."""
 
     places: tuple[int, ...]
     """Where each row stands in the list of questions."""
@@ -69,7 +66,7 @@ class Batch:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
-    """Hold what one row said, and how it was steered."""
+    """What one row said, and how it was steered."""
 
     text: str
     tokens: int
@@ -108,7 +105,7 @@ def with_instruction(loaded: LoadedModel, batch: Batch, instruction: str) -> Bat
 
 
 def prefill(loaded: LoadedModel, batch: Batch, *, like: Batch | None = None) -> Batch:
-    """Read a batch's prompts once, for many arms to answer.
+    """Prefill a batch's prompts once, for many arms to answer.
 
     Steering starts at the last prompt token, so the cache of all that comes before
     is the same whatever the arm. In families whose cache cannot be continued, the
@@ -116,9 +113,9 @@ def prefill(loaded: LoadedModel, batch: Batch, *, like: Batch | None = None) -> 
 
     Args:
         loaded: The model, with no steerer attached.
-        batch: What is to be read.
-        like: A batch that was read already; where both begin alike, clips and all,
-            that part of its cache is taken over.
+        batch: What is to be prefilled.
+        like: A batch that was prefilled already; where both begin alike, clips and
+            all, that part of its cache is taken over.
     """
     if not family_of(loaded.model.config).shares_prefix:
         return batch
@@ -150,7 +147,7 @@ def prefill(loaded: LoadedModel, batch: Batch, *, like: Batch | None = None) -> 
 def read_states(loaded: LoadedModel, batch: Batch) -> Tensor:
     """Return every row's clean last-token states, shape (L, rows, D).
 
-    Of a batch that was read already, only the last token is run.
+    Of a batch that was prefilled, only the last token is run.
     """
     inputs = _fresh(batch)
     if passed_cache((), inputs) is not None:

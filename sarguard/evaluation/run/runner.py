@@ -18,8 +18,7 @@ from sarguard.evaluation.arms.registry import (
     open_arm,
 )
 from sarguard.evaluation.data.items import CLEAN, Item, check_items
-from sarguard.evaluation.judges.base import Judge, RuleJudge
-from sarguard.evaluation.judges.rules import Label
+from sarguard.evaluation.judges.rules import Judge, Label, RuleJudge
 from sarguard.evaluation.judges.topic import TopicJudge
 from sarguard.evaluation.run.batch_answers import (
     Answer,
@@ -46,7 +45,7 @@ Advance = Callable[[int, int, str], None]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Conduct:
-    """Say how the questions are asked and judged."""
+    """How requests are answered and judged."""
 
     judge: Judge = field(default_factory=RuleJudge)
     topic: TopicJudge | None = None
@@ -112,15 +111,15 @@ def run_arms(
     return run.log.records
 
 
-def answer_in_writing(
+def answer_as_text(
     loaded: LoadedModel,
     items: Sequence[Item],
     *,
     max_new_tokens: int = MAX_NEW_TOKENS,
     batch_size: int = BATCH_SIZE,
 ) -> dict[str, str]:
-    """Return the bare model's answer to every request that is known in writing."""
-    requests = [_Written(text) for text in dict.fromkeys(i.request for i in items)]
+    """Return the bare model's answer to every request whose text is known."""
+    requests = [_TextRequest(text) for text in dict.fromkeys(i.request for i in items)]
     asked = [written for written in requests if written.text]
     found: dict[str, str] = {}
     with UnguardedForMeasurement(loaded.decoder) as bare:
@@ -134,7 +133,7 @@ def answer_in_writing(
 
 
 @dataclass(frozen=True, slots=True)
-class _Written:
+class _TextRequest:
     text: str
 
     def turns(self, rate: int) -> tuple[Turn, ...]:
@@ -180,8 +179,8 @@ class _Run:
             opened = self._opened(arm)
             said = opened.instruction
             if said not in read:
-                told = with_instruction(self.setup.loaded, batch, said)
-                read[said] = prefill(self.setup.loaded, told, like=plain)
+                instructed = with_instruction(self.setup.loaded, batch, said)
+                read[said] = prefill(self.setup.loaded, instructed, like=plain)
             self._answer(arm, opened, read[said], items, [] if said else scores)
 
     def _scores(self, batch: Batch, items: Sequence[Item]) -> list[float]:

@@ -25,14 +25,14 @@ from sarguard.models.loading import LoadedModel
 from sarguard.steering.states import last_states
 
 _FOLDS = 5
-_LEAST_CLUSTERS = 2 * _FOLDS
+_MIN_CLUSTERS = 2 * _FOLDS
 
 Steps = Callable[[int, int, str], None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Separation:
-    """Hold the areas of every layer, first to last."""
+    """Areas of every layer, first to last."""
 
     along_vector: tuple[float, ...]
     by_probe: tuple[float, ...]
@@ -50,15 +50,15 @@ def measure_separation(
     known: Mapping[str, Tensor] | None = None,
     progress: Steps | None = None,
 ) -> Separation | None:
-    """Read the states of harmful requests and their twins, and compare them.
+    """Read the states of harmful requests and of those that match, and compare them.
 
     Args:
         loaded: The model, with no steerer attached.
         vectors: One direction a layer, shape (L, D).
         items: Those of the suites `harmful` and `safe` are read, as they are.
-        batch_size: Most requests read at once.
-        known: States that were read already, (L, D) by the request's identifier.
-        progress: Called with requests read, all of them, and what is done.
+        batch_size: Most requests in one forward pass.
+        known: States that are known already, (L, D) by the request's identifier.
+        progress: Called with requests done, all of them, and what is done.
 
     Returns:
         None if one of the two suites is missing.
@@ -112,7 +112,7 @@ def read_requests(
 def _probe(
     states: NDArray[np.float64], harmful: NDArray[np.bool_], groups: NDArray[np.str_]
 ) -> list[float]:
-    if len(set(groups.tolist())) < _LEAST_CLUSTERS:
+    if len(set(groups.tolist())) < _MIN_CLUSTERS:
         return []
     return [
         _probe_layer(states[:, layer], harmful, groups)
@@ -123,7 +123,7 @@ def _probe(
 def _probe_layer(
     states: NDArray[np.float64], harmful: NDArray[np.bool_], groups: NDArray[np.str_]
 ) -> float:
-    """Return the area of scores from folds that keep twins together."""
+    """Return the area of scores from folds that keep matched pairs together."""
     from sklearn.discriminant_analysis import (  # type: ignore[import-untyped]
         LinearDiscriminantAnalysis,
     )

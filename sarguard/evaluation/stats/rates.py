@@ -1,8 +1,8 @@
 """Rates with bootstrap intervals, over clusters of requests that are alike.
 
-A cluster is drawn with all its requests (twins, voices, variants of one sentence), and
-as many clusters of each suite are drawn as there are. Every arm sees the same draws, so
-a difference between two arms has an interval of its own, over the same requests.
+A cluster is drawn with all its requests (matched pairs, voices, variants of one
+sentence), and as many clusters of each suite are drawn as there are. Every arm sees the
+same draws, so a difference between two arms has an interval of its own, over the same requests.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from sarguard.errors import InsufficientDataError
 DRAWS = 2000
 CONFIDENCE = 0.95
 _SEED = 17633
-_LEAST_SHARE_OF_DRAWS = 0.5
+_MIN_SHARE_OF_DRAWS = 0.5
 
 Draws = NDArray[np.float64]
 """A figure over all requests, and then in every draw: shape (1 + DRAWS,)."""
@@ -27,7 +27,7 @@ Draws = NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rate:
-    """Hold a figure with its bootstrap interval."""
+    """A figure with its bootstrap interval."""
 
     value: float
     low: float
@@ -82,7 +82,7 @@ def rate_of(draws: Draws) -> Rate | None:
     """
     value, drawn = draws[0], draws[1:]
     defined = drawn[~np.isnan(drawn)]
-    if np.isnan(value) or len(defined) < _LEAST_SHARE_OF_DRAWS * len(drawn):
+    if np.isnan(value) or len(defined) < _MIN_SHARE_OF_DRAWS * len(drawn):
         return None
     tail = (1 - CONFIDENCE) / 2
     low, high = np.quantile(defined, [tail, 1 - tail])

@@ -1,4 +1,4 @@
-"""A Qwen2-Audio of the published size with random weights.
+"""A model and clips that cost what real ones do: random weights, and noise.
 
 What steering costs does not depend on what the weights are, so a GPU can be measured
 without a checkpoint. The tokenizer is the reference model's.
@@ -6,13 +6,22 @@ without a checkpoint. The tokenizer is the reference model's.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
 import torch
 import transformers
+from torch import Tensor
 
+from sarguard.models.inputs import build_inputs
 from sarguard.models.loading import LoadedModel, wrap_model
 from sarguard.models.transformers_api import made_of
 from sarguard.models.untyped import Config, PretrainedModel, Tokenizer
+from sarguard.types import Turn
 
+SECONDS = 3.0
+"""Length of a clip of noise."""
 SEVEN_BILLION = {
     "hidden_size": 4096,
     "intermediate_size": 11008,
@@ -63,6 +72,33 @@ def random_qwen2_audio(
         )
     model.generation_config.eos_token_id = tokenizer.eos_token_id
     return wrap_model(model, processor, name=_name(model))
+
+
+def prompts(loaded: LoadedModel, rows: int) -> dict[str, Tensor]:
+    """Return equal prompts of a clip of noise and a short text."""
+    turn = Turn(role="user", text="Answer the caller.", audio=(noise(loaded),))
+    return build_inputs(loaded, [[turn]] * rows)
+
+
+def noise(
+    loaded: LoadedModel, seconds: float = SECONDS, *, seed: int = 0
+) -> np.ndarray[tuple[int], np.dtype[np.float32]]:
+    """Return a clip of noise at a model's rate, mono float32, shape (samples,)."""
+    samples = int(seconds * loaded.sampling_rate)
+    drawn = np.random.default_rng(seed).normal(size=samples)
+    return (0.05 * drawn).astype(np.float32)
+
+
+@contextmanager
+def never_stopping(loaded: LoadedModel) -> Iterator[None]:
+    """Let no token end an answer inside the block."""
+    config = loaded.model.generation_config
+    kept = config.eos_token_id
+    config.eos_token_id = loaded.model.get_output_embeddings().weight.shape[0] + 1
+    try:
+        yield
+    finally:
+        config.eos_token_id = kept
 
 
 def _name(model: PretrainedModel) -> str:

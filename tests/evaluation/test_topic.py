@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from sarguard.evaluation.judges.similarity import share_on_topic
+from sarguard.evaluation.judges.topic import TopicJudge, share_on_topic
 
 pytest.importorskip("sklearn", reason="scikit-learn measures the topic of an answer")
 
@@ -42,3 +42,33 @@ def test_an_answer_about_nothing_or_something_else_does_not_count(answer: str) -
 
 def test_one_answer_for_every_question_is_on_topic_once() -> None:
     assert share_on_topic([REFERENCES[2]] * 5, REFERENCES) == pytest.approx(1 / 5)
+
+
+ANSWERS = {
+    f"How do I {verb} a {thing}?": f"To {verb} the {thing}, begin with care."
+    for verb, thing in (
+        *(("paint", "fence"), ("cook", "turnip"), ("sew", "button")),
+        *(("catch", "trout"), ("climb", "cliff"), ("tune", "piano")),
+    )
+}
+
+
+class TestTopic:
+    def test_an_answer_to_its_own_request_is_on_topic(self) -> None:
+        judge = TopicJudge(ANSWERS)
+        for request, answer in ANSWERS.items():
+            assert judge.on_topic(request=request, reply=answer) is True
+
+    def test_an_answer_to_another_request_is_not(self) -> None:
+        judge = TopicJudge(ANSWERS)
+        requests, said = list(ANSWERS), list(ANSWERS.values())
+        for request, other in zip(requests, said[1:] + said[:1], strict=True):
+            assert judge.on_topic(request=request, reply=other) is False
+        assert judge.on_topic(request=requests[0], reply="Hello!") is False
+
+    def test_what_cannot_be_told_is_none(self) -> None:
+        judge = TopicJudge(ANSWERS)
+        assert judge.on_topic(request="What is that?", reply="A fence.") is None
+        for few in ({"Why?": "So."}, {"Why?": "So.", "How?": "So."}, {}):
+            judge = TopicJudge(few)
+            assert judge.on_topic(request="Why?", reply="So.") is None
