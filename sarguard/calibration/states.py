@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -86,7 +86,7 @@ def _read(loaded: LoadedModel, prompts: Sequence[_Inputs]) -> list[Tensor]:
     if not family_of(loaded.model.config).shares_prefix:
         return [last_states(loaded.decoder, prompt) for prompt in prompts]
     placed = [_with_positions(prompt) for prompt in prompts]
-    shared = _shared_length(loaded, [prompt["input_ids"] for prompt in prompts])
+    shared = shared_columns(loaded, prompts)
     if shared == 0:
         return [last_states(loaded.decoder, prompt) for prompt in placed]
     prefix = dict(placed[0])
@@ -117,19 +117,23 @@ def _continue(
     return states
 
 
-def _shared_length(loaded: LoadedModel, prompts: Sequence[Tensor]) -> int:
-    """Return how many leading columns, all audio among them, the prompts share."""
+def shared_columns(loaded: LoadedModel, prompts: Sequence[Mapping[str, Tensor]]) -> int:
+    """Return how many leading columns, all audio among them, prompts have in common.
+
+    Every prompt keeps one column of its own: its last token is what is read.
+    """
     token = audio_token_id(loaded)
     if len(prompts) < 2 or token is None:
         return 0
-    # Every prompt keeps one token of its own: its last one is what is read.
-    length = min(ids.shape[1] for ids in prompts) - 1
+    length = min(prompt["input_ids"].shape[1] for prompt in prompts) - 1
     first = prompts[0]
-    differs = torch.zeros(length, dtype=torch.bool, device=first.device)
-    for ids in prompts[1:]:
-        differs |= (ids[:, :length] != first[:, :length]).any(dim=0)
+    differs = torch.zeros(length, dtype=torch.bool, device=first["input_ids"].device)
+    for prompt in prompts[1:]:
+        # The mask too: where padding differs, the same token has another position.
+        for name in ("input_ids", "attention_mask"):
+            differs |= (prompt[name][:, :length] != first[name][:, :length]).any(dim=0)
     columns = differs.nonzero()
     shared = int(columns[0]) if len(columns) else length
-    audio = (first == token).any(dim=0).nonzero()
+    audio = (first["input_ids"] == token).any(dim=0).nonzero()
     covers_audio = len(audio) > 0 and int(audio[-1]) < shared
     return shared if covers_audio else 0

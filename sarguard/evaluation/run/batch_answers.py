@@ -12,12 +12,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from sarguard.calibration.states import shared_columns
 from sarguard.decoding import Row, decode_rows, guarded_decode
 from sarguard.errors import ConfigurationError, NonFiniteActivationError
 from sarguard.evaluation.arms.registry import OpenArm
 from sarguard.evaluation.judges.rules import Kind
 from sarguard.models.families import family_of
-from sarguard.models.inputs import audio_token_id, batch_key, build_inputs
+from sarguard.models.inputs import batch_key, build_inputs
 from sarguard.models.loading import LoadedModel
 from sarguard.models.transformers_api import (
     cache_name,
@@ -122,13 +123,16 @@ def prefill(loaded: LoadedModel, batch: Batch, *, like: Batch | None = None) -> 
     ids, mask = batch.inputs["input_ids"], batch.inputs["attention_mask"]
     # As generate() counts them: padding takes no place.
     places = (mask[:, :-1].cumsum(dim=1) - 1).clamp(min=0)
-    shared = 0 if like is None else _shared_columns(loaded, like, batch)
+    prefix = dict(batch.inputs)
+    shared = 0
+    if like is not None and is_croppable(passed_cache((), like.inputs)):
+        # A cache lacks its prompt's last column, and one more has to be left to run.
+        begin = {"input_ids": ids[:, :-1], "attention_mask": mask[:, :-1]}
+        shared = shared_columns(loaded, [begin, like.inputs])
     if like is not None and shared:
         cache = copy.deepcopy(like.inputs[cache_name()])
         cache.crop(shared - cache.get_seq_length())
         prefix = passing_cache(cache)
-    else:
-        prefix = dict(batch.inputs)
     prefix |= {
         "input_ids": ids[:, shared:-1],
         "attention_mask": mask[:, :-1],
@@ -243,26 +247,6 @@ def _fresh(batch: Batch) -> dict[str, Any]:
         name: copy.deepcopy(value) if name == cache_name() else value
         for name, value in batch.inputs.items()
     }
-
-
-def _shared_columns(loaded: LoadedModel, read: Batch, batch: Batch) -> int:
-    """Return how many columns, all clips among them, two batches begin with alike."""
-    cache, token = passed_cache((), read.inputs), audio_token_id(loaded)
-    if token is None or not is_croppable(cache):
-        return 0
-    names = ("input_ids", "attention_mask")
-    # The cache lacks the last column, and one has to be left to run.
-    most = min(
-        read.inputs["input_ids"].shape[1] - 1, batch.inputs["input_ids"].shape[1] - 2
-    )
-    differs = torch.zeros(most, dtype=torch.bool)
-    for name in names:
-        ours, theirs = batch.inputs[name][:, :most], read.inputs[name][:, :most]
-        differs |= (ours != theirs).any(dim=0).cpu()
-    shared = int(differs.nonzero()[0]) if bool(differs.any()) else most
-    heard = (batch.inputs["input_ids"] == token).any(dim=0).nonzero()
-    covered = len(heard) > 0 and int(heard[-1]) < shared
-    return shared if covered else 0
 
 
 def _batch(

@@ -2,7 +2,8 @@
 
 A cluster is drawn with all its requests (matched pairs, voices, variants of one
 sentence), and as many clusters of each suite are drawn as there are. Every arm sees the
-same draws, so a difference between two arms has an interval of its own, over the same requests.
+same draws, so a difference between two arms has an interval of its own, over the same
+requests.
 """
 
 from __future__ import annotations
