@@ -34,9 +34,9 @@ def tiny_client(tiny_bundle: SteeringBundle) -> Iterator[SafeAudioLLM]:
 @pytest.fixture(autouse=True)
 def _clean_process(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Undo what a command line does to its process."""
-    from sarguard.cli import quiet
+    from sarguard.cli.screen import ENVIRONMENT
 
-    for name in quiet._SETTINGS:
+    for name in ENVIRONMENT:
         monkeypatch.setenv(name, "")
         monkeypatch.delenv(name)
     monkeypatch.setenv("COLUMNS", "100")

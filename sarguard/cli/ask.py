@@ -7,14 +7,16 @@ import sys
 from typing import TYPE_CHECKING
 
 from sarguard.cli.options import (
-    add_alpha_option,
-    add_bundle_option,
+    add_model_and_bundle_option,
     add_model_options,
     add_token_option,
+    positive_float,
 )
+from sarguard.cli.screen import print_json, remarks
+from sarguard.types import Done, Outcome, Refusal
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Iterable
 
     from sarguard.cli.options import Commands
     from sarguard.types import Event, Reply
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
 _MAX_NEW_TOKENS = 128
 _WITHHELD = 1
 _TRIAL_RATE = 16_000
+_TRIAL_SECONDS = 3600
 
 
 def add_parser(commands: Commands) -> None:
@@ -35,12 +38,7 @@ def add_parser(commands: Commands) -> None:
     parser.add_argument("clip", help="audio file, or - for stdin")
     parser.add_argument("--text", default="", help="what to say besides, in writing")
     parser.add_argument("--system", help="system prompt")
-    parser.add_argument(
-        "--model",
-        default="reference",
-        help="checkpoint directory or hub id (default: the reference model)",
-    )
-    add_bundle_option(parser)
+    add_model_and_bundle_option(parser)
     parser.add_argument(
         "--policy", metavar="FILE", help="what has to hold: a file, or a preset's name"
     )
@@ -48,9 +46,11 @@ def add_parser(commands: Commands) -> None:
     parser.add_argument(
         "--tier", help="permissive, balanced, strict or maximum (default: the policy's)"
     )
-    add_alpha_option(
-        parser,
-        "the same strength whatever is asked; beside a tier or a policy, the least",
+    parser.add_argument(
+        "--alpha",
+        type=positive_float,
+        help="the same strength whatever is asked; beside a tier or a policy, the "
+        "least",
     )
     add_token_option(parser, _MAX_NEW_TOKENS)
     parser.add_argument("--json", action="store_true", help="write the reply as JSON")
@@ -62,67 +62,65 @@ def run(options: argparse.Namespace) -> int:
     """Ask, and write the answer.
 
     Returns:
-        1 where steering could not be proven and the answer was thrown away, else 0.
+        1 where the answer was withheld for an error, else 0.
     """
     from sarguard.cli.load import open_model_and_bundle
-    from sarguard.cli.screen import print_json, remarks
 
     clip = _read(options.clip)
     loaded, bundle = open_model_and_bundle(options)
     from sarguard.client import SafeAudioLLM
 
-    with SafeAudioLLM.from_loaded(
-        loaded,
-        bundle,
-        policy=options.policy,
-        audit=options.audit,
-        tier=options.tier,
-        alpha=options.alpha,
-    ) as client:
-        live = sys.stdout.isatty() and not options.json
-        stream = client.stream(
+    live = sys.stdout.isatty() and not options.json
+    with (
+        SafeAudioLLM.from_loaded(
+            loaded,
+            bundle,
+            policy=options.policy,
+            audit=options.audit,
+            tier=options.tier,
+            alpha=options.alpha,
+        ) as client,
+        client.stream(
             clip,
             options.text,
             system=options.system,
             max_new_tokens=options.max_new_tokens,
             entry="cli",
-        )
-        with stream:
-            reply = follow(stream, say=sys.stdout.write if live else _say_nothing)
+        ) as stream,
+    ):
+        reply = write_stream(stream, live=live)
     if options.json:
         print_json(reply.to_dict())
     else:
         sys.stdout.write("\n" if live else f"{reply.text}\n")
         remarks().print(describe(reply), markup=False, style="dim")
-    return _WITHHELD if reply.outcome.value == "error_closed" else 0
+    return _WITHHELD if reply.outcome is Outcome.ERROR_CLOSED else 0
 
 
-def follow(events: Iterable[Event], *, say: Callable[[str], object]) -> Reply:
-    """Say each piece of an answer as it comes, and return the reply.
+def write_stream(events: Iterable[Event], *, live: bool) -> Reply:
+    """Read an answer to its end, write it as it comes if `live`, return the reply.
 
     A text that takes an answer's place begins a line of its own.
     """
-    from sarguard.types import Done, Outcome, TextDelta
-
-    said = False
+    written = False
     for event in events:
         if isinstance(event, Done):
             return event.reply
-        if isinstance(event, TextDelta):
-            say(event.text)
+        text = event.text
+        if isinstance(event, Refusal):
+            if event.outcome is Outcome.REFUSED:
+                continue  # The model's own words, which were written already.
+            text = f"\n{text}" if written else text
+        # A pipe gets no text that may be replaced later: it gets the reply's.
+        if live:
+            sys.stdout.write(text)
             sys.stdout.flush()
-            said = True
-        elif event.outcome is not Outcome.REFUSED:
-            say(f"\n{event.text}" if said else event.text)
+            written = True
     raise RuntimeError("the stream ended without its reply")
 
 
-def _say_nothing(_text: str) -> None:
-    """Wait for the whole reply: a pipe gets no answer that is taken back."""
-
-
 def describe(reply: Reply) -> str:
-    """Say in a line what became of a request."""
+    """Return one line on what the guard did to a request."""
     guard = reply.guard
     record = "" if reply.audit_id is None else f"; record {reply.audit_id}"
     if guard.fault is not None:
@@ -137,10 +135,11 @@ def describe(reply: Reply) -> str:
 
 
 def _read(clip: str) -> str | bytes:
-    """Return the clip, tried before a model is loaded for it."""
+    """Return the clip, decoded once so that a bad one costs no model load."""
     from sarguard.audio import AudioLimits, load_audio
 
     source: str | bytes = sys.stdin.buffer.read() if clip == "-" else clip
-    # How much the model hears is for the model to say.
-    load_audio(source, sample_rate=_TRIAL_RATE, limits=AudioLimits(max_seconds=3600))
+    # The model's own limit, which may be lower, is not known yet.
+    limits = AudioLimits(max_seconds=_TRIAL_SECONDS)
+    load_audio(source, sample_rate=_TRIAL_RATE, limits=limits)
     return source

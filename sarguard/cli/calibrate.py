@@ -3,27 +3,30 @@
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sarguard.cli.options import (
     add_model_options,
+    fraction,
     positive_float,
     positive_int,
-    share,
 )
+from sarguard.cli.screen import print_json, results, steps
 from sarguard.errors import ConfigurationError
 
 if TYPE_CHECKING:
     import numpy as np
     from rich.console import Console
+    from rich.table import Table
 
     from sarguard.cli.options import Commands
-    from sarguard.datasets import CalibrationPair
     from sarguard.models.loading import LoadedModel
-    from sarguard.steering.bundle import BundleCard
+    from sarguard.steering.bundle import BundleCard, SteeringBundle
+    from sarguard.steering.card_parts import TierMeasure
 
-_MOST_ROWS = 12
+_MAX_ROWS = 12
 
 
 def add_parser(commands: Commands) -> None:
@@ -59,7 +62,7 @@ def add_parser(commands: Commands) -> None:
     parser.add_argument(
         "--lambda",
         dest="lam",
-        type=share,
+        type=fraction,
         default=1.0,
         metavar="L",
         help="how much of them is removed, 0 to 1 (default: 1)",
@@ -96,74 +99,93 @@ def add_parser(commands: Commands) -> None:
 def run(options: argparse.Namespace) -> int:
     """Calibrate, save, and show what came out."""
     from sarguard.cli.load import open_model
-    from sarguard.cli.screen import print_json, results, steps
 
+    # What is wrong with the files is found before the model is loaded.
     _check_output(options.output)
     if options.pairs is not None:
         from sarguard.datasets import read_user_manifest
 
         read_user_manifest(options.pairs)
     loaded = open_model(options)
+    bundle = _calibrate(options, loaded)
+    if options.choose_tiers:
+        bundle = _choose_tiers(loaded, bundle, limit=options.limit)
+    saved = bundle.save(options.output)
+    if options.json:
+        card = bundle.card.model_dump()
+        print_json({"directory": str(saved), "digest": bundle.digest, "card": card})
+    else:
+        _print_summary(results(), bundle.card, saved)
+    return 0
+
+
+def _check_output(output: str) -> None:
+    path = Path(output)
+    if path.is_file():
+        raise ConfigurationError(
+            f"{output} is a file: give a directory for the bundle with -o"
+        )
+    if path.is_dir() and any(path.iterdir()) and not (path / "card.json").is_file():
+        raise ConfigurationError(
+            f"{output} is a directory with something else in it: give one that does "
+            "not exist, or that holds a bundle to replace"
+        )
+
+
+def _calibrate(options: argparse.Namespace, loaded: LoadedModel) -> SteeringBundle:
     from sarguard.calibration.build import make_bundle
     from sarguard.calibration.recipe import Recipe
+    from sarguard.datasets import load_benign, load_pairs, load_user_pairs
 
-    pairs, benign = _clips(options, loaded)
+    rate, limit = loaded.sampling_rate, options.limit
+    benign: list[np.ndarray] = []
+    if options.pairs is not None:
+        pairs = load_user_pairs(options.pairs, sample_rate=rate, limit=limit)
+    else:
+        pairs = load_pairs("calibration", sample_rate=rate, limit=limit)
+        benign = load_benign(sample_rate=rate, limit=limit)
     texts = {
         name: value
         for name in ("instruction", "refusal")
         if (value := getattr(options, name)) is not None
     }
-    recipe = Recipe(rank=options.rank, lam=options.lam, **texts)
     with steps(f"Calibrating on {len(pairs)} pairs") as advance:
-        bundle = make_bundle(
+        return make_bundle(
             loaded,
             pairs,
-            recipe,
+            Recipe(rank=options.rank, lam=options.lam, **texts),
             benign=benign,
             alpha=options.alpha,
             batch_size=options.batch_size,
             needs_refusal=not options.allow_no_refusal,
             progress=lambda done, total: advance(done, total, ""),
         )
-    if options.choose_tiers:
-        from sarguard.cli.calibrate_tiers import choose_and_prove
-
-        bundle = choose_and_prove(loaded, bundle, limit=options.limit)
-    saved = bundle.save(options.output)
-    if options.json:
-        card = bundle.card.model_dump()
-        print_json({"directory": str(saved), "digest": bundle.digest, "card": card})
-    else:
-        print_summary(results(), bundle.card, saved)
-    return 0
 
 
-def print_summary(console: Console, card: BundleCard, saved: Path) -> None:
+def _choose_tiers(
+    loaded: LoadedModel, bundle: SteeringBundle, *, limit: int | None
+) -> SteeringBundle:
+    """Return a bundle with tiers chosen on validation and measured on the test."""
+    from sarguard.evaluation.arms.registry import Setup
+    from sarguard.evaluation.data.suites import load_suites
+    from sarguard.evaluation.tier_search import choose_tiers, prove_tiers
+
+    setup = Setup(loaded=loaded, bundle=bundle)
+    items = load_suites(split="validation", limit=limit)
+    with steps(f"Choosing tiers on {len(items)} requests") as advance:
+        chosen = choose_tiers(setup, items, progress=advance)
+    held_out = load_suites(split="test", limit=limit)
+    with steps(f"Measuring tiers on {len(held_out)} requests") as advance:
+        return prove_tiers(replace(setup, bundle=chosen), held_out, progress=advance)
+
+
+def _print_summary(console: Console, card: BundleCard, saved: Path) -> None:
     """Write what the vectors look like, layer by layer, and what to do next."""
-    from rich.box import SIMPLE_HEAD
-    from rich.table import Table
     from rich.text import Text
 
     from sarguard.calibration.tiers import TRUSTED_AUC
 
-    table = Table(
-        title=Text(f"{card.model_name}: {card.pairs} pairs, rank {card.rank}"),
-        title_style="bold",
-        title_justify="left",
-        box=SIMPLE_HEAD,
-    )
-    for heading in (
-        "layer",
-        "raw norm",
-        "ablated norm",
-        "state norm",
-        "cosine",
-        "safe variance removed",
-    ):
-        table.add_column(heading, justify="right")
-    for layer in _chosen_layers(card.layers):
-        table.add_row(*_row(card, layer))
-    console.print(table)
+    console.print(_layer_table(card))
     console.print(
         Text(
             f"cosine: of raw and ablated vector. safe variance removed: share of the "
@@ -177,8 +199,7 @@ def print_summary(console: Console, card: BundleCard, saved: Path) -> None:
             f"fitted on apart (chance: 50 %; AUC {card.gate.auc:.2f})."
         )
     )
-    check = card.refusal_check
-    if check is not None:
+    if (check := card.refusal_check) is not None:
         console.print(
             Text(
                 f"Steering takes the refusal sentence from {check.bare:.2f} to "
@@ -193,10 +214,19 @@ def print_summary(console: Console, card: BundleCard, saved: Path) -> None:
                 "every tier gives a constant dose."
             )
         )
-    if any(tier.choice for tier in card.tiers.values()):
-        from sarguard.cli.calibrate_tiers import print_tiers
-
-        print_tiers(console, card)
+    chosen = {name: t.choice for name, t in card.tiers.items() if t.choice}
+    if chosen:
+        console.print(_tier_table(card))
+    unmet = [name for name, choice in chosen.items() if not choice.met]
+    if unmet:
+        console.print(
+            Text(
+                f"{', '.join(unmet)}: no rule met the aim under the caps of "
+                "harmless refusals; the nearest one was taken.",
+                style="yellow",
+            )
+        )
+    # A path or a command that is to be copied must not be wrapped.
     console.print(Text(f"Saved in {saved}. Try it:"), soft_wrap=True)
     console.print(
         Text(f"  sarguard ask clip.wav --model {card.model_name} --bundle {saved}"),
@@ -204,47 +234,67 @@ def print_summary(console: Console, card: BundleCard, saved: Path) -> None:
     )
 
 
-def _row(card: BundleCard, layer: int) -> tuple[str, ...]:
+def _layer_table(card: BundleCard) -> Table:
+    """Return a table of all layers, or of a dozen from the first to the last."""
+    headings = ("layer", "raw norm", "ablated norm", "state norm", "cosine")
+    table = _table(
+        f"{card.model_name}: {card.pairs} pairs, rank {card.rank}",
+        *headings,
+        "safe variance removed",
+    )
+    shown = min(card.layers, _MAX_ROWS)
+    step = (card.layers - 1) / max(shown - 1, 1)
+    for layer in (round(step * row) for row in range(shown)):
+        table.add_row(
+            str(layer),
+            f"{card.raw_norms[layer]:.2f}",
+            f"{card.norms[layer]:.2f}",
+            f"{card.state_norms[layer]:.2f}",
+            f"{card.cosine[layer]:.3f}",
+            f"{sum(card.explained_variance[layer]):.0%}",
+        )
+    return table
+
+
+def _tier_table(card: BundleCard) -> Table:
+    """Return a table of every tier's rule and what it did."""
+    headings = ("tier", "strength", "block at", "split", "harmful refused")
+    added = ("safe added", "borderline added", "ordinary added", "broken added")
+    table = _table("Tiers", *headings, *added)
+    table.columns[0].justify = "left"
+    for name, tier in card.tiers.items():
+        if tier.choice is None:
+            continue
+        strength = f"{tier.floor:g} to {tier.ceiling:g}"
+        block = "never" if tier.block is None else f"{tier.block:.2f}"
+        figures = _figures(tier.choice.validation)
+        table.add_row(name, strength, block, "chosen", *figures)
+        if tier.choice.test is not None:
+            table.add_row("", "", "", "test", *_figures(tier.choice.test))
+    return table
+
+
+def _figures(measure: TierMeasure) -> tuple[str, ...]:
+    added = (
+        measure.safe_added,
+        measure.borderline_added,
+        measure.ordinary_added,
+        measure.broken_added,
+    )
     return (
-        str(layer),
-        f"{card.raw_norms[layer]:.2f}",
-        f"{card.norms[layer]:.2f}",
-        f"{card.state_norms[layer]:.2f}",
-        f"{card.cosine[layer]:.3f}",
-        f"{sum(card.explained_variance[layer]):.0%}",
+        f"{measure.harmful_refused:.0%}",
+        *("-" if share is None else f"{100 * share:+.1f}" for share in added),
     )
 
 
-def _chosen_layers(layers: int) -> list[int]:
-    """Return all layers, or a dozen from the first to the last."""
-    if layers <= _MOST_ROWS:
-        return list(range(layers))
-    step = (layers - 1) / (_MOST_ROWS - 1)
-    return [round(step * row) for row in range(_MOST_ROWS)]
+def _table(title: str, *headings: str) -> Table:
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+    from rich.text import Text
 
-
-def _clips(
-    options: argparse.Namespace, loaded: LoadedModel
-) -> tuple[list[CalibrationPair], list[np.ndarray]]:
-    """Return the pairs, and the harmless clips that go with the shipped ones."""
-    from sarguard.datasets import load_benign, load_pairs, load_user_pairs
-
-    rate, limit = loaded.sampling_rate, options.limit
-    if options.pairs is not None:
-        return load_user_pairs(options.pairs, sample_rate=rate, limit=limit), []
-    pairs = load_pairs("calibration", sample_rate=rate, limit=limit)
-    return pairs, load_benign(sample_rate=rate, limit=limit)
-
-
-def _check_output(output: str) -> None:
-    """Find out before the calibration, not after it."""
-    path = Path(output)
-    if path.is_file():
-        raise ConfigurationError(
-            f"{output} is a file: give a directory for the bundle with -o"
-        )
-    if path.is_dir() and any(path.iterdir()) and not (path / "card.json").is_file():
-        raise ConfigurationError(
-            f"{output} is a directory with something else in it: give one that does "
-            "not exist, or that holds a bundle to replace"
-        )
+    table = Table(
+        title=Text(title), title_style="bold", title_justify="left", box=SIMPLE_HEAD
+    )
+    for heading in headings:
+        table.add_column(heading, justify="right")
+    return table

@@ -1,4 +1,4 @@
-"""Opening the model and the bundle that a command names."""
+"""Loading the model and the bundle that a command names."""
 
 from __future__ import annotations
 
@@ -16,16 +16,19 @@ def open_model(options: argparse.Namespace) -> LoadedModel:
 
     Raises:
         UnsupportedModelError: It cannot be found or cannot be guarded.
-        ReferenceModelError: The embedded model cannot be put together.
+        ReferenceModelError: The embedded model cannot be assembled.
     """
+    from transformers.utils import logging
+
     from sarguard.bundles import REFERENCE, reference_path
-    from sarguard.cli.quiet import quiet_transformers
     from sarguard.cli.screen import working
     from sarguard.models.loading import load_model
 
     name: str = options.model
     path = reference_path(progress=True) if name == REFERENCE else name
-    quiet_transformers()
+    # The progress bars of transformers have no environment variable.
+    logging.set_verbosity_error()  # type: ignore[no-untyped-call]
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     with working(f"Loading {name}"):
         loaded = load_model(
             path,
@@ -40,7 +43,7 @@ def open_model(options: argparse.Namespace) -> LoadedModel:
 def open_model_and_bundle(
     options: argparse.Namespace,
 ) -> tuple[LoadedModel, SteeringBundle]:
-    """Return the model that `options.model` names with a bundle made for it.
+    """Return the model that `options.model` names and its bundle.
 
     Raises:
         ArtifactNotFoundError: There is no bundle.
@@ -49,10 +52,11 @@ def open_model_and_bundle(
     """
     from sarguard.bundles import choose_bundle
 
-    # None would stand for calibrating on the spot, which was not asked for.
-    chosen = cast(
+    # Only `calibrate=True` gives None. A missing bundle is found before the model,
+    # which takes longer, is loaded.
+    bundle = cast(
         "SteeringBundle", choose_bundle(options.model, options.bundle, calibrate=False)
     )
     loaded = open_model(options)
-    chosen.check(loaded)
-    return loaded, chosen
+    bundle.check(loaded)
+    return loaded, bundle

@@ -1,4 +1,4 @@
-"""The way in: parse, run one command, and turn every failure into one clean line."""
+"""The command line: run one command, and turn every failure into one clean line."""
 
 from __future__ import annotations
 
@@ -12,23 +12,14 @@ from sarguard.cli import ask, bench, calibrate, demo, doctor, models, policy
 from sarguard.cli.audit import parser as audit
 from sarguard.cli.evaluate import command as evaluate
 from sarguard.cli.options import Command
+from sarguard.cli.screen import quiet_libraries
 from sarguard.errors import SarguardError
 
 USAGE_ERROR = 2
 INTERNAL_ERROR = 1
 INTERRUPTED = 130
 
-_COMMANDS = (
-    demo,
-    ask,
-    evaluate,
-    calibrate,
-    bench,
-    models,
-    policy,
-    audit,
-    doctor,
-)
+_COMMANDS = (demo, ask, evaluate, calibrate, bench, models, policy, audit, doctor)
 _EPILOG = """\
 examples:
   sarguard demo                           see the guard at work, on this machine
@@ -43,36 +34,38 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return the exit status.
 
     Returns:
-        0 if it went well, 1 if something is broken, 2 for an error in what was
-        asked, 130 if it was interrupted.
+        0 for success, 1 if something is broken, 2 for an error in the request, 130
+        if interrupted.
     """
     options = build_parser().parse_args(arguments)
     run: Command = options.run
     try:
-        status = _run_quietly(run, options)
+        quiet_libraries()
+        status = run(options)
         sys.stdout.flush()
         return status
     except SarguardError as error:
-        return _complain(str(error), USAGE_ERROR)
+        return _fail(str(error), USAGE_ERROR)
     except BrokenPipeError:
-        # Whoever read the output has left; the interpreter must not try to flush.
+        # The reader of the output is gone. The interpreter flushes stdout as it exits,
+        # which would fail again: give it somewhere to write to.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return INTERNAL_ERROR
     except KeyboardInterrupt:
         sys.stderr.write("\nsarguard: interrupted\n")
         return INTERRUPTED
     except ImportError as error:
-        return _complain(
+        return _fail(
             f"a package cannot be imported: {error}. `sarguard doctor` says which, "
             "and how to install it",
             INTERNAL_ERROR,
         )
     except OSError as error:
-        return _complain(str(error), USAGE_ERROR)
+        return _fail(str(error), USAGE_ERROR)
     except Exception as error:
         if options.traceback:
             raise
-        return _complain(
+        return _fail(
             f"unexpected {type(error).__name__}: {error}. This is a defect: please "
             "report it with what `sarguard --traceback ...` shows",
             INTERNAL_ERROR,
@@ -99,13 +92,6 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _run_quietly(run: Command, options: argparse.Namespace) -> int:
-    from sarguard.cli.quiet import quiet_libraries
-
-    quiet_libraries()
-    return run(options)
-
-
-def _complain(message: str, status: int) -> int:
+def _fail(message: str, status: int) -> int:
     sys.stderr.write(f"sarguard: error: {message}\n")
     return status

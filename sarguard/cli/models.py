@@ -1,9 +1,11 @@
-"""`sarguard models`: which families are guarded, within which limits, on what proof."""
+"""`sarguard models`: the guarded families, their limits, and how they were tested."""
 
 from __future__ import annotations
 
 import argparse
 from typing import TYPE_CHECKING, Any
+
+from sarguard.cli.screen import print_json, results
 
 if TYPE_CHECKING:
     from sarguard.cli.options import Commands
@@ -29,8 +31,6 @@ def run(options: argparse.Namespace) -> int:
 
     rows = [describe(kind, family) for kind, family in FAMILIES.items()]
     if options.json:
-        from sarguard.cli.screen import print_json
-
         print_json({"families": rows, "refused": UNSUPPORTED})
     else:
         _print(rows, UNSUPPORTED)
@@ -38,7 +38,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def describe(kind: str, family: Family) -> dict[str, Any]:
-    """Return what is said of a family, under the names of the JSON output."""
+    """Return a family's row, under the keys of the JSON output."""
     return {
         "family": family.name,
         "model_type": kind,
@@ -57,13 +57,13 @@ def _print(rows: list[dict[str, Any]], refused: dict[str, str]) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    from sarguard.cli.screen import results
-
     console = results()
     table = Table(box=SIMPLE_HEAD, pad_edge=False)
     for heading in ("family", "a clip", "a prompt", "a batch", "needs", "tested"):
         table.add_column(heading, no_wrap=heading == "family")
-    marks = {text: mark for mark, text in enumerate(_evidences(rows), start=1)}
+    # What a family was tested with is a sentence: the table refers to it by number.
+    evidence = dict.fromkeys(row["tested_with"] for row in rows)
+    numbers = {text: number for number, text in enumerate(evidence, start=1)}
     for row in rows:
         table.add_row(
             row["family"],
@@ -71,18 +71,14 @@ def _print(rows: list[dict[str, Any]], refused: dict[str, str]) -> None:
             "1 clip" if row["clips_per_prompt"] else "any",
             row["batch"],
             ", ".join(row["needs"]),
-            f"[{marks[row['tested_with']]}]",
+            f"[{numbers[row['tested_with']]}]",
         )
     console.print(table)
-    for text, mark in marks.items():
-        console.print(Text(f"[{mark}] {text}", style="dim"))
+    for text, number in numbers.items():
+        console.print(Text(f"[{number}] {text}", style="dim"))
     console.print(Text("its window: what the processor hears, often 30 s", style="dim"))
     for reason in refused.values():
         console.print(Text(f"refused: {reason}", style="yellow"))
-
-
-def _evidences(rows: list[dict[str, Any]]) -> list[str]:
-    return list(dict.fromkeys(row["tested_with"] for row in rows))
 
 
 def _seconds(seconds: float | None) -> str:

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, TypeAlias
 
 Command: TypeAlias = Callable[[argparse.Namespace], int]
+"""Runs a command with its options, and returns the exit status."""
 
 if TYPE_CHECKING:
     Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
@@ -15,21 +16,20 @@ if TYPE_CHECKING:
 
 def positive_float(text: str) -> float:
     """Return a finite number above 0."""
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
+    value = _number(text)
     if not (math.isfinite(value) and value > 0):
         raise argparse.ArgumentTypeError(f"{text!r}: give a number above 0")
     return value
 
 
-def share(text: str) -> float:
+def positive_floats(text: str) -> tuple[float, ...]:
+    """Return numbers above 0, separated by commas."""
+    return tuple(positive_float(part.strip()) for part in text.split(","))
+
+
+def fraction(text: str) -> float:
     """Return a number from 0 to 1."""
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
+    value = _number(text)
     if not 0 <= value <= 1:
         raise argparse.ArgumentTypeError(f"{text!r}: give a number from 0 to 1")
     return value
@@ -46,13 +46,8 @@ def positive_int(text: str) -> int:
     return value
 
 
-def positive_floats(text: str) -> tuple[float, ...]:
-    """Return numbers above 0 that commas part."""
-    return tuple(positive_float(part.strip()) for part in text.split(","))
-
-
 def add_model_options(parser: argparse.ArgumentParser) -> None:
-    """Add what says how a model is loaded."""
+    """Add the options that say how a model is loaded."""
     group = parser.add_argument_group("model")
     group.add_argument("--revision", help="branch, tag or commit on the hub")
     group.add_argument(
@@ -70,6 +65,16 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_model_and_bundle_option(parser: argparse.ArgumentParser) -> None:
+    """Add the choice of a model, which is the reference model unless named."""
+    parser.add_argument(
+        "--model",
+        default="reference",
+        help="checkpoint directory or hub id (default: the reference model)",
+    )
+    add_bundle_option(parser)
+
+
 def add_bundle_option(parser: argparse.ArgumentParser) -> None:
     """Add the choice of a steering bundle."""
     parser.add_argument(
@@ -80,7 +85,7 @@ def add_bundle_option(parser: argparse.ArgumentParser) -> None:
 
 
 def add_token_option(parser: argparse.ArgumentParser, default: int) -> None:
-    """Add the most tokens of an answer."""
+    """Add the maximum number of tokens of an answer."""
     parser.add_argument(
         "--max-new-tokens",
         type=positive_int,
@@ -90,6 +95,9 @@ def add_token_option(parser: argparse.ArgumentParser, default: int) -> None:
     )
 
 
-def add_alpha_option(parser: argparse._ActionsContainer, what: str) -> None:
-    """Add the dose."""
-    parser.add_argument("--alpha", type=positive_float, help=what)
+def _number(text: str) -> float:
+    """Return a number; NaN, which every range excludes, for what is none."""
+    try:
+        return float(text)
+    except ValueError:
+        return math.nan

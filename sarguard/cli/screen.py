@@ -1,28 +1,60 @@
-"""What a person sees: results on stdout, progress and remarks on stderr."""
+"""Output: results on stdout; progress, remarks and logs on stderr."""
 
 from __future__ import annotations
 
 import json
+import logging
 import os
 import sys
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
+# rich and structlog may be missing where `sarguard doctor` runs: they are imported
+# where they are used.
+if TYPE_CHECKING:
+    from rich.console import Console
 
-_WIDTH_OF_FILES = 100
+WIDTH_OF_FILES = 100
+ENVIRONMENT = {
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    "HF_HUB_VERBOSITY": "error",
+    "TOKENIZERS_PARALLELISM": "false",
+    "TRANSFORMERS_NO_ADVISORY_WARNINGS": "1",
+    "TRANSFORMERS_VERBOSITY": "error",
+}
+"""Keeps libraries quiet, unless the user has set it otherwise."""
 
 Advance = Callable[[int, int, str], None]
 """Called with steps done, steps in all, and a few words on what is going on."""
+
+
+def quiet_libraries() -> None:
+    """Silence libraries, and log to stderr; call it before they are imported."""
+    for name, value in ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    if not sys.warnoptions:
+        warnings.simplefilter("ignore")
+    for stream in (sys.stdout, sys.stderr):
+        reconfigure = getattr(stream, "reconfigure", None)
+        if reconfigure is not None:
+            # A terminal that lacks a character shows "?", instead of a failure.
+            reconfigure(errors="replace")
+    try:
+        import structlog
+    except ImportError:
+        return
+    structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
+
+
+def warn_only() -> None:
+    """Log warnings only, in a command that reports itself what it did."""
+    import structlog
+
+    structlog.configure(
+        wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING)
+    )
 
 
 def results() -> Console:
@@ -30,19 +62,24 @@ def results() -> Console:
 
     A file or a pipe gets lines of a fixed width, unless COLUMNS says otherwise.
     """
+    from rich.console import Console
+
     fixed = not sys.stdout.isatty() and not os.environ.get("COLUMNS")
-    width = _WIDTH_OF_FILES if fixed else None
+    width = WIDTH_OF_FILES if fixed else None
     return Console(file=sys.stdout, highlight=False, width=width)
 
 
 def remarks() -> Console:
     """Return the console that progress and remarks are written to."""
+    from rich.console import Console
+
     return Console(file=sys.stderr, highlight=False)
 
 
-def print_json(content: Any) -> None:  # noqa: ANN401
-    """Write plain values to stdout as JSON."""
-    sys.stdout.write(json.dumps(content, indent=2, allow_nan=False) + "\n")
+def print_json(content: Any, *, ensure_ascii: bool = True) -> None:  # noqa: ANN401
+    """Write plain values to stdout as JSON; NaN, which JSON lacks, is an error."""
+    text = json.dumps(content, indent=2, allow_nan=False, ensure_ascii=ensure_ascii)
+    sys.stdout.write(text + "\n")
 
 
 @contextmanager
@@ -59,19 +96,21 @@ def working(what: str) -> Iterator[None]:
 
 @contextmanager
 def steps(what: str) -> Iterator[Advance]:
-    """Show a bar on a terminal, and a line elsewhere."""
+    """Show a progress bar on a terminal, and one line elsewhere."""
+    from rich import progress
+
     console = remarks()
     if not console.is_terminal:
         console.print(f"{what} ...", markup=False)
-        yield _ignore
+        yield lambda done, total, now: None
         return
-    with Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
+    with progress.Progress(
+        progress.TextColumn("{task.description}"),
+        progress.BarColumn(),
+        progress.MofNCompleteColumn(),
+        progress.TimeElapsedColumn(),
+        progress.TextColumn("left"),
+        progress.TimeRemainingColumn(),
         console=console,
         transient=True,
     ) as bars:
@@ -82,7 +121,3 @@ def steps(what: str) -> Iterator[Advance]:
             bars.update(task, completed=done, total=total, description=described)
 
         yield advance
-
-
-def _ignore(done: int, total: int, now: str) -> None:
-    """Show nothing."""

@@ -126,7 +126,7 @@ class TestOnATerminal:
         decode = batch_engine.decode_rows
 
         def fail_later(
-            *given: object, after_step: Callable[[], None], **more: object
+            *given: object, after_step: Callable[[], None], **options: object
         ) -> None:
             steps = iter(range(100))
 
@@ -135,7 +135,7 @@ class TestOnATerminal:
                 if next(steps) == 3:
                     raise SteeringNotAppliedError("a layer was not steered")
 
-            decode(*given, after_step=step, **more)  # type: ignore[arg-type]
+            decode(*given, after_step=step, **options)  # type: ignore[arg-type]
 
         monkeypatch.setattr(batch_engine, "decode_rows", fail_later)
         status, out, err = run("ask", clip, *options)

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import io
 import json
+from dataclasses import asdict
 from types import SimpleNamespace
 from typing import cast
 
@@ -10,21 +11,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from sarguard.cli.demo_runs import (
-    HARMFUL_WORDS,
-    NOTHING_SAID,
+from sarguard.cli.demo import (
+    MAX_HARMFUL_WORDS,
+    MAX_WORDS,
+    Excerpt,
     Exchange,
     Verdict,
     compare,
     count,
-    describe,
-    first_words,
+    excerpt,
     judge,
+    print_demo,
 )
-from sarguard.cli.demo_screen import print_demo
 from sarguard.datasets import load_clips
 from sarguard.errors import SteeringNotAppliedError
-from sarguard.evaluation.judges.rules import Kind, Label, label
+from sarguard.evaluation.judges.rules import Kind, Label
 from sarguard.serving import batch_engine
 from sarguard.types import Outcome, Reply
 from tests.cli.conftest import Run
@@ -40,14 +41,14 @@ FACTS = {
 
 
 def exchange(name: str, kind: Kind, request: str, bare: str, guarded: str) -> Exchange:
-    before, after = describe(bare, kind), describe(guarded, kind)
+    before, after = excerpt(bare, kind), excerpt(guarded, kind)
     return Exchange(
         id=name,
         kind=kind,
         request=request,
         bare=before,
         guarded=after,
-        verdict=judge(kind, label(bare, kind=kind), label(guarded, kind=kind)),
+        verdict=judge(kind, before.label, after.label),
         seconds=1.0,
         outcome=Outcome.ANSWERED,
     )
@@ -58,8 +59,8 @@ def withheld(name: str, kind: Kind, outcome: Outcome, fault: str | None) -> Exch
         id=name,
         kind=kind,
         request="How?",
-        bare=describe(COMPLIES, kind),
-        guarded=NOTHING_SAID,
+        bare=excerpt(COMPLIES, kind),
+        guarded=Excerpt(),
         verdict=Verdict.WITHHELD,
         seconds=1.0,
         outcome=outcome,
@@ -88,7 +89,7 @@ def render(exchanges: list[Exchange], width: int) -> str:
 
 
 @pytest.mark.parametrize("width", [40, 60, 80, 96, 120, 200])
-def test_the_screen_fits_its_width_and_says_everything(
+def test_the_output_fits_its_width_and_says_everything(
     exchanges: list[Exchange], width: int
 ) -> None:
     text = render(exchanges, width)
@@ -126,22 +127,22 @@ def test_a_wide_screen_shows_columns_and_a_narrow_one_blocks(
     assert narrow.count("guarded: ") == 12
 
 
-def test_of_a_harmful_answer_only_the_opening_is_shown(
+def test_of_a_harmful_answer_only_the_start_is_shown(
     exchanges: list[Exchange],
 ) -> None:
     harmful = [e for e in exchanges if e.kind == "harmful"]
     assert "SECRET" not in render(harmful, 200)
-    assert "SECRET" not in json.dumps([e.to_dict() for e in harmful])
+    assert "SECRET" not in json.dumps([asdict(e) for e in harmful])
 
 
 @given(st.text(max_size=300), st.sampled_from(["harmful", "safe"]))
 def test_no_answer_is_shown_whole_that_complies(text: str, kind: Kind) -> None:
-    said = describe(text, kind)
-    shown = said.start.removesuffix(" ...").split()
+    found = excerpt(text, kind)
+    shown = found.start.removesuffix(" ...").split()
     assert text.split()[: len(shown)] == shown or not text.isprintable()
-    if kind == "harmful" and said.label is not Label.REFUSED:
-        assert len(shown) <= HARMFUL_WORDS
-    assert said.start.isprintable()
+    if kind == "harmful" and found.label is not Label.REFUSED:
+        assert len(shown) <= MAX_HARMFUL_WORDS
+    assert found.start.isprintable()
 
 
 def test_nothing_refused_is_said_plainly() -> None:
@@ -215,8 +216,8 @@ def test_only_an_error_withholds(outcome: Outcome, verdict: Verdict) -> None:
     found = compare(clip, COMPLIES, cast("Reply", reply))
     assert found.verdict is verdict
     named = None if verdict is Verdict.WITHHELD else "refused"
-    assert found.to_dict()["guarded"]["label"] == named
-    assert found.to_dict()["outcome"] == outcome.value
+    assert asdict(found)["guarded"]["label"] == named
+    assert asdict(found)["outcome"] == outcome.value
 
 
 @pytest.mark.parametrize(
@@ -243,10 +244,11 @@ def test_markup_in_an_answer_is_text() -> None:
     assert "[red]x[/nothing]" in render([odd], 80)
 
 
-def test_first_words_are_one_line() -> None:
-    assert first_words("a\nb\tc\x1b[2J d", 10) == "a b c [2J d"
-    assert first_words("a b c", 2) == "a b ..."
-    assert first_words("", 2) == ""
+def test_an_excerpt_is_one_line() -> None:
+    assert excerpt("a\nb\tc\x1b[2J d", "safe").start == "a b c [2J d"
+    long = excerpt("word " * (MAX_WORDS + 1), "safe").start
+    assert long == "word " * MAX_WORDS + "..."
+    assert excerpt("", "safe").start == ""
 
 
 @pytest.fixture

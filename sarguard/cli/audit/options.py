@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sarguard.cli.options import Command, positive_int
-from sarguard.cli.quiet import warn_only
+from sarguard.cli.screen import warn_only
 
 if TYPE_CHECKING:
     from sarguard.audit import AuditLog, Privacy, Query

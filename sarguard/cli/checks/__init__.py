@@ -1,1 +1,0 @@
-"""What `sarguard doctor` looks at; nothing here needs torch to be installed."""
