@@ -26,7 +26,6 @@ PAGES = sorted([*ROOT.glob("*.md"), *DOCS.rglob("*.md")])
 PUBLIC = (*ROOMS, "sarguard.errors", "langchain_sarguard")
 INTERNAL = (
     "sarguard.decoding",
-    "sarguard.evaluation.data.public_sets",
     "sarguard.evaluation.report",
 )
 
