@@ -31,7 +31,7 @@ class Outcome(StrEnum):
     """The model answered, steered, and what it said is a refusal."""
 
     BLOCKED = "blocked"
-    """Nothing was decoded: a policy or the request's own score forbade it."""
+    """There is no answer: a policy, the request's own score or a check forbade it."""
 
     ERROR_CLOSED = "error_closed"
     """Something failed, or steering could not be proven, so there is no answer."""
@@ -48,7 +48,7 @@ class Outcome(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Turn:
-    """Hold one turn of a conversation.
+    """One message of a conversation.
 
     `audio` holds decoded clips: mono float32 arrays of shape (samples,) at the
     model's sampling rate. Clips come before the text in the prompt.
@@ -72,7 +72,7 @@ class Turn:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Usage:
-    """Count the tokens of a request; audio tokens are part of the prompt's."""
+    """Token counts of a request; audio tokens are part of the prompt's."""
 
     prompt_tokens: int
     audio_tokens: int
@@ -81,7 +81,7 @@ class Usage:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Timings:
-    """Give a request's durations in seconds; 0 for what was not reached.
+    """Durations of a request in seconds; 0 for what was not reached.
 
     `queue_s` runs from the request's place in the queue to its turn, `prefill_s` from
     the start of decoding to the first answer token, `first_token_s` from the call to
@@ -97,7 +97,7 @@ class Timings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GuardReport:
-    """Say what the guard did for one request."""
+    """What the guard did for one request."""
 
     mode: GuardMode = "faithful"
     alpha: float
@@ -122,7 +122,7 @@ class GuardReport:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reply:
-    """Hold one guarded answer.
+    """One guarded answer.
 
     `text` is what the model said, as far as it got, or the fallback where it said
     nothing that may be passed on.
@@ -167,14 +167,14 @@ class Health:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TextDelta:
-    """Hold the next piece of an answer; the pieces, joined, are the reply's text."""
+    """The next piece of an answer; the pieces, joined, are the reply's text."""
 
     text: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Refusal:
-    """Say that what the caller gets is no answer, and why.
+    """Notice that what the caller gets is no answer, and why.
 
     After `refused` the text was streamed already: it is the model that declined.
     After any other outcome the text takes the place of what was streamed.
@@ -186,7 +186,7 @@ class Refusal:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Done:
-    """End a stream, always, with the reply that `generate` would have returned."""
+    """End of a stream, always there: the reply that `generate` would have returned."""
 
     reply: Reply
 
