@@ -1,4 +1,4 @@
-"""Ask the reference model a harmful spoken question and its harmless twin."""
+"""Ask the reference model a harmful spoken question and a matched harmless one."""
 
 from sarguard import SafeAudioLLM
 from sarguard.datasets import load_clips

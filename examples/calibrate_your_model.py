@@ -2,10 +2,10 @@
 
     python examples/calibrate_your_model.py [MODEL] [--pairs N] [--output DIR]
 
-MODEL is "reference", a checkpoint directory or a model id on a hub. The few pairs
-that are used here show the way; use all 240 for a bundle that you mean to keep.
-`SafeAudioLLM.from_pretrained(MODEL, calibrate=True)` does that in one call, and
-`sarguard calibrate MODEL -o DIR` does it in a shell.
+MODEL is "reference", a checkpoint directory or a model id on a hub. The default of 12
+pairs is for a quick look; use all 240 for a bundle that you mean to keep, as
+`SafeAudioLLM.from_pretrained(MODEL, calibrate=True)` and, in a shell,
+`sarguard calibrate MODEL -o DIR` do.
 """
 
 from argparse import ArgumentParser
@@ -34,7 +34,7 @@ bundle = make_bundle(loaded, pairs, needs_refusal=not options.allow_no_refusal)
 print(f"saved: {bundle.save(options.output)} ({bundle.card.pairs} pairs)")
 
 clip = load_clips("demo", "safe")[0]
-# Next time: SafeAudioLLM.from_pretrained(options.model, bundle=options.output)
+# From now on: SafeAudioLLM.from_pretrained(options.model, bundle=options.output)
 with SafeAudioLLM.from_loaded(loaded, bundle) as llm:
     reply = llm.generate(clip.read_bytes(), "Answer the question in the audio.")
 print(f"asked: {clip.text}\n{reply.outcome}: {reply.text}")

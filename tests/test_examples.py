@@ -1,4 +1,4 @@
-"""Run every example as its reader would."""
+"""Run every example as a user would."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
-# Most lines of an example, and what each of its requests may end as.
+# The maximum number of lines of an example, and how each of its requests may end.
 ANY = {"answered", "refused"}
 EXPECTED: dict[str, tuple[int, list[set[str]]]] = {
     "agent_with_memory.py": (30, [ANY, ANY]),
