@@ -35,8 +35,9 @@ from sarguard.evaluation.arms.arm import BARE
 from sarguard.evaluation.arms.registry import Setup, plan_arms
 from sarguard.evaluation.data.items import Item
 from sarguard.evaluation.judges.rules import Label
+from sarguard.evaluation.run.batch_answers import Progress
 from sarguard.evaluation.run.run_log import AnswerRecord
-from sarguard.evaluation.run.runner import Advance, Conduct, run_arms
+from sarguard.evaluation.run.runner import Conduct, run_arms
 from sarguard.evaluation.run.separation import area
 from sarguard.evaluation.stats.rates import Rate
 from sarguard.evaluation.stats.summary import summarise
@@ -167,7 +168,7 @@ def choose_tiers(
     *,
     alphas: Sequence[float] = GRID,
     conduct: Conduct | None = None,
-    progress: Advance | None = None,
+    progress: Progress | None = None,
 ) -> SteeringBundle:
     """Return the setup's bundle with tiers chosen and measured on some requests.
 
@@ -205,7 +206,7 @@ def prove_tiers(
     items: Sequence[Item],
     *,
     conduct: Conduct | None = None,
-    progress: Advance | None = None,
+    progress: Progress | None = None,
 ) -> SteeringBundle:
     """Return the setup's bundle with its chosen tiers measured on other requests."""
     found = measure_tiers(setup, items, conduct=conduct, progress=progress)
@@ -225,7 +226,7 @@ def measure_tiers(
     items: Sequence[Item],
     *,
     conduct: Conduct | None = None,
-    progress: Advance | None = None,
+    progress: Progress | None = None,
 ) -> dict[str, TierMeasure]:
     """Ask requests in the bare arm and in every tier, and return what tiers did."""
     arms = plan_arms([], ["bare", *(f"tier-{name}" for name in TIERS)])

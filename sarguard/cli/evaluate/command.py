@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from sarguard.evaluation.report import Report
     from sarguard.evaluation.report.tables import Grid
     from sarguard.evaluation.run.latency import Latency
-    from sarguard.evaluation.run.run_log import Log
+    from sarguard.evaluation.run.run_log import MemoryLog
     from sarguard.evaluation.run.runner import Conduct
     from sarguard.evaluation.run.separation import Separation
     from sarguard.models.loading import LoadedModel
@@ -46,7 +46,7 @@ class Run:
     setup: Setup
     items: list[Item]
     plan: Plan
-    log: Log
+    log: MemoryLog
     states: dict[str, Tensor]
     """Clean states of the requests that were asked in this process."""
 
@@ -192,7 +192,7 @@ def _log(
     facts: dict[str, Any],
     items: list[Item],
     plan: Plan,
-) -> Log:
+) -> MemoryLog:
     from sarguard.evaluation.data.items import digest_items
     from sarguard.evaluation.run.run_log import MemoryLog, RunLog
 

@@ -14,7 +14,8 @@ from sarguard.calibration.vectors import CalibrationStates
 from sarguard.evaluation.arms.dose_forms import best_layer, gate_of
 from sarguard.evaluation.arms.registry import Setup
 from sarguard.evaluation.data.items import CLEAN, Item
-from sarguard.evaluation.run.separation import Steps, area, read_requests
+from sarguard.evaluation.run.batch_answers import Progress
+from sarguard.evaluation.run.separation import area, read_requests
 from sarguard.steering.gate import Gate, Matched, fit_gate
 
 _HARMLESS = ("safe", "borderline", "ordinary")
@@ -40,7 +41,7 @@ def try_gates(
     *,
     batch_size: int,
     known: Mapping[str, Tensor] | None = None,
-    progress: Steps | None = None,
+    progress: Progress | None = None,
 ) -> tuple[GateTrial, ...]:
     """Fit gates to calibration's states, and judge them on other requests.
 

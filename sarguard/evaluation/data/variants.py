@@ -20,10 +20,9 @@ from sarguard.evaluation.data.items import Item
 from sarguard.types import Turn
 
 if TYPE_CHECKING:
-    import numpy as np
     from numpy.typing import NDArray
 
-    Samples = NDArray[np.float32]
+    from sarguard.evaluation.data.items import Samples
 
 Vary: TypeAlias = Callable[[Item, random.Random], Item]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 import torch
@@ -30,6 +30,9 @@ from sarguard.models.transformers_api import (
 from sarguard.steering.states import run_and_read
 from sarguard.steering.steerer import Steerer
 from sarguard.types import Turn
+
+Progress: TypeAlias = Callable[[int, int, str], None]
+"""Called with how much is done, how much there is, and what is at work."""
 
 
 class Conversation(Protocol):

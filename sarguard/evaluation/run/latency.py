@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from sarguard.evaluation.arms.arm import BARE, Arm
@@ -17,14 +17,13 @@ from sarguard.evaluation.arms.registry import OpenArm, Setup, open_arm
 from sarguard.evaluation.data.items import Item
 from sarguard.evaluation.run.batch_answers import (
     Batch,
+    Progress,
     decode_arm,
     make_batches,
     with_instruction,
 )
 
 _TOKENS = 16
-
-Steps = Callable[[int, int, str], None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,7 +46,7 @@ def measure_latency(
     arms: Sequence[Arm],
     *,
     requests: int,
-    progress: Steps | None = None,
+    progress: Progress | None = None,
 ) -> tuple[Latency, ...]:
     """Time arms on the first requests, the bare arm first.
 

@@ -13,7 +13,7 @@ import json
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, Protocol
+from typing import Annotated, Any, Literal
 
 from pydantic import (
     BaseModel,
@@ -75,20 +75,6 @@ class AnswerRecord(BaseModel):
     """Rows of the batch."""
     start: str = ""
     """The first words, where they are harmless."""
-
-
-class Log(Protocol):
-    """The records of a run."""
-
-    @property
-    def records(self) -> tuple[AnswerRecord, ...]:
-        """Return every record, in the order in which they came."""
-
-    def has(self, arm: Arm, item: str) -> bool:
-        """Return whether an arm's answer to a request is there."""
-
-    def add(self, records: Iterable[AnswerRecord]) -> None:
-        """Keep records."""
 
 
 class MemoryLog:

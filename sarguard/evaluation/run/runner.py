@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from torch import Tensor
@@ -23,6 +23,7 @@ from sarguard.evaluation.judges.topic import TopicJudge
 from sarguard.evaluation.run.batch_answers import (
     Answer,
     Batch,
+    Progress,
     answer_arm,
     answer_batch,
     make_batches,
@@ -30,7 +31,7 @@ from sarguard.evaluation.run.batch_answers import (
     read_states,
     with_instruction,
 )
-from sarguard.evaluation.run.run_log import AnswerRecord, Log, MemoryLog
+from sarguard.evaluation.run.run_log import AnswerRecord, MemoryLog
 from sarguard.models.loading import LoadedModel
 from sarguard.types import Turn
 
@@ -38,9 +39,6 @@ MAX_NEW_TOKENS = 28
 BATCH_SIZE = 32
 _BATCHES_PLANNED = 8
 _START_WORDS = 14
-
-Advance = Callable[[int, int, str], None]
-"""Called with answers done, answers in all, and the arm at work."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,9 +58,9 @@ def run_arms(
     *,
     varied: Sequence[Arm] | None = None,
     conduct: Conduct | None = None,
-    log: Log | None = None,
+    log: MemoryLog | None = None,
     states: dict[str, Tensor] | None = None,
-    progress: Advance | None = None,
+    progress: Progress | None = None,
 ) -> tuple[AnswerRecord, ...]:
     """Ask every request in every arm, and return all records of the log.
 
@@ -93,8 +91,6 @@ def run_arms(
     check_items(items)
     for arm in arms:
         check_arm(arm)
-    run = _Run(setup, conduct or Conduct(), log or MemoryLog(), progress)
-    run.states = states
     plan = (
         ([item for item in items if item.variant == CLEAN], arms),
         (
@@ -102,7 +98,14 @@ def run_arms(
             arms if varied is None else varied,
         ),
     )
-    run.total = sum(len(asked) * len(among) for asked, among in plan)
+    run = _Run(
+        setup=setup,
+        conduct=conduct or Conduct(),
+        log=MemoryLog() if log is None else log,
+        progress=progress,
+        states=states,
+        total=sum(len(asked) * len(among) for asked, among in plan),
+    )
     for asked, among in plan:
         for chunk in _chunks(asked, run.conduct.batch_size * _BATCHES_PLANNED):
             run.ask(chunk, among)
@@ -140,21 +143,15 @@ class _TextRequest:
         return (Turn(role="user", text=self.text),)
 
 
+@dataclass(slots=True, kw_only=True)
 class _Run:
-    def __init__(
-        self,
-        setup: Setup,
-        conduct: Conduct,
-        log: Log,
-        progress: Advance | None,
-    ) -> None:
-        self.setup = setup
-        self.conduct = conduct
-        self.log = log
-        self.total = 0
-        self.states: dict[str, Tensor] | None = None
-        self._progress = progress
-        self._open: dict[Arm, OpenArm] = {}
+    setup: Setup
+    conduct: Conduct
+    log: MemoryLog
+    progress: Progress | None
+    states: dict[str, Tensor] | None
+    total: int
+    opened: dict[Arm, OpenArm] = field(default_factory=dict)
 
     def ask(self, items: Sequence[Item], arms: Sequence[Arm]) -> None:
         """Ask some requests in some arms, where an answer is missing."""
@@ -256,16 +253,16 @@ class _Run:
         return self.conduct.topic.on_topic(request=item.request, reply=answer.text)
 
     def _opened(self, arm: Arm) -> OpenArm:
-        if arm not in self._open:
-            self._open[arm] = open_arm(arm, self.setup)
-        return self._open[arm]
+        if arm not in self.opened:
+            self.opened[arm] = open_arm(arm, self.setup)
+        return self.opened[arm]
 
     def _missing(self, items: Sequence[Item], arm: Arm) -> bool:
         return not all(self.log.has(arm, item.id) for item in items)
 
     def _report(self, arm: Arm) -> None:
-        if self._progress is not None:
-            self._progress(len(self.log.records), self.total, str(arm))
+        if self.progress is not None:
+            self.progress(len(self.log.records), self.total, str(arm))
 
 
 def _chunks(items: Sequence[Item], size: int) -> Iterator[Sequence[Item]]:

@@ -10,7 +10,7 @@ the clean state at the last prompt token:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,14 +20,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from sarguard.evaluation.data.items import CLEAN, Item
-from sarguard.evaluation.run.batch_answers import make_batches
+from sarguard.evaluation.run.batch_answers import Progress, make_batches
 from sarguard.models.loading import LoadedModel
 from sarguard.steering.states import last_states
 
 _FOLDS = 5
 _MIN_CLUSTERS = 2 * _FOLDS
-
-Steps = Callable[[int, int, str], None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,7 +46,7 @@ def measure_separation(
     *,
     batch_size: int,
     known: Mapping[str, Tensor] | None = None,
-    progress: Steps | None = None,
+    progress: Progress | None = None,
 ) -> Separation | None:
     """Read the states of harmful requests and of those that match, and compare them.
 
@@ -93,7 +91,7 @@ def read_requests(
     *,
     batch_size: int,
     known: Mapping[str, Tensor] | None = None,
-    progress: Steps | None = None,
+    progress: Progress | None = None,
 ) -> Tensor:
     """Return the clean last-token states of requests, shape (N, L, D)."""
     found = dict(known or {})
