@@ -37,7 +37,7 @@ from sarguard.evaluation.data.items import Item
 from sarguard.evaluation.judges.rules import Label
 from sarguard.evaluation.run.batch_answers import Progress
 from sarguard.evaluation.run.run_log import AnswerRecord
-from sarguard.evaluation.run.runner import Conduct, run_arms
+from sarguard.evaluation.run.runner import RunOptions, run_arms
 from sarguard.evaluation.run.separation import area
 from sarguard.evaluation.stats.rates import Rate
 from sarguard.evaluation.stats.summary import summarise
@@ -167,7 +167,7 @@ def choose_tiers(
     items: Sequence[Item],
     *,
     alphas: Sequence[float] = GRID,
-    conduct: Conduct | None = None,
+    run_options: RunOptions | None = None,
     progress: Progress | None = None,
 ) -> SteeringBundle:
     """Return the setup's bundle with tiers chosen and measured on some requests.
@@ -176,19 +176,19 @@ def choose_tiers(
         setup: The model, with no steerer attached, and its bundle.
         items: A validation split: nothing of it in calibration or in the test.
         alphas: Strengths that tiers may be made of.
-        conduct: How requests are asked and judged.
+        run_options: How requests are asked and judged.
         progress: As for `run_arms`.
 
     Raises:
         InsufficientDataError: Harmful or harmless requests are missing.
     """
     arms = plan_arms(alphas, ["bare", "ablated"])
-    records = run_arms(setup, items, arms, conduct=conduct, progress=progress)
+    records = run_arms(setup, items, arms, run_options=run_options, progress=progress)
     rules = choose_rules(respond(records))
     tiers = {name: TierCard(**asdict(rule)) for name, rule in rules.items()}
     bundle = setup.bundle.with_tiers(tiers)
     found = measure_tiers(
-        replace(setup, bundle=bundle), items, conduct=conduct, progress=progress
+        replace(setup, bundle=bundle), items, run_options=run_options, progress=progress
     )
     chosen = {
         name: TierChoice(
@@ -205,11 +205,11 @@ def prove_tiers(
     setup: Setup,
     items: Sequence[Item],
     *,
-    conduct: Conduct | None = None,
+    run_options: RunOptions | None = None,
     progress: Progress | None = None,
 ) -> SteeringBundle:
     """Return the setup's bundle with its chosen tiers measured on other requests."""
-    found = measure_tiers(setup, items, conduct=conduct, progress=progress)
+    found = measure_tiers(setup, items, run_options=run_options, progress=progress)
     tiers = setup.bundle.card.tiers
 
     def tested(name: str) -> TierChoice | None:
@@ -225,12 +225,12 @@ def measure_tiers(
     setup: Setup,
     items: Sequence[Item],
     *,
-    conduct: Conduct | None = None,
+    run_options: RunOptions | None = None,
     progress: Progress | None = None,
 ) -> dict[str, TierMeasure]:
     """Ask requests in the bare arm and in every tier, and return what tiers did."""
     arms = plan_arms([], ["bare", *(f"tier-{name}" for name in TIERS)])
-    records = run_arms(setup, items, arms, conduct=conduct, progress=progress)
+    records = run_arms(setup, items, arms, run_options=run_options, progress=progress)
     summary = summarise(records)
     harmful = sum(item.kind == "harmful" for item in items)
     return {

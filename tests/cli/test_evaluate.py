@@ -134,17 +134,17 @@ def test_settings_reach_the_measurement(
     seen: list[object] = []
 
     def stop(setup: object, items: object, arms: object, **settings: object) -> None:
-        seen.extend([items, settings["conduct"]])
+        seen.extend([items, settings["run_options"]])
         raise InsufficientDataError("enough seen")
 
     monkeypatch.setattr(runner, "run_arms", stop)
     quick = ["--text", "Say why.", "--batch-size", "3", "--no-topic"]
     run("evaluate", *options, *quick, "--voice", "unseen")
-    items, conduct = seen
+    items, run_options = seen
     assert {item.text for item in items} == {"Say why."}  # type: ignore[attr-defined]
     assert all(item.id.endswith("-unseen") for item in items)  # type: ignore[attr-defined]
-    assert (conduct.batch_size, conduct.max_new_tokens) == (3, 2)  # type: ignore[attr-defined]
-    assert conduct.topic is None  # type: ignore[attr-defined]
+    assert (run_options.batch_size, run_options.max_new_tokens) == (3, 2)  # type: ignore[attr-defined]
+    assert run_options.topic is None  # type: ignore[attr-defined]
 
 
 def test_the_judge_can_be_checked_without_a_model(run: Run) -> None:

@@ -20,13 +20,13 @@ from sarguard.evaluation.judges.rules import Label
 from sarguard.evaluation.judges.topic import TopicJudge
 from sarguard.evaluation.run import runner
 from sarguard.evaluation.run.run_log import ANSWERS_FILE, MemoryLog, RunLog
-from sarguard.evaluation.run.runner import Conduct, answer_as_text, run_arms
+from sarguard.evaluation.run.runner import RunOptions, answer_as_text, run_arms
 from sarguard.steering.bundle import SteeringBundle
 from tests import tiny
 from tests.evaluation.test_arms import make_setup
 
 ARMS = plan_arms([0.3], ["bare", "zero", "prompt", "ablated", "tier-maximum"])
-CONDUCT = Conduct(max_new_tokens=4, batch_size=2)
+RUN_OPTIONS = RunOptions(max_new_tokens=4, batch_size=2)
 
 
 def item(number: int, kind: str = "harmful") -> Item:
@@ -54,7 +54,7 @@ def test_every_arm_answers_every_request(tiny_bundle: SteeringBundle) -> None:
         make_setup(tiny_bundle),
         ITEMS,
         ARMS,
-        conduct=CONDUCT,
+        run_options=RUN_OPTIONS,
         progress=lambda *step: steps.append(step),
     )
     assert {(r.arm, r.item) for r in records} == {
@@ -74,7 +74,7 @@ def test_zero_answers_as_bare_does_and_the_model_is_free_after(
 ) -> None:
     setup = make_setup(tiny_bundle)
     for _ in range(2):
-        records = run_arms(setup, ITEMS, ARMS[:2], conduct=CONDUCT)
+        records = run_arms(setup, ITEMS, ARMS[:2], run_options=RUN_OPTIONS)
         said = {(r.arm.name, r.item): (r.label, r.tokens, r.start) for r in records}
         for asked in ITEMS:
             assert said["bare", asked.id] == said["zero", asked.id]
@@ -85,7 +85,7 @@ def test_a_stopped_run_ends_as_one_that_was_not(
     tiny_bundle: SteeringBundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     setup = make_setup(tiny_bundle)
-    whole = run_arms(setup, ITEMS, ARMS, conduct=CONDUCT)
+    whole = run_arms(setup, ITEMS, ARMS, run_options=RUN_OPTIONS)
     calls = 0
 
     def stop(done: int, total: int, now: str) -> None:
@@ -96,7 +96,7 @@ def test_a_stopped_run_ends_as_one_that_was_not(
 
     log = RunLog(tmp_path, {})
     with pytest.raises(Stop):
-        run_arms(setup, ITEMS, ARMS, conduct=CONDUCT, log=log, progress=stop)
+        run_arms(setup, ITEMS, ARMS, run_options=RUN_OPTIONS, log=log, progress=stop)
     kept = RunLog(tmp_path, {}).records
     assert 0 < len(kept) < len(whole)
     asked: list[str] = []
@@ -107,7 +107,9 @@ def test_a_stopped_run_ends_as_one_that_was_not(
         return answer(*rows, **more)  # type: ignore[arg-type]
 
     monkeypatch.setattr(runner, "answer_arm", listen)
-    again = run_arms(setup, ITEMS, ARMS, conduct=CONDUCT, log=RunLog(tmp_path, {}))
+    again = run_arms(
+        setup, ITEMS, ARMS, run_options=RUN_OPTIONS, log=RunLog(tmp_path, {})
+    )
     assert len(asked) == 15 - 7
 
     def plain(records: Sequence[object]) -> set[str]:
@@ -129,9 +131,9 @@ def test_harmful_answers_leave_no_words_behind(
 
     monkeypatch.setattr(runner, "answer_arm", answer)
     asked = [item(0), item(1), item(2, "safe")]
-    conduct = replace(CONDUCT, batch_size=1)
+    run_options = replace(RUN_OPTIONS, batch_size=1)
     bare = [Arm(name="bare")]
-    records = run_arms(make_setup(tiny_bundle), asked, bare, conduct=conduct)
+    records = run_arms(make_setup(tiny_bundle), asked, bare, run_options=run_options)
     assert [(str(r.label), r.start) for r in records] == [
         ("complied", ""),
         ("refused", "I cannot assist with that."),
@@ -150,10 +152,14 @@ def test_the_topic_is_asked_of_what_was_answered(
 
     log = MemoryLog()
     monkeypatch.setattr(runner, "answer_arm", answer)
-    conduct = replace(CONDUCT, batch_size=1, topic=TopicJudge(texts))
+    run_options = replace(RUN_OPTIONS, batch_size=1, topic=TopicJudge(texts))
     bare = [Arm(name="bare")]
     run_arms(
-        make_setup(tiny_bundle), [item(0), item(1)], bare, conduct=conduct, log=log
+        make_setup(tiny_bundle),
+        [item(0), item(1)],
+        bare,
+        run_options=run_options,
+        log=log,
     )
     assert [record.on_topic for record in log.records] == [True, False]
 

@@ -23,7 +23,7 @@ from sarguard.steering.bundle import SteeringBundle, TierCard
 from sarguard.types import Outcome
 from tests import tiny
 from tests.evaluation.test_arms import make_setup, questions
-from tests.evaluation.test_runner import CONDUCT, ITEMS
+from tests.evaluation.test_runner import ITEMS, RUN_OPTIONS
 from tests.serving.fakes import FakeBackend
 
 ARM = Arm(name=POLICY, policy="clinic")
@@ -143,7 +143,7 @@ def test_what_a_policy_blocks_is_refused_and_shadow_mode_only_notes_it(
     always = {"id": "clinic", "steering": {"block_threshold": -1000.0}}
     for extra, blocked in (({}, True), (SHADOW, False)):
         setup = measured(bundle, Policy.build({**always, **extra}))
-        records = run_arms(setup, ITEMS, [ARM], conduct=CONDUCT)
+        records = run_arms(setup, ITEMS, [ARM], run_options=RUN_OPTIONS)
         assert {record.arm for record in records} == {ARM}
         assert [record.blocked for record in records] == [blocked] * len(ITEMS)
         if blocked:

@@ -8,7 +8,7 @@ import pytest
 
 from sarguard.errors import InsufficientDataError
 from sarguard.evaluation.judges.rules import Label
-from sarguard.evaluation.run.runner import Conduct
+from sarguard.evaluation.run.runner import RunOptions
 from sarguard.evaluation.tier_search import (
     AIMS,
     Aim,
@@ -171,11 +171,11 @@ def test_records_become_a_response() -> None:
 
 def test_tiers_carry_what_was_measured(tiny_bundle: SteeringBundle) -> None:
     setup = make_setup(tiny_bundle)
-    conduct = Conduct(max_new_tokens=3, batch_size=4)
-    chosen = choose_tiers(setup, ITEMS, alphas=(0.1, 0.3), conduct=conduct)
+    run_options = RunOptions(max_new_tokens=3, batch_size=4)
+    chosen = choose_tiers(setup, ITEMS, alphas=(0.1, 0.3), run_options=run_options)
     assert chosen.digest != tiny_bundle.digest
     setup = make_setup(chosen)
-    tested = prove_tiers(setup, ITEMS[:3], conduct=conduct)
+    tested = prove_tiers(setup, ITEMS[:3], run_options=run_options)
     for name, tier in tested.card.tiers.items():
         choice = tier.choice
         assert choice is not None

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from sarguard.evaluation.report.tables import Grid
     from sarguard.evaluation.run.latency import Latency
     from sarguard.evaluation.run.run_log import MemoryLog
-    from sarguard.evaluation.run.runner import Conduct
+    from sarguard.evaluation.run.runner import RunOptions
     from sarguard.evaluation.run.separation import Separation
     from sarguard.models.loading import LoadedModel
     from sarguard.steering.bundle import SteeringBundle
@@ -88,7 +88,7 @@ def _evaluate(options: argparse.Namespace, judge: Judge) -> int:
     setup = _setup(loaded, bundle, plan)
     facts |= _facts(options, setup, judge)
     log = _log(options, facts, items, plan)
-    conduct = _conduct(options, setup, items, judge)
+    run_options = _run_options(options, setup, items, judge)
     run = Run(setup=setup, items=items, plan=plan, log=log, states={})
     with steps(f"{len(items)} requests in {len(plan.arms)} arms") as advance:
         run_arms(
@@ -96,7 +96,7 @@ def _evaluate(options: argparse.Namespace, judge: Judge) -> int:
             items,
             plan.arms,
             varied=plan.varied,
-            conduct=conduct,
+            run_options=run_options,
             log=log,
             states=run.states,
             progress=advance,
@@ -218,12 +218,12 @@ def _policies(plan: Plan) -> tuple[dict[str, str], ...]:
     return tuple(policy.record_fields() for policy in in_force)
 
 
-def _conduct(
+def _run_options(
     options: argparse.Namespace, setup: Setup, items: list[Item], judge: Judge
-) -> Conduct:
+) -> RunOptions:
     from sarguard.cli.screen import working
     from sarguard.evaluation.judges.topic import TopicJudge
-    from sarguard.evaluation.run.runner import Conduct, answer_as_text
+    from sarguard.evaluation.run.runner import RunOptions, answer_as_text
 
     topic = None
     if not options.no_topic and any(item.request for item in items):
@@ -235,7 +235,7 @@ def _conduct(
                 batch_size=options.batch_size,
             )
         topic = TopicJudge(references)
-    return Conduct(
+    return RunOptions(
         judge=judge,
         topic=topic,
         max_new_tokens=options.max_new_tokens,

@@ -155,35 +155,27 @@ def _gated(
     )
 
 
-def _raw(setup: Setup) -> OpenArm:
-    return _gated(setup, vectors=setup.bundle.vectors.raw)
+def _gated_by(setup: Setup, layers: range) -> OpenArm:
+    return _gated(setup, gate=gate_of(setup.recalibration().states, layers))
 
 
 def _one_layer(setup: Setup) -> OpenArm:
-    states = setup.recalibration().states
-    layer = best_layer(states)
-    return _gated(setup, gate=gate_of(states, range(layer, layer + 1)))
-
-
-def _all_layers(setup: Setup) -> OpenArm:
-    states = setup.recalibration().states
-    return _gated(setup, gate=gate_of(states, range(states.harmful.shape[1])))
+    layer = best_layer(setup.recalibration().states)
+    return _gated_by(setup, range(layer, layer + 1))
 
 
 def _recentred(setup: Setup) -> OpenArm:
     again = setup.recalibration()
-    gate = recentred(setup.bundle.gate, again.states, again.served)
-    return _gated(setup, gate=gate)
+    return _gated(setup, gate=recentred(setup.bundle.gate, again.states, again.served))
 
 
 def _relative(setup: Setup) -> OpenArm:
     norms = setup.bundle.vectors.state_norms.tolist()
-    return _gated(
-        setup,
-        shape=lambda h, push, layer, _: (
-            h + push * h.norm(dim=-1, keepdim=True) / norms[layer]
-        ),
-    )
+
+    def scaled(h: Tensor, push: Tensor, layer: int, _step: int) -> Tensor:
+        return h + push * h.norm(dim=-1, keepdim=True) / norms[layer]
+
+    return _gated(setup, shape=scaled)
 
 
 def _norm(setup: Setup) -> OpenArm:
@@ -201,12 +193,10 @@ def _spared(setup: Setup) -> OpenArm:
 
 
 def _decay(setup: Setup) -> OpenArm:
-    return _gated(
-        setup,
-        shape=lambda h, push, _, step: (
-            h + push * max(_MIN_DECAYED, 0.5 ** (step / _HALF_LIFE))
-        ),
-    )
+    def fading(h: Tensor, push: Tensor, _layer: int, step: int) -> Tensor:
+        return h + push * max(_MIN_DECAYED, 0.5 ** (step / _HALF_LIFE))
+
+    return _gated(setup, shape=fading)
 
 
 def _upper(setup: Setup) -> OpenArm:
@@ -228,9 +218,9 @@ def _null(setup: Setup) -> OpenArm:
 
 _FORMS: dict[str, Callable[[Setup], OpenArm]] = {
     "form-plain": _gated,
-    "form-raw": _raw,
+    "form-raw": lambda setup: _gated(setup, vectors=setup.bundle.vectors.raw),
     "form-one-layer": _one_layer,
-    "form-all-layers": _all_layers,
+    "form-all-layers": lambda setup: _gated_by(setup, range(len(setup.loaded.decoder))),
     "form-recentred": _recentred,
     "form-relative": _relative,
     "form-norm": _norm,

@@ -56,7 +56,7 @@ class Grid:
 def all_grids(report: Report) -> tuple[Grid, ...]:
     """Return every table of a report that has a row."""
     summary = report.summary
-    grids = (
+    grids = [
         bar_grid(report),
         main_grid(summary),
         added_grid(summary),
@@ -67,8 +67,9 @@ def all_grids(report: Report) -> tuple[Grid, ...]:
         trap_grid(summary),
         gate_grid(report),
         latency_grid(report),
-        agreement_grid(report),
-    )
+    ]
+    if report.agreement is not None:
+        grids.append(confusion_grid(report.agreement))
     return tuple(grid for grid in grids if grid.rows)
 
 
@@ -304,13 +305,6 @@ def latency_grid(report: Report) -> Grid:
             for found in report.latency
         ),
     )
-
-
-def agreement_grid(report: Report) -> Grid:
-    """Return how the judge's labels compare with a person's."""
-    if report.agreement is None:
-        return Grid(title="", note="", headings=(), rows=())
-    return confusion_grid(report.agreement)
 
 
 def confusion_grid(found: Agreement) -> Grid:

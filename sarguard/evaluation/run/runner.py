@@ -42,7 +42,7 @@ _START_WORDS = 14
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Conduct:
+class RunOptions:
     """How requests are answered and judged."""
 
     judge: Judge = field(default_factory=RuleJudge)
@@ -57,7 +57,7 @@ def run_arms(
     arms: Sequence[Arm],
     *,
     varied: Sequence[Arm] | None = None,
-    conduct: Conduct | None = None,
+    run_options: RunOptions | None = None,
     log: MemoryLog | None = None,
     states: dict[str, Tensor] | None = None,
     progress: Progress | None = None,
@@ -72,7 +72,7 @@ def run_arms(
         items: What is asked.
         arms: How the model is guarded.
         varied: Which of the arms are asked the variants of requests; all if not given.
-        conduct: How it is asked and judged.
+        run_options: How it is asked and judged.
         log: Where records go; in memory if not given.
         states: Where the clean last-token state of every request goes that is asked,
             (L, D) by its identifier.
@@ -100,14 +100,14 @@ def run_arms(
     )
     run = _Run(
         setup=setup,
-        conduct=conduct or Conduct(),
+        options=run_options or RunOptions(),
         log=MemoryLog() if log is None else log,
         progress=progress,
         states=states,
         total=sum(len(asked) * len(among) for asked, among in plan),
     )
     for asked, among in plan:
-        for chunk in _chunks(asked, run.conduct.batch_size * _BATCHES_PLANNED):
+        for chunk in _chunks(asked, run.options.batch_size * _BATCHES_PLANNED):
             run.ask(chunk, among)
     if progress is not None:
         progress(run.total, run.total, "")
@@ -146,7 +146,7 @@ class _TextRequest:
 @dataclass(slots=True, kw_only=True)
 class _Run:
     setup: Setup
-    conduct: Conduct
+    options: RunOptions
     log: MemoryLog
     progress: Progress | None
     states: dict[str, Tensor] | None
@@ -158,7 +158,7 @@ class _Run:
         if not any(self._missing(items, arm) for arm in arms):
             return
         loaded = self.setup.loaded
-        for batch in make_batches(loaded, items, size=self.conduct.batch_size):
+        for batch in make_batches(loaded, items, size=self.options.batch_size):
             asked = [items[place] for place in batch.places]
             missing = [arm for arm in arms if self._missing(asked, arm)]
             if missing:
@@ -197,7 +197,7 @@ class _Run:
         items: Sequence[Item],
         scores: Sequence[float],
     ) -> None:
-        limit = self.conduct.max_new_tokens
+        limit = self.options.max_new_tokens
         started = time.perf_counter()
         with opened.steerer:
             answers = answer_arm(self.setup.loaded, opened, batch, max_new_tokens=limit)
@@ -243,14 +243,14 @@ class _Run:
     def _label(self, item: Item, answer: Answer) -> Label:
         if answer.blocked:
             return Label.REFUSED
-        return self.conduct.judge.label(
+        return self.options.judge.label(
             request=item.request, reply=answer.text, kind=item.kind
         )
 
     def _on_topic(self, item: Item, answer: Answer, found: Label) -> bool | None:
-        if self.conduct.topic is None or found in (Label.REFUSED, Label.BROKEN):
+        if self.options.topic is None or found in (Label.REFUSED, Label.BROKEN):
             return None
-        return self.conduct.topic.on_topic(request=item.request, reply=answer.text)
+        return self.options.topic.on_topic(request=item.request, reply=answer.text)
 
     def _opened(self, arm: Arm) -> OpenArm:
         if arm not in self.opened:
