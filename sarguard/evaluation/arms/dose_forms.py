@@ -171,11 +171,12 @@ def _recentred(setup: Setup) -> OpenArm:
 
 def _relative(setup: Setup) -> OpenArm:
     norms = setup.bundle.vectors.state_norms.tolist()
-
-    def scaled(h: Tensor, push: Tensor, layer: int, _step: int) -> Tensor:
-        return h + push * h.norm(dim=-1, keepdim=True) / norms[layer]
-
-    return _gated(setup, shape=scaled)
+    return _gated(
+        setup,
+        shape=lambda h, push, layer, _: (
+            h + push * h.norm(dim=-1, keepdim=True) / norms[layer]
+        ),
+    )
 
 
 def _norm(setup: Setup) -> OpenArm:
@@ -193,10 +194,12 @@ def _spared(setup: Setup) -> OpenArm:
 
 
 def _decay(setup: Setup) -> OpenArm:
-    def fading(h: Tensor, push: Tensor, _layer: int, step: int) -> Tensor:
-        return h + push * max(_MIN_DECAYED, 0.5 ** (step / _HALF_LIFE))
-
-    return _gated(setup, shape=fading)
+    return _gated(
+        setup,
+        shape=lambda h, push, _, step: (
+            h + push * max(_MIN_DECAYED, 0.5 ** (step / _HALF_LIFE))
+        ),
+    )
 
 
 def _upper(setup: Setup) -> OpenArm:
