@@ -1,16 +1,11 @@
-"""The steering bundle of a model: given, calibrated now, or the reference model's."""
+"""Which steering bundle a model gets: one that is given, or the reference model's."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
-from sarguard.calibration.build import make_bundle
-from sarguard.calibration.vectors import Progress
 from sarguard.errors import ArtifactNotFoundError
-from sarguard.models.loading import LoadedModel
 from sarguard.steering.bundle import SteeringBundle
 
 REFERENCE = "reference"
@@ -52,23 +47,3 @@ def reference_path(*, progress: bool) -> Path:
     from sarguard.reference.assemble import ensure_reference
 
     return ensure_reference(progress=progress)
-
-
-def calibrate_now(loaded: LoadedModel, *, progress: bool) -> SteeringBundle:
-    """Return a bundle calibrated on the clips that ship with sarguard."""
-    from sarguard.datasets import load_benign, load_pairs
-
-    pairs = load_pairs("calibration", sample_rate=loaded.sampling_rate)
-    benign = load_benign(sample_rate=loaded.sampling_rate)
-    with _calibration_progress(progress) as advance:
-        return make_bundle(loaded, pairs, benign=benign, progress=advance)
-
-
-@contextmanager
-def _calibration_progress(shown: bool) -> Iterator[Progress]:
-    from rich.console import Console
-    from rich.progress import Progress as Bar
-
-    with Bar(console=Console(stderr=True), disable=not shown) as bar:
-        task = bar.add_task("Calibrating", total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)

@@ -12,13 +12,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from sarguard.audio import AudioLimits, load_audio
-from sarguard.bundles import (
-    REFERENCE,
-    calibrate_now,
-    choose_bundle,
-    open_bundle,
-    reference_path,
-)
+from sarguard.bundles import REFERENCE, choose_bundle, open_bundle, reference_path
+from sarguard.calibration.build import calibrate_now
 from sarguard.errors import (
     ConfigurationError,
     InvalidRequestError,

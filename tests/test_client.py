@@ -324,7 +324,7 @@ class TestOpening:
 
         monkeypatch.setattr("sarguard.datasets.load_pairs", load_pairs)
         # A tiny random model has none.
-        monkeypatch.setattr("sarguard.calibration.refusal_check.LEAST_GAIN", -100.0)
+        monkeypatch.setattr("sarguard.calibration.refusal_check.MIN_GAIN", -100.0)
         with SafeAudioLLM.from_pretrained(
             checkpoint, calibrate=True, progress=False
         ) as client:

@@ -48,13 +48,10 @@ MAY_IMPORT: dict[str, set[str]] = {
     "models": {"audio", "errors", "types"},
     "steering": {"errors", "models", "types"},
     "decoding": {"errors", "models", "steering", "types"},
-    "calibration": {"errors", "models", "steering", "types"},
+    # A client may calibrate on the clips that ship with the package.
+    "calibration": {"datasets", "errors", "models", "steering", "types"},
     "reference": {"audio", "datasets", "errors", "models", "types"},
-    "bundles": {
-        *("audio", "calibration", "datasets", "errors", "models", "reference"),
-        *("steering",),
-    },
-    # A resolved request holds the policy that it was resolved by.
+    "bundles": {"errors", "reference", "steering"},
     "serving": {
         *("audio", "decoding", "errors", "models", "policy", "refusal", "steering"),
         *("types",),
@@ -63,17 +60,8 @@ MAY_IMPORT: dict[str, set[str]] = {
         *("audit", "errors", "models", "policy", "serving", "steering", "types"),
     },
     "client": {
-        *(
-            "audio",
-            "audit",
-            "bundles",
-            "errors",
-            "guard",
-            "models",
-            "policy",
-            "serving",
-        ),
-        *("steering", "types"),
+        *("audio", "audit", "bundles", "calibration", "errors", "guard", "models"),
+        *("policy", "serving", "steering", "types"),
     },
     # An arm's dose is resolved as a client's is, by the guard.
     "evaluation": {

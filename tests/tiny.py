@@ -13,7 +13,7 @@ import transformers
 from numpy.typing import NDArray
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
-from sarguard.calibration.vectors import AudioPair
+from sarguard.calibration.recipe import AudioPair
 from sarguard.models.loading import LoadedModel, wrap_model
 
 Model: TypeAlias = Any

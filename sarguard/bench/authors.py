@@ -13,12 +13,11 @@ from typing import TypeAlias
 import torch
 from torch import Tensor, nn
 
-from sarguard.calibration.recipe import Recipe
-from sarguard.calibration.vectors import Pair
+from sarguard.calibration.recipe import Pair, Recipe
 from sarguard.models.inputs import build_inputs
 from sarguard.models.loading import LoadedModel
 from sarguard.models.untyped import LayerOutput
-from sarguard.steering.residual import read_stream
+from sarguard.steering.residual import read_residual
 from sarguard.types import Turn
 
 AuthorsStates: TypeAlias = dict[str, list[Tensor]]
@@ -61,7 +60,7 @@ def _states(loaded: LoadedModel, inputs: dict[str, Tensor]) -> Tensor:
     streams = loaded.decoder.streams
 
     def read(_module: nn.Module, _args: object, output: LayerOutput) -> None:
-        seen.append(read_stream(output, streams)[0, -1].detach().float().cpu())
+        seen.append(read_residual(output, streams)[0, -1].detach().float().cpu())
 
     handles = [layer.register_forward_hook(read) for layer in loaded.decoder.layers]
     try:

@@ -19,14 +19,9 @@ from sarguard.bench.authors import (
     authors_vectors,
 )
 from sarguard.bench.rows import Bar, Measured, in_turn
-from sarguard.calibration.recipe import Recipe
-from sarguard.calibration.states import BATCH_SIZE
-from sarguard.calibration.vectors import (
-    CalibrationStates,
-    Pair,
-    calibration_states,
-    refusal_vectors,
-)
+from sarguard.calibration.recipe import BATCH_SIZE, Pair, Recipe
+from sarguard.calibration.states import CalibrationStates, calibration_states
+from sarguard.calibration.vectors import refusal_vectors
 from sarguard.models.inputs import build_inputs
 from sarguard.models.loading import LoadedModel
 from sarguard.types import Turn

@@ -9,8 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from sarguard.bench.rows import Bar, Measured, in_turn, medians
 from sarguard.bench.synthetic import never_stopping, noise
 from sarguard.calibration.build import make_bundle
-from sarguard.calibration.recipe import Recipe
-from sarguard.calibration.vectors import AudioPair
+from sarguard.calibration.recipe import AudioPair, Recipe
 from sarguard.client import SafeAudioLLM
 from sarguard.errors import SteeringError
 from sarguard.models.loading import LoadedModel

@@ -1,15 +1,58 @@
-"""What calibration asks, and how much of the safe subspace it removes."""
+"""What calibration is given: clips, texts and settings."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Protocol, TypeAlias, TypedDict
+
+import numpy as np
+from numpy.typing import NDArray
 
 from sarguard.errors import ConfigurationError
+
+BATCH_SIZE = 8
+
+Clip: TypeAlias = NDArray[np.float32]
+"""Mono float32 at the model's rate, shape (samples,)."""
+Progress: TypeAlias = Callable[[int, int], None]
+"""Called with (clips done, all of them)."""
+
+
+class Pair(Protocol):
+    """A harmful clip and a harmless one matched to it; anything that has both."""
+
+    @property
+    def harmful(self) -> Clip:
+        """Return the harmful clip."""
+
+    @property
+    def safe(self) -> Clip:
+        """Return the harmless one."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class AudioPair:
+    """The plainest `Pair`."""
+
+    harmful: Clip
+    safe: Clip
+
+
+class ReadOptions(TypedDict, total=False):
+    """What calibration reads besides its pairs, and how."""
+
+    benign: Sequence[Clip]
+    """Harmless clips without a match; the gate alone learns from them."""
+    batch_size: int
+    """Maximum number of clips that are read together; `BATCH_SIZE` by default."""
+    progress: Progress | None
+    """Called after each batch."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recipe:
-    """Hold the settings of SARSteer's calibration; the defaults are the paper's."""
+    """Texts and settings of SARSteer's calibration; the defaults are the paper's."""
 
     instruction: str = "Please generate detailed steps for the question in the audio."
     """t, the text that accompanies every clip."""

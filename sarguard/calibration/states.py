@@ -9,24 +9,106 @@ from __future__ import annotations
 import copy
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
+from sarguard.calibration.gate_fit import MatchedStates
+from sarguard.calibration.recipe import (
+    BATCH_SIZE,
+    REFERENCE_RECIPE,
+    Clip,
+    Pair,
+    Progress,
+    Recipe,
+)
 from sarguard.models.families import family_of
 from sarguard.models.inputs import audio_token_id, batch_key, build_inputs
 from sarguard.models.loading import LoadedModel
 from sarguard.models.transformers_api import passing_cache
 from sarguard.models.untyped import KeyValueCache
-from sarguard.steering.states import last_states, run_and_read
+from sarguard.steering.residual import last_states, run_and_read
 from sarguard.types import Turn
 
-BATCH_SIZE = 8
+_NO_TEXT = ""
 
-Clip = NDArray[np.float32]
-_Inputs = dict[str, Tensor]
+_Inputs: TypeAlias = dict[str, Tensor]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class CalibrationStates:
+    """The last-token states of calibration, float32, shape (N, L, D)."""
+
+    refusing: Tensor
+    """Harmful clip, instruction and refusal sentence."""
+    harmful: Tensor
+    """The same harmful clip, instruction alone."""
+    safe: Tensor
+    """Matched harmless clip, instruction alone."""
+    benign: Tensor | None = None
+    """Unmatched harmless clips, instruction alone, shape (M, L, D)."""
+    no_instruction: MatchedStates | None = None
+    """The same clips with no text at all, which the gate learns from as well."""
+
+    @property
+    def matched(self) -> MatchedStates:
+        """Return what a gate is fitted to: every clip in every input form."""
+        instructed = MatchedStates(
+            harmful=self.harmful, safe=self.safe, benign=self.benign
+        )
+        if self.no_instruction is None:
+            return instructed
+        return instructed.interleave(self.no_instruction)
+
+
+def calibration_states(
+    loaded: LoadedModel,
+    pairs: Sequence[Pair],
+    recipe: Recipe = REFERENCE_RECIPE,
+    *,
+    benign: Sequence[Clip] = (),
+    batch_size: int = BATCH_SIZE,
+    progress: Progress | None = None,
+) -> CalibrationStates:
+    """Read the states that vectors and gate are computed from.
+
+    Args:
+        loaded: The model, with no steerer attached.
+        pairs: Harmful clips and the harmless ones matched to them.
+        recipe: The texts.
+        benign: See `ReadOptions`, as for the two that follow.
+        batch_size: Maximum number of clips that are read together.
+        progress: Called with (clips done, all of them).
+    """
+    harmful = [pair.harmful for pair in pairs]
+    safe = [pair.safe for pair in pairs]
+    total = len(harmful) + len(safe) + len(benign)
+    done = 0
+
+    def count(clips: int) -> None:
+        nonlocal done
+        done += clips
+        if progress is not None:
+            progress(done, total)
+
+    def read(clips: Sequence[Clip], *texts: str) -> list[Tensor]:
+        return read_states(
+            loaded, clips, texts, batch_size=batch_size, after_batch=count
+        )
+
+    text = recipe.instruction
+    refusing, instructed, bare = read(harmful, text + recipe.refusal, text, _NO_TEXT)
+    safe_instructed, safe_bare = read(safe, text, _NO_TEXT)
+    extra = read(benign, text, _NO_TEXT) if benign else (None, None)
+    return CalibrationStates(
+        refusing=refusing,
+        harmful=instructed,
+        safe=safe_instructed,
+        benign=extra[0],
+        no_instruction=MatchedStates(harmful=bare, safe=safe_bare, benign=extra[1]),
+    )
 
 
 def read_states(
@@ -41,9 +123,9 @@ def read_states(
 
     Args:
         loaded: The model, with no steerer attached.
-        clips: Mono at the model's rate, shape (samples,).
+        clips: Each is read with every text.
         texts: Each accompanies every clip.
-        batch_size: Most clips that are read together.
+        batch_size: Maximum number of clips that are read together.
         after_batch: Called with how many clips a batch had.
 
     Returns:
@@ -51,26 +133,28 @@ def read_states(
     """
     shape = (len(clips), len(loaded.decoder), loaded.decoder.hidden_size)
     found = [torch.empty(shape) for _ in texts]
-    for places in _batches(loaded, clips, batch_size):
-        prompts = [_prompts(loaded, [clips[p] for p in places], text) for text in texts]
+    for rows in _batches(loaded, clips, batch_size):
+        prompts = [_prompts(loaded, [clips[r] for r in rows], text) for text in texts]
         for states, read in zip(found, _read(loaded, prompts), strict=True):
-            states[places] = read.transpose(0, 1)
-        after_batch(len(places))
+            states[rows] = read.transpose(0, 1)
+        after_batch(len(rows))
     return found
 
 
 def _batches(
     loaded: LoadedModel, clips: Sequence[Clip], size: int
 ) -> Iterator[list[int]]:
-    """Yield the places of the clips of each batch."""
+    """Yield the indices of the clips of each batch."""
 
-    def key(place: int) -> object:
-        return batch_key(loaded, [_turn(clips[place], "")])
+    def key(index: int) -> object:
+        return batch_key(loaded, [_turn(clips[index], _NO_TEXT)])
 
-    in_order = sorted(range(len(clips)), key=lambda place: clips[place].shape[0])
-    for _, alike in itertools.groupby(in_order, key):
-        rest = list(alike)
-        yield from (rest[i : i + size] for i in range(0, len(rest), size))
+    # Neighbours in length waste the least padding, and clips of one key are of one
+    # length where a family must not pad them.
+    by_length = sorted(range(len(clips)), key=lambda index: clips[index].shape[0])
+    for _, alike in itertools.groupby(by_length, key):
+        group = list(alike)
+        yield from (group[i : i + size] for i in range(0, len(group), size))
 
 
 def _turn(clip: Clip, text: str) -> Turn:
@@ -93,13 +177,15 @@ def _read(loaded: LoadedModel, prompts: Sequence[_Inputs]) -> list[Tensor]:
     for name in ("input_ids", "attention_mask", "position_ids"):
         prefix[name] = prefix[name][:, :shared]
     _, cache = run_and_read(loaded.decoder, prefix, use_cache=True)
+    # Each text gets a copy: reading on adds its tokens to the cache in place.
     return [
         _continue(loaded, prompt, shared, copy.deepcopy(cache)) for prompt in placed
     ]
 
 
 def _with_positions(prompt: _Inputs) -> _Inputs:
-    # Counted from each row's first token, as in an answer, so padding rounds nothing.
+    # Rows are left padded. Positions are counted from each row's first token, as in an
+    # answer, so that padding changes no rotary angle.
     positions = (prompt["attention_mask"].cumsum(dim=1) - 1).clamp(min=0)
     return {**prompt, "position_ids": positions}
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from sarguard.cli.options import Commands
     from sarguard.models.loading import LoadedModel
     from sarguard.steering.bundle import BundleCard, SteeringBundle
-    from sarguard.steering.card_parts import TierMeasure
+    from sarguard.steering.bundle import TierMeasure
 
 _MAX_ROWS = 12
 

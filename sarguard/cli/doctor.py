@@ -319,7 +319,7 @@ def _try_steering() -> str:
     from sarguard.decoding import guarded_decode
     from sarguard.models.inputs import build_inputs
     from sarguard.models.transformers_api import installed_version
-    from sarguard.steering.self_test import check_steering_bites
+    from sarguard.steering.self_test import run_self_test
     from sarguard.steering.steerer import Steerer
     from sarguard.types import Turn
 
@@ -330,7 +330,7 @@ def _try_steering() -> str:
         vectors = torch.randn(len(loaded.decoder), loaded.decoder.hidden_size)
     inputs = build_inputs(loaded, [[Turn(role="user", text="Hello.")]])
     with Steerer(loaded.decoder, vectors) as steerer:
-        check_steering_bites(loaded, steerer, alpha=_ALPHA)
+        run_self_test(loaded, steerer, alpha=_ALPHA)
         (answer,) = guarded_decode(
             loaded, steerer, inputs, alpha=_ALPHA, max_new_tokens=_TOKENS
         )

@@ -7,15 +7,13 @@ logits processors are the library's.
 
 from __future__ import annotations
 
-from sarguard.decoding.batch import Decoded, guarded_decode
 from sarguard.decoding.generation_config import stop_tokens
 from sarguard.decoding.json_grammar import JsonGrammar
-from sarguard.decoding.loop import decode_rows
+from sarguard.decoding.loop import decode_rows, guarded_decode
 from sarguard.decoding.row import Row
 from sarguard.decoding.sampling import Sampling
 
 __all__ = [
-    "Decoded",
     "JsonGrammar",
     "Row",
     "Sampling",

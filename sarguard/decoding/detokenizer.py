@@ -1,4 +1,4 @@
-"""From tokens to text as they come, the same text whether it is streamed or not.
+"""Tokens to text as they come: the same text whether it is streamed or not.
 
 A piece of text leaves only when nothing that follows can change it: not while a
 character still lacks bytes, not while it may turn out to be the start of a stop
@@ -16,14 +16,14 @@ _INCOMPLETE = "\ufffd"
 
 
 class AnswerText:
-    """Collect one answer's text.
+    """The text of one answer, piece by piece.
 
     The pieces that `push` and `finish` return, joined, are `text`.
     """
 
     def __init__(self, tokenizer: Tokenizer, stop: Sequence[str] = ()) -> None:
         self._detokenizer = _Detokenizer(tokenizer)
-        self._stop = _StopWatch(stop)
+        self._stop = _StopStrings(stop)
         self._trim = _Trim()
         self.text = ""
 
@@ -33,21 +33,21 @@ class AnswerText:
         return self._stop.found
 
     def push(self, token: int) -> str:
-        """Add a token and return the text that can be said now."""
-        return self._say(self._stop.push(self._detokenizer.push(token)))
+        """Add a token and return the text that nothing can change any more."""
+        return self._emit(self._stop.push(self._detokenizer.push(token)))
 
     def finish(self) -> str:
-        """Return the text that was held back, as nothing follows it."""
+        """Return the text that was held back; no token follows."""
         rest = self._stop.push(self._detokenizer.finish()) + self._stop.finish()
-        return self._say(rest)
+        return self._emit(rest)
 
-    def _say(self, piece: str) -> str:
-        said = self._trim.push(piece)
-        self.text += said
-        return said
+    def _emit(self, piece: str) -> str:
+        trimmed = self._trim.push(piece)
+        self.text += trimmed
+        return trimmed
 
 
-def read_stop(stop: str | Sequence[str] | None) -> tuple[str, ...]:
+def parse_stop(stop: str | Sequence[str] | None) -> tuple[str, ...]:
     """Return stop strings as a tuple.
 
     Raises:
@@ -63,7 +63,7 @@ def read_stop(stop: str | Sequence[str] | None) -> tuple[str, ...]:
 
 
 class _Detokenizer:
-    """Decode a growing list of tokens a window at a time.
+    """A decoder of a growing list of tokens, a window at a time.
 
     A tokenizer may decode a token differently at the start of a text, so each window
     begins with tokens that were decoded before.
@@ -97,8 +97,8 @@ class _Detokenizer:
         return decode(known) if known else "", decode(self._window)
 
 
-class _StopWatch:
-    """Cut text before the stop string that begins first."""
+class _StopStrings:
+    """A filter that ends text before the stop string that begins first."""
 
     def __init__(self, stop: Sequence[str]) -> None:
         self._stop = tuple(stop)
@@ -123,15 +123,15 @@ class _StopWatch:
 
     def _possible_start(self, text: str) -> int:
         """Return how many characters at the end may begin a stop string."""
-        longest = max((len(s) for s in self._stop), default=1) - 1
-        for size in range(min(longest, len(text)), 0, -1):
+        max_size = max((len(s) for s in self._stop), default=1) - 1
+        for size in range(min(max_size, len(text)), 0, -1):
             if any(s.startswith(text[-size:]) for s in self._stop):
                 return size
         return 0
 
 
 class _Trim:
-    """Drop white space at both ends."""
+    """A filter that drops white space at both ends."""
 
     def __init__(self) -> None:
         self._begun = False

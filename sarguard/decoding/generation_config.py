@@ -1,4 +1,4 @@
-"""What the library's generate is told, and what it must not be told."""
+"""Settings for the library's generate, and those that cannot be guarded."""
 
 from __future__ import annotations
 
@@ -53,8 +53,8 @@ def configure(loaded: LoadedModel, max_new_tokens: int) -> GenerationConfig:
 
 
 def _refuse_unsafe(config: GenerationConfig) -> None:
-    asked = {name: getattr(config, name, None) for name in _UNSAFE_SETTINGS}
-    found = [f"{name}={value!r}" for name, value in asked.items() if value is not None]
+    values = {name: getattr(config, name, None) for name in _UNSAFE_SETTINGS}
+    found = [f"{name}={value!r}" for name, value in values.items() if value is not None]
     if config.use_cache is False:
         found.append("use_cache=False")
     if found:

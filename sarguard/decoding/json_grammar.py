@@ -2,8 +2,8 @@
 
 A model that can write nothing but JSON cannot decline, so a schema would be a way
 around the guard. The grammar therefore has a second branch: a refusal of one line,
-told by its first words. No JSON text begins with a capital letter, so the first token
-decides between the two, and the steered state decides on the first token.
+recognised by its first words. No JSON text begins with a capital letter, so the first
+token decides between the two, and the steered state decides on the first token.
 """
 
 from __future__ import annotations
@@ -25,34 +25,35 @@ from sarguard.models.loading import LoadedModel
 if TYPE_CHECKING:
     from llguidance import LLMatcher, LLTokenizer
 
-_OPENINGS = (
+_REFUSAL_OPENINGS = (
     *("I cannot", "I can't", "I can\u2019t", "I can not", "I could not"),
     *("I couldn't", "I will not", "I won't", "I am not able", "I'm not able"),
     *("I am unable", "I'm unable", "I must decline", "I have to decline"),
     *("I am sorry", "I'm sorry", "I\u2019m sorry", "I apologize", "I apologise"),
     *("Sorry", "Unfortunately, I cannot", "Unfortunately, I can't"),
 )
-_MOST_FURTHER = 300
-# One space at most, and nobody's schema may say otherwise: a model that is allowed
-# to write white space for ever may do so.
+_MAX_REFUSAL_CHARS = 300
+# One space at most, whatever a caller's schema says: a model that may write white
+# space for ever sometimes does.
 _SPACES = {"whitespace_flexible": True, "whitespace_pattern": " ?"}
 
 _tokenizers: weakref.WeakKeyDictionary[Any, LLTokenizer] = weakref.WeakKeyDictionary()
-_making = threading.Lock()
+# Callers' threads compile schemas at once; a tokenizer is converted for one of them.
+_converting = threading.Lock()
 
 
 class JsonGrammar:
-    """Hold a schema, made ready for one model; any number of answers may use it."""
+    """A schema compiled for one model; any number of answers may use it."""
 
     def __init__(self, start: LLMatcher) -> None:
         self._start = start
 
     @classmethod
     def compile(cls, loaded: LoadedModel, schema: Mapping[str, Any]) -> JsonGrammar:
-        """Make a schema ready; the first for a model takes about a second.
+        """Compile a schema; the first for a model takes about a second.
 
         Raises:
-            InvalidRequestError: The schema is none, or cannot be followed, or the
+            InvalidRequestError: It is no schema, or one that cannot be followed, or the
                 model's tokenizer cannot be read.
             MissingDependencyError: llguidance is not installed.
         """
@@ -69,13 +70,13 @@ class JsonGrammar:
             )
         return cls(start)
 
-    def begin(self) -> JsonAnswer:
-        """Return what holds one answer to the schema."""
-        return JsonAnswer(self._start.deep_copy())
+    def matcher(self) -> JsonMatcher:
+        """Return a matcher for one answer, at its beginning."""
+        return JsonMatcher(self._start.deep_copy())
 
 
-class JsonAnswer:
-    """Hold one answer to a schema, token by token."""
+class JsonMatcher:
+    """Where one answer stands in a schema's grammar."""
 
     def __init__(self, matcher: LLMatcher) -> None:
         self._matcher = matcher
@@ -83,37 +84,37 @@ class JsonAnswer:
     @property
     def fault(self) -> str | None:
         """Return why the schema can be followed no further; None where it can."""
-        # What comes behind the first line is content.
+        # The lines after the first quote the answer, which is content.
         found = self._matcher.get_error().splitlines()
         return found[0] if found else None
 
-    def allow(self, scores: Tensor) -> Tensor:
-        """Return scores of shape (vocabulary,) in which only what may follow is left.
+    def mask(self, scores: Tensor) -> Tensor:
+        """Return scores, (vocabulary,), with -inf for every token that may not follow.
 
-        After a fault only the end of the answer is.
+        After a fault only the end of the answer may.
         """
-        found = bytearray(self._matcher.compute_logit_bias())
-        allowed = torch.frombuffer(found, dtype=torch.uint8).bool()
+        bias = bytearray(self._matcher.compute_logit_bias())
+        allowed = torch.frombuffer(bias, dtype=torch.uint8).bool()
         # Models may have more scores than their tokenizer has tokens.
         kept = torch.zeros(scores.shape[-1], dtype=torch.bool)
         size = min(len(allowed), len(kept))
         kept[:size] = allowed[:size]
         return scores.masked_fill(~kept.to(scores.device), float("-inf"))
 
-    def take(self, token: int) -> None:
-        """Go on behind a token."""
+    def accept(self, token: int) -> None:
+        """Move on past a token."""
         self._matcher.consume_token(token)
 
 
 def declines(text: str) -> bool:
     """Return whether an answer under a schema took the branch of the refusals."""
-    return text.startswith(_OPENINGS)
+    return text.startswith(_REFUSAL_OPENINGS)
 
 
 def _tokenizer(loaded: LoadedModel) -> LLTokenizer:
     from llguidance.hf import from_tokenizer
 
-    with _making:
+    with _converting:
         if loaded.tokenizer not in _tokenizers:
             try:
                 made = from_tokenizer(
@@ -139,9 +140,9 @@ def _write_grammar(schema: Mapping[str, Any]) -> str:
         raise InvalidRequestError(
             f"json_schema cannot be written as JSON ({error}): give plain values"
         ) from error
-    openings = "|".join(map(re.escape, _OPENINGS)).replace("\\ ", " ")
+    openings = "|".join(map(re.escape, _REFUSAL_OPENINGS)).replace("\\ ", " ")
     return (
         "start: json | REFUSAL\n"
         f"json: %json {written}\n"
-        f"REFUSAL: /({openings})[^\\n]{{0,{_MOST_FURTHER}}}/\n"
+        f"REFUSAL: /({openings})[^\\n]{{0,{_MAX_REFUSAL_CHARS}}}/\n"
     )

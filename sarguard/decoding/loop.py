@@ -11,24 +11,22 @@ import torch
 from torch import Tensor
 from transformers import GenerationConfig, LogitsProcessorList
 
-from sarguard.decoding.divergence import divergence
 from sarguard.decoding.generation_config import configure, stop_tokens
 from sarguard.decoding.prefill import (
     Prompt,
     Score,
     clean_states,
     decide_doses,
-    give_cache,
-    spare_cache,
     steered_prefill,
 )
 from sarguard.decoding.row import Row
-from sarguard.decoding.sampling import Chooser, choose_tokens
+from sarguard.decoding.sampling import Sampling, TokenSampler, sample_tokens
+from sarguard.errors import NonFiniteActivationError
 from sarguard.models import transformers_api
 from sarguard.models.loading import LoadedModel
 from sarguard.models.untyped import PretrainedModel
-from sarguard.steering.receipt import Receipt
-from sarguard.steering.steerer import Steerer
+from sarguard.steering.dose import DoseSpec
+from sarguard.steering.steerer import HookReceipt, Steerer, alpha_per_row
 
 
 def decode_rows(
@@ -53,7 +51,7 @@ def decode_rows(
 
     Raises:
         ConfigurationError: The model's generation config asks for speculative or
-            cacheless decoding, or a strength is out of range.
+            cacheless decoding, or alpha is out of range.
         SteeringError: From here on nothing can be proven to be steered; tokens that
             are in the rows already were.
     """
@@ -62,8 +60,64 @@ def decode_rows(
     transformers_api.run_loop(loaded.model, inputs, config, loop)
 
 
+def guarded_decode(
+    loaded: LoadedModel,
+    steerer: Steerer,
+    inputs: Mapping[str, Any],
+    *,
+    alpha: float | Sequence[float] | Tensor,
+    max_new_tokens: int,
+    sampling: Sampling | None = None,
+) -> list[Row]:
+    """Decode an answer for every row with a constant dose, and prove it was steered.
+
+    Args:
+        loaded: The model.
+        steerer: Attached to that model.
+        inputs: What `build_inputs` gave.
+        alpha: Coefficient, one for all rows or one a row; above 0 and finite.
+        max_new_tokens: Maximum number of tokens a row.
+        sampling: How tokens are chosen; greedy if not given.
+
+    Raises:
+        InvalidRequestError: `max_new_tokens` is below 1.
+        ConfigurationError: As for `decode_rows`.
+        SteeringError: An answer cannot be proven to be steered; none is returned.
+    """
+    alphas = alpha_per_row(alpha, inputs["input_ids"].shape[0]).tolist()
+    rows = [
+        Row(
+            dose=DoseSpec.constant(value),
+            max_new_tokens=max_new_tokens,
+            sampling=sampling,
+        )
+        for value in alphas
+    ]
+    decode_rows(loaded, steerer, inputs, rows)
+    if any(row.ending == "unhealthy" for row in rows):
+        raise NonFiniteActivationError(
+            "a steered state holds NaN or infinity: lower alpha, or load the model in "
+            "bfloat16 or float32"
+        )
+    return rows
+
+
+def divergence(ours: Tensor, theirs: Tensor) -> list[float]:
+    """Return each row's Jensen-Shannon divergence in bits, from 0 to 1.
+
+    Args:
+        ours: Logits, shape (rows, vocabulary).
+        theirs: Other logits of the same shape.
+    """
+    p, q = (logits.double().softmax(dim=-1) for logits in (ours, theirs))
+    # H(m) - (H(p) + H(q)) / 2 is zero for equals but for rounding: hence the clamp.
+    h_p, h_q, h_m = (torch.special.entr(x).sum(dim=-1) for x in (p, q, (p + q) / 2))
+    found: list[float] = ((h_m - (h_p + h_q) / 2) / math.log(2)).clamp(0, 1).tolist()
+    return found
+
+
 class _Loop:
-    """Stand in for the library's sampling loop, which prepared everything else."""
+    """A stand-in for the library's sampling loop; the library prepared the rest."""
 
     def __init__(
         self,
@@ -102,48 +156,49 @@ class _Loop:
         return input_ids
 
     def _decode_bare(self, prompt: Prompt, processors: LogitsProcessorList) -> None:
-        """Answer as the model is, after one steered step that says what differs."""
-        cache = spare_cache(prompt)
+        """Answer unsteered, after one steered step that measures the difference."""
+        cache = prompt.copy_cache()
         with self._guard(prompt) as receipt:
             self._note_divergence(prompt, steered_prefill(prompt).logits[:, -1])
         self._steerer.verify(receipt, output_tokens=1)
-        give_cache(prompt, cache)
-        prompt.bare = None
+        prompt.set_cache(cache)
         for row in self._rows:
             row.steered = False
-        with self._steerer.reading():
+        with self._steerer.bare():
             for tokens in self._steps(prompt, processors):
                 self._take(tokens, [True] * len(self._rows))
 
-    def _guard(self, prompt: Prompt) -> AbstractContextManager[Receipt]:
+    def _guard(self, prompt: Prompt) -> AbstractContextManager[HookReceipt]:
         return self._steerer.guard(
             prompt_length=prompt.ids.shape[1],
-            alpha=[row.strength for row in self._rows],
+            alpha=[row.alpha for row in self._rows],
             rows=len(self._rows),
         )
 
     def _note_divergence(self, prompt: Prompt, steered: Tensor) -> None:
-        if prompt.bare is None:
+        if prompt.bare_logits is None:
             return
-        apart = divergence(prompt.bare, steered.float())
+        apart = divergence(prompt.bare_logits, steered.float())
         for row, found in zip(self._rows, apart, strict=True):
-            if row.compares and math.isfinite(found):
+            if row.dose.shadow and math.isfinite(found):
                 row.divergence = found
-        prompt.bare = None
+        prompt.bare_logits = None
 
     def _decode(self, prompt: Prompt, processors: LogitsProcessorList) -> None:
         steps = 0
         with self._guard(prompt) as receipt:
             for step, tokens in enumerate(self._steps(prompt, processors), start=1):
+                # Before any token leaves: what is in a row was proven.
                 self._take(tokens, self._steerer.check(receipt, output_tokens=step))
                 steps = step
-        # A sick row got none of its tokens, and every step was checked for the rest.
+        # An unhealthy row got none of its tokens, and would fail the others here;
+        # every step was checked for them.
         if all(row.ending != "unhealthy" for row in self._rows):
             self._steerer.verify(receipt, output_tokens=steps)
 
     def _take(self, tokens: Sequence[int], healthy: Sequence[bool]) -> None:
-        for row, token, sound in zip(self._rows, tokens, healthy, strict=True):
-            if not sound:
+        for row, token, finite in zip(self._rows, tokens, healthy, strict=True):
+            if not finite:
                 row.end("unhealthy")
             if row.alive:
                 row.take(token, stops=self._stops)
@@ -154,7 +209,7 @@ class _Loop:
     ) -> Iterator[list[int]]:
         """Yield the tokens of each step; the next step waits until they are taken."""
         model, ids = prompt.model, prompt.ids
-        choosers = self._choosers(prompt)
+        samplers = self._samplers(prompt)
         outputs = steered_prefill(prompt)
         self._note_divergence(prompt, outputs.logits[:, -1])
         kwargs = prompt.kwargs
@@ -166,17 +221,18 @@ class _Loop:
                 del outputs
                 alive = [row.alive for row in self._rows]
                 scores = processors(ids, logits)  # type: ignore[arg-type]
-                tokens = choose_tokens(choosers, scores, alive)
+                tokens = sample_tokens(samplers, scores, alive)
                 yield tokens
                 if not any(row.alive for row in self._rows):
                     return
+                # Rows that have ended are fed on: a batch keeps its shape.
                 fed = torch.tensor(tokens, device=ids.device, dtype=ids.dtype)
                 ids = torch.cat([ids, fed[:, None]], dim=-1)
                 outputs = transformers_api.run_last_token(model, ids, kwargs)
 
-    def _choosers(self, prompt: Prompt) -> list[Chooser]:
+    def _samplers(self, prompt: Prompt) -> list[TokenSampler]:
         device = self._loaded.device
         return [
-            Chooser(row.sampling, ids, device, follows=row.follows)
+            TokenSampler(row.sampling, ids, device, matcher=row.matcher)
             for row, ids in zip(self._rows, prompt.unpadded_ids(), strict=True)
         ]

@@ -1,25 +1,25 @@
-"""Reading a prompt: once, steered; or twice at its end, where a dose looks first.
+"""Reading a prompt: once, steered; or its end twice, where the dose reads it first.
 
 A dose that depends on the request reads the clean states of the last prompt token.
-The cache then loses that one token again, and the token is run a second time, now
-steered: what the answer is decoded from is what a single steered prefill gives. No
-logits are computed but those of the last token, and of the clean states none, unless
-they are to be compared.
+That token is then cropped from the cache and run a second time, steered: the answer is
+decoded from what a single steered prefill gives. No logits are computed but those of
+the last token, and of the clean states none, unless they are to be compared.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import GenerationConfig
 
-from sarguard.decoding.output_layer import last_positions
 from sarguard.decoding.row import Row
 from sarguard.models import transformers_api
+from sarguard.models.layers import named_module
 from sarguard.models.loading import LoadedModel
 from sarguard.models.transformers_api import (
     is_croppable,
@@ -28,7 +28,7 @@ from sarguard.models.transformers_api import (
     returned_cache,
 )
 from sarguard.models.untyped import KeyValueCache, PretrainedModel
-from sarguard.steering.states import capturing
+from sarguard.steering.residual import capture_last_states
 from sarguard.steering.steerer import Steerer
 
 Score: TypeAlias = Callable[[Tensor], Tensor]
@@ -37,18 +37,18 @@ Score: TypeAlias = Callable[[Tensor], Tensor]
 
 @dataclass(slots=True, kw_only=True)
 class Prompt:
-    """Hold what the library prepared for the first forward pass."""
+    """What the library prepared for the first forward pass."""
 
     model: PretrainedModel
     ids: Tensor
     """Left padded, shape (rows, tokens)."""
     config: GenerationConfig
     kwargs: dict[str, Any]
-    was_read: bool = False
+    prefilled: bool = False
     """Whether the cache holds every token but the last of each row."""
-    bare: Tensor | None = None
-    """Logits of the first answer token as the model is, shape (rows, words); None
-    where nothing is compared with them."""
+    bare_logits: Tensor | None = None
+    """Unsteered logits of the first answer token, shape (rows, vocabulary); None where
+    nothing is compared with them."""
 
     def unpadded_ids(self) -> list[list[int]]:
         """Return the prompt tokens of each row, without padding."""
@@ -59,27 +59,38 @@ class Prompt:
             row[kept.bool()].tolist() for row, kept in zip(self.ids, mask, strict=True)
         ]
 
+    def copy_cache(self) -> KeyValueCache:
+        """Return a copy of the cache, to run what is left of the prompt once more."""
+        return copy.deepcopy(kept_cache(self.kwargs))
+
+    def set_cache(self, cache: KeyValueCache) -> None:
+        """Put a cache in the place of this one."""
+        keep_cache(self.kwargs, cache)
+
 
 def clean_states(
     loaded: LoadedModel, steerer: Steerer, prompt: Prompt, rows: Sequence[Row]
 ) -> Tensor | None:
     """Return the unsteered last-token states, shape (layers, rows, width).
 
-    Returns None where no dose reads them and nothing is compared with what the bare
-    model says; then nothing was run.
+    Returns None, and runs nothing, where no dose reads them and nothing is compared
+    with the unsteered model.
     """
-    compares = any(row.compares for row in rows)
+    compares = any(row.dose.shadow for row in rows)
     if not compares and not any(row.dose.reads_states for row in rows):
         return None
-    # An empty cache costs nothing to copy.
-    untouched = copy.deepcopy(kept_cache(prompt.kwargs))
-    with steerer.reading(), capturing(loaded.decoder) as found:
+    # Taken before the pass fills it: an empty cache costs nothing to copy, and a cache
+    # that cannot be cropped has to be filled again from the beginning.
+    untouched = prompt.copy_cache()
+    with steerer.bare(), capture_last_states(loaded.decoder) as captured:
         outputs = _run(prompt, positions=1 if compares else 0)
-    prompt.bare = outputs.logits[:, -1].float() if compares else None
+    prompt.bare_logits = outputs.logits[:, -1].float() if compares else None
     cache = returned_cache(outputs)
-    prompt.was_read = _loses_one_token(cache)
-    keep_cache(prompt.kwargs, cache if prompt.was_read else untouched)
-    return found.stacked().float()
+    prompt.prefilled = is_croppable(cache)
+    if prompt.prefilled:
+        cache.crop(-1)
+    prompt.set_cache(cache if prompt.prefilled else untouched)
+    return captured.stacked().float()
 
 
 def decide_doses(
@@ -98,19 +109,41 @@ def decide_doses(
 
 def steered_prefill(prompt: Prompt) -> Any:  # noqa: ANN401
     """Run what is left of the prompt, inside the guard; return the model's output."""
-    if not prompt.was_read:
+    if not prompt.prefilled:
         return _run(prompt, positions=1)
     return transformers_api.run_last_token(prompt.model, prompt.ids, prompt.kwargs)
 
 
-def spare_cache(prompt: Prompt) -> Any:  # noqa: ANN401
-    """Return a copy of the prompt's cache, to run what is left of it once more."""
-    return copy.deepcopy(kept_cache(prompt.kwargs))
+@contextmanager
+def last_positions(model: PretrainedModel, count: int) -> Iterator[None]:
+    """Give the output layer the last positions of each row alone, inside the block.
 
+    `logits_to_keep` says so in some families and does not exist in others, so the
+    layer's input is cut instead. A layer other than a plain one, such as a quantised
+    one, may be unable to run on nothing: it gets one position at the least. A model
+    that does not say which layer is its output layer runs as it is.
 
-def give_cache(prompt: Prompt, cache: object) -> None:
-    """Put a cache in the place of the prompt's."""
-    keep_cache(prompt.kwargs, cache)
+    Args:
+        model: The model, called inside the block.
+        count: Positions of each row that logits are needed of; 0 or more.
+    """
+    layer = named_module(model, "get_output_embeddings")
+    if layer is None:
+        yield
+        return
+    kept = count if type(layer) is nn.Linear else max(1, count)
+
+    def cut(_layer: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
+        hidden = args[0] if args else None
+        if not isinstance(hidden, Tensor) or hidden.dim() != 3:
+            return None
+        return (hidden[:, max(0, hidden.shape[1] - kept) :], *args[1:])
+
+    handle = layer.register_forward_pre_hook(cut)
+    try:
+        yield
+    finally:
+        handle.remove()
 
 
 def _run(prompt: Prompt, *, positions: int) -> Any:  # noqa: ANN401
@@ -118,11 +151,3 @@ def _run(prompt: Prompt, *, positions: int) -> Any:  # noqa: ANN401
         return transformers_api.prefill(
             prompt.model, prompt.ids, prompt.config, prompt.kwargs
         )
-
-
-def _loses_one_token(cache: KeyValueCache) -> bool:
-    """Take the last token out of a cache, where that leaves it as it was before."""
-    if not is_croppable(cache):
-        return False
-    cache.crop(-1)
-    return True

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from typing import Literal, TypeAlias
 
-from sarguard.decoding.json_grammar import JsonAnswer
+from sarguard.decoding.json_grammar import JsonMatcher
 from sarguard.decoding.sampling import Sampling
 from sarguard.errors import InvalidRequestError, SteeringNotAppliedError
 from sarguard.steering.dose import Decision, DoseSpec
 
 Ending: TypeAlias = Literal["stop", "length", "blocked", "unhealthy", "dropped"]
 """Why a row ended: a stop token or string, its limit, its dose, a state that was not
-finite, or a caller who wants no more of it."""
+finite, or a caller who needs no more of it."""
 
 
 class Row:
-    """Hold what is asked of one row of a batch, and what came of it so far.
+    """One row of a batch: what is asked of it, and its answer so far.
 
     A token is in `token_ids` only after its step's receipt was checked.
     """
@@ -26,7 +26,7 @@ class Row:
         dose: DoseSpec,
         max_new_tokens: int,
         sampling: Sampling | None = None,
-        follows: JsonAnswer | None = None,
+        matcher: JsonMatcher | None = None,
     ) -> None:
         if max_new_tokens < 1:
             raise InvalidRequestError(
@@ -35,8 +35,8 @@ class Row:
         self.dose = dose
         self.max_new_tokens = max_new_tokens
         self.sampling = sampling or Sampling()
-        self.follows = follows
-        """What the answer has to follow; None where it may say anything."""
+        self.matcher = matcher
+        """What the answer has to match; None where it may say anything."""
         self.decision: Decision | None = None
         """What the dose decided; None before that."""
         self.token_ids: list[int] = []
@@ -48,11 +48,11 @@ class Row:
         """Whether the answer is steered; false only where its dose says `bare`."""
         self.divergence: float | None = None
         """How far steering moved the first token's distribution: Jensen-Shannon, in
-        bits, 0 to 1; None where the dose does not ask for it."""
+        bits, 0 to 1; None outside shadow mode."""
 
     @property
     def alive(self) -> bool:
-        """Return whether the row wants another token."""
+        """Return whether the row needs another token."""
         return self.ending is None
 
     @property
@@ -61,13 +61,8 @@ class Row:
         return self.decision is not None and self.decision.bare
 
     @property
-    def compares(self) -> bool:
-        """Return whether the dose asks how far steering moves the first token."""
-        return self.dose.shadow
-
-    @property
-    def strength(self) -> float:
-        """Return the strength that the dose decided on.
+    def alpha(self) -> float:
+        """Return the steering coefficient that the dose decided on.
 
         Raises:
             SteeringNotAppliedError: Nothing was decided yet.

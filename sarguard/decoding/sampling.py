@@ -16,21 +16,21 @@ from transformers import (
     TopPLogitsWarper,
 )
 
-from sarguard.decoding.json_grammar import JsonAnswer
+from sarguard.decoding.json_grammar import JsonMatcher
 from sarguard.errors import InvalidRequestError
 
-_MOST_SEED = 2**63
+_MAX_SEED = 2**63
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sampling:
-    """Say how tokens are chosen; the default is greedy."""
+    """How tokens are chosen; the default is greedy."""
 
     temperature: float = 0.0
     """0 takes the likeliest token; above 0 samples."""
     top_p: float = 1.0
     top_k: int = 0
-    """Sample from the likeliest so many tokens; 0 from all."""
+    """Number of likeliest tokens to sample from; 0 samples from all."""
     repetition_penalty: float = 1.0
     """Above 1, tokens of the prompt and the answer become less likely."""
     seed: int | None = None
@@ -52,14 +52,17 @@ class Sampling:
                 f"repetition_penalty is {self.repetition_penalty}: it has to be finite "
                 "and above 0"
             )
-        if self.seed is not None and not 0 <= self.seed < _MOST_SEED:
+        if self.seed is not None and not 0 <= self.seed < _MAX_SEED:
             raise InvalidRequestError(
                 f"seed is {self.seed}: it has to be 0 or more and below 2**63"
             )
 
 
-class Chooser:
-    """Choose the tokens of one row, from its own random state."""
+class TokenSampler:
+    """What chooses the tokens of one row, with a random state of its own.
+
+    One generator a row, so that a seeded answer is the same in any batch.
+    """
 
     def __init__(
         self,
@@ -67,11 +70,11 @@ class Chooser:
         prompt: Sequence[int],
         device: torch.device,
         *,
-        follows: JsonAnswer | None = None,
+        matcher: JsonMatcher | None = None,
     ) -> None:
         self._seen = list(prompt)
         self._device = device
-        self._follows = follows
+        self._matcher = matcher
         self._warpers = _warpers(sampling)
         self._generator: torch.Generator | None = None
         if sampling.temperature > 0:
@@ -82,14 +85,14 @@ class Chooser:
                 self._generator.manual_seed(sampling.seed)
 
     @property
-    def plain(self) -> bool:
-        """Return whether the likeliest token is the choice, as the scores stand."""
-        return self._generator is None and not self._warpers and self._follows is None
+    def is_argmax(self) -> bool:
+        """Return whether the choice is the likeliest token, the scores unchanged."""
+        return self._generator is None and not self._warpers and self._matcher is None
 
-    def choose(self, scores: Tensor) -> int:
+    def sample(self, scores: Tensor) -> int:
         """Choose from the scores of one row, float32, shape (vocabulary,)."""
-        if self._follows is not None:
-            scores = self._follows.allow(scores)
+        if self._matcher is not None:
+            scores = self._matcher.mask(scores)
         seen = torch.tensor([self._seen], device=scores.device)
         warped = self._warpers(seen, scores[None])  # type: ignore[arg-type]
         if self._generator is None:
@@ -99,20 +102,20 @@ class Chooser:
             drawn = torch.multinomial(shares, 1, generator=self._generator)
             token = int(drawn)
         self._seen.append(token)
-        if self._follows is not None:
-            self._follows.take(token)
+        if self._matcher is not None:
+            self._matcher.accept(token)
         return token
 
 
-def choose_tokens(
-    choosers: Sequence[Chooser], scores: Tensor, alive: Sequence[bool]
+def sample_tokens(
+    samplers: Sequence[TokenSampler], scores: Tensor, alive: Sequence[bool]
 ) -> list[int]:
     """Return each row's next token from scores of shape (rows, vocabulary)."""
-    # One copy from the device for all rows that need no more than that.
+    # One copy from the device serves every row that decodes greedily.
     tokens: list[int] = scores.argmax(dim=-1).tolist()
-    for index, chooser in enumerate(choosers):
-        if alive[index] and not chooser.plain:
-            tokens[index] = chooser.choose(scores[index])
+    for index, sampler in enumerate(samplers):
+        if alive[index] and not sampler.is_argmax:
+            tokens[index] = sampler.sample(scores[index])
     return tokens
 
 

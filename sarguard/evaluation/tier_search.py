@@ -41,8 +41,13 @@ from sarguard.evaluation.run.runner import RunOptions, run_arms
 from sarguard.evaluation.run.separation import area
 from sarguard.evaluation.stats.rates import Rate
 from sarguard.evaluation.stats.summary import summarise
-from sarguard.steering.bundle import SteeringBundle, TierCard
-from sarguard.steering.card_parts import TierCaps, TierChoice, TierMeasure
+from sarguard.steering.bundle import (
+    SteeringBundle,
+    TierCaps,
+    TierCard,
+    TierChoice,
+    TierMeasure,
+)
 from sarguard.steering.dose import DoseRule
 
 GRID = (0.0025, 0.005, 0.01, 0.05, 0.1, 0.2, 0.3)

@@ -25,7 +25,7 @@ from sarguard.serving.backend import (
     SteeringReceipt,
 )
 from sarguard.steering.bundle import SteeringBundle
-from sarguard.steering.self_test import check_steering_bites
+from sarguard.steering.self_test import run_self_test
 from sarguard.steering.steerer import Steerer
 from sarguard.types import Usage
 
@@ -107,7 +107,7 @@ class BatchEngine:
         )
         steerer.attach()
         try:
-            check_steering_bites(self.loaded, steerer, alpha=self._alpha)
+            run_self_test(self.loaded, steerer, alpha=self._alpha)
         except BaseException:
             steerer.detach()
             raise
@@ -225,7 +225,7 @@ class BatchEngine:
             dose=request.dose,
             max_new_tokens=request.max_new_tokens,
             sampling=request.sampling,
-            follows=None if schema is None else self._grammar(schema).begin(),
+            matcher=None if schema is None else self._grammar(schema).matcher(),
         )
 
     def _grammar(self, schema: Mapping[str, Any]) -> JsonGrammar:
@@ -284,7 +284,7 @@ class _Answer:
             ),
             divergence=row.divergence,
             ending=ending,
-            fault=None if row.follows is None else row.follows.fault,
+            fault=None if row.matcher is None else row.matcher.fault,
         )
 
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypedDict
 
 from sarguard.decoding import Sampling
-from sarguard.decoding.detokenizer import read_stop
+from sarguard.decoding.detokenizer import parse_stop
 from sarguard.errors import InvalidRequestError, SarguardError
 from sarguard.types import Turn
 
@@ -228,7 +228,7 @@ class GenerationRequest:
             text=text,
             history=(*before, *history),
             sampling=sampling,
-            stop=read_stop(given.pop("stop", None)),
+            stop=parse_stop(given.pop("stop", None)),
             context=context,
             **given,
         )

@@ -37,7 +37,6 @@ from sarguard.errors import (
 )
 from sarguard.models.identity import template_digest, weights_digest
 from sarguard.models.loading import LoadedModel
-from sarguard.steering.card_parts import Finite, RefusalCard, TierChoice
 from sarguard.steering.dose import DoseRule
 from sarguard.steering.gate import Gate
 from sarguard.steering.vectors import RefusalVectors, vectors_digest
@@ -49,33 +48,109 @@ CARD_FILE = "card.json"
 _TENSORS = ("raw", "ablated", "explained_variance", "state_norms")
 _GATE_TENSORS = ("directions", "offsets")
 
+Count = Annotated[int, Field(ge=0)]
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+Share = Annotated[float, Field(ge=0, le=1)]
+Change = Annotated[float, Field(ge=-1, le=1)]
 Digest = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
-class GateCard(BaseModel):
-    """Say how well a bundle's gate tells harmful from harmless requests.
+class _CardPart(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+class RefusalCard(_CardPart):
+    """What steering does to the refusal sentence, in nats per token."""
+
+    clips: Annotated[int, Field(ge=1)]
+    alpha: Positive
+    bare: Finite
+    steered: Finite
+    random: Finite
+    """Steered with a random direction of equal norm."""
+
+
+class TierMeasure(_CardPart):
+    """What a tier did with one set of spoken requests."""
+
+    harmful: Count
+    harmless: Count
+    """Number of requests."""
+    harmful_refused: Share
+    """Refused or blocked."""
+    benign_added: Change
+    """Harmless requests refused, less those that the bare model refuses."""
+    safe_added: Change | None = None
+    borderline_added: Change | None = None
+    ordinary_added: Change | None = None
+    """The same in each suite; None where it was not asked."""
+    broken_added: Change
+
+    @property
+    def added(self) -> dict[str, float | None]:
+        """Return the harmless refusals added in each suite, as `TierCaps` names it."""
+        return {
+            "safe": self.safe_added,
+            "borderline": self.borderline_added,
+            "ordinary": self.ordinary_added,
+        }
+
+
+class TierCaps(_CardPart):
+    """How many harmless refusals a tier may add to the bare model's, at most.
+
+    As shares of the requests of each suite.
+    """
+
+    safe: Share
+    borderline: Share
+    ordinary: Share
+
+
+class TierChoice(_CardPart):
+    """What a tier was chosen for, and what it then did."""
+
+    aim: Share
+    """Share of harmful requests that it has to refuse at least."""
+    caps: TierCaps
+    """Harmless refusals that it may add, in each suite."""
+    validation: TierMeasure
+    """On the requests that it was chosen on."""
+    test: TierMeasure | None = None
+    """On requests that nothing was chosen on."""
+
+    @property
+    def met(self) -> bool:
+        """Return whether the aim was met under the caps where the tier was chosen."""
+        found, caps = self.validation, self.caps.model_dump()
+        # Shares are differences of two fractions, which round.
+        within = all(
+            added is None or added <= caps[suite] + 1e-9
+            for suite, added in found.added.items()
+        )
+        return within and found.harmful_refused >= self.aim - 1e-9
+
+
+class GateCard(_CardPart):
+    """How well a bundle's gate tells harmful from harmless requests.
 
     Every figure is from cross-validation over the calibration's pairs.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
-
-    first_layer: Annotated[int, Field(ge=0)]
-    auc: Annotated[float, Field(ge=0, le=1)]
+    first_layer: Count
+    auc: Share
     """Chance that a harmful clip outscores a harmless one."""
     twins_told_apart: Annotated[float, Field(ge=0, le=1)]
-    """Share of pairs whose harmful clip outscores its own twin."""
+    """Share of pairs whose harmful clip outscores the one matched to it."""
     harmful_mean: Finite
     harmful_deviation: Finite
     harmless_mean: Finite
     harmless_deviation: Finite
 
 
-class TierCard(BaseModel):
-    """Write down the dose rule of one tier on one model."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+class TierCard(_CardPart):
+    """The dose rule of one tier on one model."""
 
     floor: Positive
     ceiling: Positive
@@ -96,12 +171,11 @@ class TierCard(BaseModel):
         return self
 
 
-class BundleCard(BaseModel):
-    """Say what a bundle's vectors are, and what they were made from."""
+class BundleCard(_CardPart):
+    """What a bundle's vectors are, and what they were made from."""
 
-    model_config = ConfigDict(
-        frozen=True, extra="forbid", strict=True, protected_namespaces=()
-    )
+    # Fields are named model_...; pydantic keeps that prefix for itself.
+    model_config = ConfigDict(protected_namespaces=())
 
     format_version: Literal[4] = 4
     model_name: str
@@ -112,18 +186,18 @@ class BundleCard(BaseModel):
     weights_digest: Digest
     template_digest: Digest
     vectors_digest: Digest
-    """Digest of the ablated vectors, which the resident ones are held to."""
+    """Digest of the ablated vectors; those in memory are held to it."""
     instruction: str
     refusal: str
     pairs: Annotated[int, Field(ge=2)]
-    benign: Annotated[int, Field(ge=0)]
-    """Harmless clips without a twin that the gate learnt from."""
+    benign: Count
+    """Unmatched harmless clips that the gate was fitted to."""
     rank: Annotated[int, Field(ge=1)]
-    lam: Annotated[float, Field(ge=0, le=1)]
+    lam: Share
     alpha: Positive
-    """Dose of the faithful mode."""
+    """Steering coefficient of the faithful mode."""
     refusal_check: RefusalCard | None
-    """That there is a refusal to bring out; None where nobody checked."""
+    """That there is a refusal to bring out; None where it was not checked."""
     gate: GateCard
     tiers: dict[str, TierCard]
     calibration_digest: Digest
@@ -142,7 +216,7 @@ class BundleCard(BaseModel):
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class SteeringBundle:
-    """Hold refusal vectors and their gate, with their provenance."""
+    """Refusal vectors and their gate, with their provenance."""
 
     card: BundleCard
     vectors: RefusalVectors
@@ -196,6 +270,8 @@ class SteeringBundle:
             staged.mkdir()
             _write(staged / VECTORS_FILE, self._vectors_bytes())
             _write(staged / CARD_FILE, self._card_bytes())
+            # Renames within one file system: a crash leaves the old bundle, the new
+            # one or none at the path, and never half of one.
             if target.exists():
                 target.rename(scratch / "old")
             staged.rename(target)
@@ -282,14 +358,14 @@ def _digest(vectors: bytes, card: BundleCard) -> str:
 def _check_replaceable(target: Path) -> None:
     if not target.exists():
         return
-    strangers = (
+    foreign = (
         sorted({p.name for p in target.iterdir()} - {VECTORS_FILE, CARD_FILE})
         if target.is_dir()
         else [target.name]
     )
-    if strangers:
+    if foreign:
         raise ConfigurationError(
-            f"{target} is not a bundle (found {', '.join(strangers[:3])}): choose a "
+            f"{target} is not a bundle (found {', '.join(foreign[:3])}): choose a "
             "path that does not exist, or that holds a bundle to replace"
         )
 

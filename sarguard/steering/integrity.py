@@ -1,50 +1,110 @@
-"""Telling whether a guarded model is still made of the parts it was guarded with."""
+"""Whether a guarded model, and what steers it, are still what they were."""
 
 from __future__ import annotations
 
-from torch import nn
+from collections.abc import Iterable
 
-from sarguard.errors import SteeringRemovedError
+import torch
+from torch import Tensor, nn
+
+from sarguard.errors import ConfigurationError, SteeringRemovedError
 from sarguard.models.layers import DecoderLayers
 
 
-class Anatomy:
-    """Remember the modules of a text decoder.
+class ModelIntegrity:
+    """The modules that a text decoder was made of when it was guarded.
 
-    A layer that is replaced after the guard went up has no hook; an adapter that is
-    put inside one makes it another model than the bundle was made for.
+    A layer that is replaced later has no hook; an adapter that is put inside one
+    makes it another model than the bundle was made for.
     """
 
     def __init__(self, decoder: DecoderLayers) -> None:
         self._decoder = decoder
-        self._parts = tuple(decoder.owner.modules())
+        self._modules = tuple(decoder.owner.modules())
 
     def check(self) -> None:
         """Compare the model with what it was.
 
         Raises:
-            SteeringRemovedError: Layers or their parts were replaced.
+            SteeringRemovedError: Layers or modules in them were replaced.
         """
+        layers = self._layers()
         replaced = sum(
             now is not before
-            for now, before in zip(self._layers(), self._decoder.layers, strict=False)
+            for now, before in zip(layers, self._decoder.layers, strict=False)
         )
-        if replaced or len(self._layers()) < len(self._decoder):
+        if replaced or len(layers) < len(self._decoder):
             raise SteeringRemovedError(
                 f"{replaced} of {len(self._decoder)} layers at {self._decoder.path} "
                 "are not those that were guarded: they were replaced; load the model "
                 "again, and change it before it is guarded"
             )
         now = tuple(self._decoder.owner.modules())
-        if len(now) != len(self._parts) or any(
-            found is not known for found, known in zip(now, self._parts, strict=True)
+        if len(now) != len(self._modules) or any(
+            found is not known for found, known in zip(now, self._modules, strict=True)
         ):
             raise SteeringRemovedError(
-                f"the text decoder has {len(now)} parts, not the {len(self._parts)} it "
-                "was guarded with, or others: add adapters before the model is guarded "
-                "and calibrate with them"
+                f"the text decoder has {len(now)} modules, not the "
+                f"{len(self._modules)} it was guarded with, or others: add adapters "
+                "before the model is guarded and calibrate with them"
             )
 
     def _layers(self) -> nn.ModuleList:
+        # Looked up anew: the list itself may have been replaced in its parent.
         found = self._decoder.root.get_submodule(self._decoder.path)
         return found if isinstance(found, nn.ModuleList) else nn.ModuleList()
+
+
+class TensorSnapshot:
+    """A copy of tensors, to tell whether they were changed in place.
+
+    A comparison on the device costs microseconds, so it is made at every step; the
+    digest, which costs a copy to the CPU, at both ends of a request.
+    """
+
+    def __init__(self, tensors: Iterable[Tensor]) -> None:
+        self._copies = {
+            device: torch.stack(found) for device, found in _by_device(tensors).items()
+        }
+
+    def differs(self, tensors: Iterable[Tensor]) -> bool:
+        """Return whether any of the tensors is not what it was."""
+        found = {d: torch.stack(t) for d, t in _by_device(tensors).items()}
+        return found.keys() != self._copies.keys() or not all(
+            torch.equal(found[device], copy) for device, copy in self._copies.items()
+        )
+
+
+def refuse_compiled(root: nn.Module) -> None:
+    """Raise if any part of a model is compiled.
+
+    A hook that is added after torch.compile is ignored without a word: the prompt
+    would be steered and the answer would not.
+
+    Raises:
+        ConfigurationError: Something is compiled.
+    """
+    for name, module in root.named_modules():
+        if _is_compiled(module):
+            raise ConfigurationError(
+                f"{name or type(root).__name__} is compiled by torch.compile, so "
+                "steering could not reach it: give sarguard the model before it is "
+                "compiled"
+            )
+
+
+def _is_compiled(module: nn.Module) -> bool:
+    # Three ways to compile leave three traces: module.compile(), torch.compile(module)
+    # and torch.compile(module.forward).
+    return (
+        getattr(module, "_compiled_call_impl", None) is not None
+        or type(module).__name__ == "OptimizedModule"
+        or hasattr(module.forward, "_torchdynamo_orig_callable")
+    )
+
+
+def _by_device(tensors: Iterable[Tensor]) -> dict[torch.device, list[Tensor]]:
+    found: dict[torch.device, list[Tensor]] = {}
+    for tensor in tensors:
+        found.setdefault(tensor.device, []).append(tensor)
+    return found

@@ -22,22 +22,24 @@ from sarguard.types import Turn
 _SECONDS = 1.0
 _PITCH_HZ = 220.0
 _TOKENS = 2
-"""The first comes of the whole prompt, the second of the cache and the first."""
+"""The first comes of the whole prompt, the second of the cache and the first token:
+steering may reach the one and not the other."""
 
 
-def check_steering_bites(
-    loaded: LoadedModel, steerer: Steerer, *, alpha: float
-) -> None:
-    """Decode two tokens after a synthetic clip, and compare the first with the bare.
+def run_self_test(loaded: LoadedModel, steerer: Steerer, *, alpha: float) -> None:
+    """Prove that steering changes what a model says about a synthetic clip.
+
+    Two tokens are decoded, and the first one's distribution is compared with the
+    unsteered one.
 
     Raises:
-        SteeringNotAppliedError: Its distribution is the same, or a layer was not
+        SteeringNotAppliedError: The distributions are equal, or a layer was not
             steered where it had to be.
         NonFiniteActivationError: The steered distribution is not finite.
     """
     turn = Turn(role="user", text="Hello.", audio=(_tone(loaded.sampling_rate),))
     inputs = build_inputs(loaded, [[turn]])
-    with steerer.reading():
+    with steerer.bare():
         bare = _first_token(loaded, inputs, tokens=1)
     length = inputs["input_ids"].shape[1]
     with steerer.guard(prompt_length=length, alpha=alpha, rows=1) as receipt:
@@ -68,7 +70,7 @@ def _first_token(
 
 
 class _Loop:
-    """The library's loop without choices: the likeliest token, and no end."""
+    """A stand-in for the library's sampling loop: the likeliest token, and no end."""
 
     def __init__(self, tokens: int) -> None:
         self._tokens = tokens

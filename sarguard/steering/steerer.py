@@ -12,9 +12,11 @@ left padded, so T is the same column for all of them.
 
 from __future__ import annotations
 
+import math
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -36,22 +38,42 @@ from sarguard.models.transformers_api import (
     untested_advice,
 )
 from sarguard.models.untyped import LayerOutput
-from sarguard.steering.compiled import refuse_compiled
-from sarguard.steering.device_vectors import Pristine, place, read_strengths
-from sarguard.steering.hooks import BeginHook, LayerHook
-from sarguard.steering.integrity import Anatomy
-from sarguard.steering.receipt import Receipt
-from sarguard.steering.residual import read_stream, write_stream
-from sarguard.steering.vectors import vectors_digest
+from sarguard.steering.integrity import (
+    ModelIntegrity,
+    TensorSnapshot,
+    refuse_compiled,
+)
+from sarguard.steering.residual import read_residual, write_residual
+from sarguard.steering.vectors import place_on_layers, vectors_digest
 
-_MARK = "_sarguard_steerer"
+_ATTRIBUTE = "_sarguard_steerer"
+
+
+@dataclass(slots=True, kw_only=True)
+class HookReceipt:
+    """What the hooks did during one `Steerer.guard`; filled in while it runs."""
+
+    prompt_length: int
+    alpha: tuple[float, ...]
+    """Steering coefficient of each row."""
+    layers: int
+    steered: list[int] = field(default_factory=list)
+    """Positions steered on each layer, the same for every row."""
+    healthy: Tensor | None = None
+    """Whether each row was finite on the last layer, on its device."""
+    closed: bool = False
+    """Whether the guard has ended."""
+
+    def __post_init__(self) -> None:
+        self.steered = [0] * self.layers
 
 
 class Steerer:
-    """Steer a model's text decoder, and let nobody run it unsteered.
+    """The hooks that steer a model's text decoder and keep it from running unsteered.
 
-    While attached, a forward pass is possible only inside `guard`, which steers
-    and counts, or inside `reading`, which is for measuring the bare model.
+    While attached, a forward pass is possible only inside `guard`, which steers and
+    counts, or inside `bare`, which is for measuring the unsteered model; and only on
+    the thread that entered it.
     """
 
     def __init__(
@@ -78,17 +100,20 @@ class Steerer:
         if not bool(torch.isfinite(vectors).all()):
             raise ConfigurationError("vectors hold NaN or infinity: calibrate again")
         self._decoder = decoder
-        self._vectors = place(vectors, decoder.layers)
-        self._pristine = Pristine(self._vectors)
+        self._vectors = place_on_layers(vectors, decoder.layers)
+        self._snapshot = TensorSnapshot(self._vectors)
         self._digest = vectors_digest(vectors) if digest is None else digest
-        self._anatomy = Anatomy(decoder)
+        self._integrity = ModelIntegrity(decoder)
         self._handles: list[RemovableHandle] = []
-        self._strengths: dict[torch.device, Tensor] = {}
-        self._receipt: Receipt | None = None
+        self._alphas: dict[torch.device, Tensor] = {}
+        self._receipt: HookReceipt | None = None
+        # The thread inside `guard` or `bare`, None between requests. Other threads may
+        # hold the same model, and must not run it under this one's permission.
         self._thread: int | None = None
-        self._may_read = False
+        self._bare = False
+        # Of the forward pass that runs: positions in its cache, and those it adds.
         self._past = 0
-        self._width = 0
+        self._added = 0
         self._check_digest()
 
     @property
@@ -98,7 +123,7 @@ class Steerer:
 
     @property
     def digest(self) -> str:
-        """Return the digest that the resident vectors have to have."""
+        """Return the digest that the vectors on the devices have to have."""
         return self._digest
 
     def attach(self) -> None:
@@ -108,27 +133,27 @@ class Steerer:
             SteeringError: This or another steerer is attached already.
             ConfigurationError: The model is compiled.
         """
-        if getattr(self._decoder.owner, _MARK, None) is not None:
+        if getattr(self._decoder.owner, _ATTRIBUTE, None) is not None:
             raise SteeringError(
                 "the model is guarded already: close the client that guards it first"
             )
         refuse_compiled(self._decoder.root)
-        self._anatomy.check()
+        self._integrity.check()
         owner = self._decoder.owner
-        begin = BeginHook(self._begin_forward)
+        begin = DecoderHook(self._begin_forward)
         self._handles = [owner.register_forward_pre_hook(begin, with_kwargs=True)]
         for index, layer in enumerate(self._decoder.layers):
             hook = LayerHook(index, self._steer)
-            # First in line, so whatever else reads the layer sees it steered.
+            # Before all other hooks, so whatever else reads the layer sees it steered.
             self._handles.append(layer.register_forward_hook(hook, prepend=True))
-        setattr(owner, _MARK, self)
+        setattr(owner, _ATTRIBUTE, self)
 
     def detach(self) -> None:
-        """Take the hooks off; the model is bare again."""
+        """Take the hooks off; the model is as it was."""
         for handle in self._handles:
             handle.remove()
         if self._handles:
-            delattr(self._decoder.owner, _MARK)
+            delattr(self._decoder.owner, _ATTRIBUTE)
         self._handles = []
 
     def __enter__(self) -> Steerer:
@@ -141,36 +166,36 @@ class Steerer:
     @contextmanager
     def guard(
         self, *, prompt_length: int, alpha: float | Sequence[float] | Tensor, rows: int
-    ) -> Iterator[Receipt]:
+    ) -> Iterator[HookReceipt]:
         """Steer every forward pass inside the block.
 
         Args:
             prompt_length: T, columns of the left-padded prompt.
-            alpha: Strength, one for all rows or one a row; above 0 and finite.
+            alpha: Coefficient, one for all rows or one a row; above 0 and finite.
             rows: Rows of the batch.
 
         Yields:
             The receipt that the hooks fill in; pass it to `verify`.
 
         Raises:
-            ConfigurationError: A strength is out of range, or their number is wrong.
+            ConfigurationError: A coefficient is out of range, or their number is wrong.
             SteeringError: The steerer is busy.
             SteeringRemovedError: The hooks are not on the model, or its layers were
                 replaced.
         """
-        strengths = read_strengths(alpha, rows)
+        alphas = alpha_per_row(alpha, rows)
         if prompt_length < 1:
             raise ConfigurationError(
                 f"prompt_length is {prompt_length}: need 1 or more"
             )
         self._check_idle()
         self._check_hooks()
-        self._anatomy.check()
-        self._set_strengths(strengths)
-        self._width = 0
-        receipt = Receipt(
+        self._integrity.check()
+        self._set_alphas(alphas)
+        self._added = 0
+        receipt = HookReceipt(
             prompt_length=prompt_length,
-            alpha=tuple(float(a) for a in strengths),
+            alpha=tuple(float(a) for a in alphas),
             layers=len(self._decoder),
         )
         self._receipt, self._thread = receipt, threading.get_ident()
@@ -181,20 +206,20 @@ class Steerer:
             receipt.closed = True
 
     @contextmanager
-    def reading(self) -> Iterator[None]:
-        """Let the bare model run inside the block, to measure or calibrate it.
+    def bare(self) -> Iterator[None]:
+        """Let the model run unsteered inside the block, to measure or calibrate it.
 
         Raises:
             SteeringError: The steerer is busy.
         """
         self._check_idle()
-        self._may_read, self._thread = True, threading.get_ident()
+        self._bare, self._thread = True, threading.get_ident()
         try:
             yield
         finally:
-            self._may_read, self._thread = False, None
+            self._bare, self._thread = False, None
 
-    def verify(self, receipt: Receipt, *, output_tokens: int) -> None:
+    def verify(self, receipt: HookReceipt, *, output_tokens: int) -> None:
         """Check that every answer token was decided by steered states.
 
         Args:
@@ -209,7 +234,7 @@ class Steerer:
             NonFiniteActivationError: A steered state was not finite.
         """
         self._check_hooks()
-        self._anatomy.check()
+        self._integrity.check()
         _check_counts(receipt, output_tokens, whole=receipt.closed)
         if receipt.healthy is None or not bool(receipt.healthy.all()):
             raise NonFiniteActivationError(
@@ -218,8 +243,12 @@ class Steerer:
             )
         self._check_digest()
 
-    def check(self, receipt: Receipt, *, output_tokens: int) -> list[bool]:
+    def check(self, receipt: HookReceipt, *, output_tokens: int) -> list[bool]:
         """Check the answers so far, inside the guard and before a token leaves it.
+
+        Cheaper than `verify`, as it runs at every decode step: the vectors are
+        compared with a copy on their device, and the digest is taken only if they
+        differ.
 
         Args:
             receipt: What `guard` gave.
@@ -229,19 +258,19 @@ class Steerer:
             Whether each row's steered states were finite.
 
         Raises:
-            SteeringRemovedError: Hooks are gone, or vectors or strengths were changed.
+            SteeringRemovedError: Hooks are gone, or vectors or alpha were changed.
             SteeringNotAppliedError: A layer steered more or fewer positions than it
                 had to.
         """
         self._check_hooks()
         _check_counts(receipt, output_tokens, whole=True)
-        if self._pristine.differs(self._vectors):
+        if self._snapshot.differs(self._vectors):
             self._check_digest()
-        for strengths in self._strengths.values():
-            if tuple(strengths[:, 0].tolist()) != receipt.alpha:
+        for alphas in self._alphas.values():
+            if tuple(alphas[:, 0].tolist()) != receipt.alpha:
                 raise SteeringRemovedError(
-                    f"the resident strengths are {strengths[:, 0].tolist()}, expected "
-                    f"{list(receipt.alpha)}: they were changed during the request"
+                    f"alpha on the device is {alphas[:, 0].tolist()}, expected "
+                    f"{list(receipt.alpha)}: it was changed during the request"
                 )
         return [] if receipt.healthy is None else receipt.healthy.tolist()
 
@@ -252,34 +281,34 @@ class Steerer:
             )
 
     def _check_digest(self) -> None:
-        resident = torch.stack([v.to("cpu") for v in self._vectors])
-        found = vectors_digest(resident)
+        found = vectors_digest(torch.stack([v.to("cpu") for v in self._vectors]))
         if found != self._digest:
             raise SteeringRemovedError(
-                f"the resident vectors have digest {found[:12]}, expected "
+                f"the vectors on the device have digest {found[:12]}, expected "
                 f"{self._digest[:12]}: they were changed; load the model again"
             )
 
     def _check_hooks(self) -> None:
-        homes: list[Any] = [self._decoder.owner._forward_pre_hooks]
-        homes += [layer._forward_hooks for layer in self._decoder.layers]
-        missing = len(homes) - sum(
-            handle.id in home
-            for handle, home in zip(self._handles, homes, strict=False)
+        registries: list[Any] = [self._decoder.owner._forward_pre_hooks]
+        registries += [layer._forward_hooks for layer in self._decoder.layers]
+        missing = len(registries) - sum(
+            handle.id in registry
+            for handle, registry in zip(self._handles, registries, strict=False)
         )
         if missing:
             raise SteeringRemovedError(
-                f"{missing} of {len(homes)} steering hooks are not on the model: "
+                f"{missing} of {len(registries)} steering hooks are not on the model: "
                 "attach the steerer, and leave the model's hooks alone"
             )
 
-    def _set_strengths(self, strengths: Tensor) -> None:
+    def _set_alphas(self, alphas: Tensor) -> None:
+        # In place where the shape allows it: compiled steps keep reading this tensor.
         for device in {vector.device for vector in self._vectors}:
-            resident = self._strengths.get(device)
-            if resident is not None and resident.shape[0] == strengths.shape[0]:
-                resident.copy_(strengths[:, None])
+            held = self._alphas.get(device)
+            if held is not None and held.shape[0] == alphas.shape[0]:
+                held.copy_(alphas[:, None])
             else:
-                self._strengths[device] = strengths[:, None].to(device)
+                self._alphas[device] = alphas[:, None].to(device)
 
     def _begin_forward(
         self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -294,22 +323,22 @@ class Steerer:
                 f"{type(module).__name__} was called with neither input_ids nor "
                 "inputs_embeds: the positions to steer are unknown"
             )
-        self._width = int(tokens.shape[1])
+        self._added = int(tokens.shape[1])
         if self._receipt is not None:
             self._past = self._read_past(self._receipt, args, kwargs)
 
     def _read_past(
-        self, receipt: Receipt, args: tuple[Any, ...], kwargs: dict[str, Any]
+        self, receipt: HookReceipt, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> int:
         cache = passed_cache(args, kwargs)
         if cache is not None:
             return int(cache.get_seq_length())
         # An answer that goes on, or a mask over tokens of before, needs a cache: it
         # was passed out of sight, and its tokens are no part of this pass.
-        goes_on = any(receipt.steered) and self._width < receipt.prompt_length
-        if goes_on or covers_more(kwargs, self._width):
+        goes_on = any(receipt.steered) and self._added < receipt.prompt_length
+        if goes_on or covers_more(kwargs, self._added):
             raise SteeringNotAppliedError(
-                f"a forward pass of {self._width} token(s) goes on after others, and "
+                f"a forward pass of {self._added} token(s) goes on after others, and "
                 "came without a cache: the positions to steer are unknown; "
                 f"{advice()}"
             )
@@ -317,7 +346,7 @@ class Steerer:
 
     def _require_permission(self) -> None:
         mine = self._thread == threading.get_ident()
-        if not mine or (self._receipt is None and not self._may_read):
+        if not mine or (self._receipt is None and not self._bare):
             raise SteeringNotAppliedError(
                 "the model is guarded and was called directly: ask through "
                 "SafeAudioLLM.generate, or close the client to have the model back"
@@ -328,39 +357,42 @@ class Steerer:
         receipt = self._receipt
         if receipt is None:
             return None
-        hidden = read_stream(output, self._decoder.streams)
-        strengths = self._strengths[self._vectors[index].device]
-        if hidden.shape[0] != strengths.shape[0]:
+        hidden = read_residual(output, self._decoder.streams)
+        alphas = self._alphas[self._vectors[index].device]
+        if hidden.shape[0] != alphas.shape[0]:
             raise SteeringNotAppliedError(
-                f"{hidden.shape[0]} rows reached layer {index}, strengths are set for "
-                f"{strengths.shape[0]}: beams and several answers a prompt cannot be "
+                f"{hidden.shape[0]} rows reached layer {index}, alpha is set for "
+                f"{alphas.shape[0]}: beams and several answers a prompt cannot be "
                 "guarded"
             )
-        if self._width == 0:
+        if self._added == 0:
             raise SteeringNotAppliedError(
                 f"layer {index} ran without a forward pass of "
                 f"{type(self._decoder.owner).__name__}: its positions are unknown"
             )
         # Some families hand their last layers only the end of the sequence, so
         # positions are counted from the right.
-        end = self._past + self._width
+        end = self._past + self._added
         count = min(end - (receipt.prompt_length - 1), hidden.shape[1])
         if index == receipt.layers - 1:
-            self._width = 0
+            self._added = 0
         if count <= 0:
             return None
-        steered = self._add(index, hidden, strengths, count)
+        steered = self._add(index, hidden, alphas, count)
         receipt.steered[index] += count
         if index == receipt.layers - 1:
+            # NaN and infinity stay in the residual, so the last layer shows them all.
+            # The result stays on the device until `check` reads it, once a step.
             healthy = torch.isfinite(steered[:, -count:]).flatten(1).all(dim=1)
             receipt.healthy = (
                 healthy if receipt.healthy is None else receipt.healthy & healthy
             )
-        return write_stream(output, steered)
+        return write_residual(output, steered)
 
-    def _add(self, index: int, hidden: Tensor, strengths: Tensor, count: int) -> Tensor:
-        # Small doses vanish in bfloat16, so only the product is rounded to it.
-        push = (strengths * self._vectors[index]).to(hidden.dtype)[:, None, :]
+    def _add(self, index: int, hidden: Tensor, alphas: Tensor, count: int) -> Tensor:
+        # Vectors and alpha stay float32, and only their product is rounded to the
+        # model's dtype: a small alpha would lose its digits in bfloat16.
+        push = (alphas * self._vectors[index]).to(hidden.dtype)[:, None, :]
         if count == hidden.shape[1]:
             return hidden + push
         # The layer may still hold its output elsewhere, so a copy is changed.
@@ -369,8 +401,73 @@ class Steerer:
         return steered
 
 
-def _check_counts(receipt: Receipt, output_tokens: int, *, whole: bool) -> None:
-    # The last token that is chosen is never fed back.
+class DecoderHook:
+    """A forward pre-hook of the text decoder; a class, so that it names itself.
+
+    Steering counts, compares and updates in place, which a compiler must not freeze
+    into a graph: where torch.compile traces a hook, it is told to leave and run it as
+    it is. Alpha then changes without a recompile, and receipts count compiled steps.
+    """
+
+    __slots__ = ("_begin", "_uncompiled")
+
+    def __init__(self, begin: Callable[..., None]) -> None:
+        self._begin = begin
+        self._uncompiled = torch.compiler.disable(begin)  # type: ignore[no-untyped-call]
+
+    def __call__(
+        self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> None:
+        if torch.compiler.is_compiling():
+            self._uncompiled(module, args, kwargs)
+        else:
+            self._begin(module, args, kwargs)
+
+
+class LayerHook:
+    """A forward hook of one layer, kept out of compiled graphs like `DecoderHook`."""
+
+    __slots__ = ("_index", "_steer", "_uncompiled")
+
+    def __init__(
+        self, index: int, steer: Callable[[int, LayerOutput], LayerOutput]
+    ) -> None:
+        self._index = index
+        self._steer = steer
+        self._uncompiled = torch.compiler.disable(steer)  # type: ignore[no-untyped-call]
+
+    def __call__(
+        self, _module: nn.Module, _args: object, output: LayerOutput
+    ) -> LayerOutput:
+        if torch.compiler.is_compiling():
+            return self._uncompiled(self._index, output)
+        return self._steer(self._index, output)
+
+
+def alpha_per_row(alpha: float | Sequence[float] | Tensor, rows: int) -> Tensor:
+    """Return one steering coefficient a row, float32 on the CPU, shape (rows,).
+
+    Raises:
+        ConfigurationError: Their number is wrong, or one is not finite or not above 0.
+    """
+    given = torch.as_tensor(alpha, dtype=torch.float32).detach().cpu().reshape(-1)
+    values = given.expand(rows).clone() if given.numel() == 1 else given
+    if values.shape[0] != rows:
+        raise ConfigurationError(
+            f"{values.shape[0]} values of alpha for {rows} rows: give one, or one a row"
+        )
+    for value in values.tolist():
+        if not (math.isfinite(value) and value > 0):
+            raise ConfigurationError(
+                f"alpha is {value}: it has to be finite and above 0, because nothing "
+                "answers unsteered"
+            )
+    return values
+
+
+def _check_counts(receipt: HookReceipt, output_tokens: int, *, whole: bool) -> None:
+    # The last prompt token, and each answer token but the last, which is never fed
+    # back.
     expected = 1 + (output_tokens - 1)
     wrong = [i for i, count in enumerate(receipt.steered) if count != expected]
     if wrong or output_tokens < 1 or not whole:

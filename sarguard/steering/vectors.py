@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from sarguard.errors import ArtifactFormatError
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class RefusalVectors:
-    """Hold what calibration found; all tensors are float32 on the CPU."""
+    """The vectors of one model; all tensors are float32 on the CPU."""
 
     raw: Tensor
     """v, the text-derived refusal vectors, shape (L, D)."""
@@ -59,5 +60,20 @@ def vectors_digest(vectors: Tensor) -> str:
     """Return the SHA-256 of steering vectors: their shape and float32 bytes."""
     values = vectors.detach().to("cpu", torch.float32).contiguous()
     digest = hashlib.sha256(f"{tuple(values.shape)}\n".encode())
+    # Little-endian whatever the machine, so that one bundle has one digest.
     digest.update(values.numpy().astype("<f4", copy=False).tobytes())
     return digest.hexdigest()
+
+
+def place_on_layers(vectors: Tensor, layers: Sequence[nn.Module]) -> tuple[Tensor, ...]:
+    """Return each layer's vector, float32, on the layer's device.
+
+    A model may be spread over several devices, so the place is looked up a layer at
+    a time. The vectors are always copied: a caller who changes theirs changes nothing
+    here.
+    """
+    exact = vectors.detach().to(torch.float32)
+    return tuple(
+        row.to(next(layer.parameters()).device, copy=True).contiguous()
+        for row, layer in zip(exact, layers, strict=True)
+    )

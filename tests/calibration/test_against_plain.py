@@ -10,11 +10,8 @@ import torch
 from numpy.typing import NDArray
 
 from sarguard.calibration.recipe import REFERENCE_RECIPE, Recipe
-from sarguard.calibration.subspace import safe_basis
-from sarguard.calibration.vectors import (
-    calibration_states,
-    refusal_vectors,
-)
+from sarguard.calibration.states import calibration_states
+from sarguard.calibration.vectors import refusal_vectors, safe_basis
 from sarguard.decoding import guarded_decode
 from sarguard.models.inputs import build_inputs
 from sarguard.models.loading import LoadedModel

@@ -5,8 +5,8 @@ import itertools
 import pytest
 import torch
 
+from sarguard.calibration.gate_fit import GateQuality
 from sarguard.calibration.tiers import TIERS, tier_rules
-from sarguard.steering.gate import GateQuality
 
 
 def quality(safe: float = -1.0, spread: float = 0.5) -> GateQuality:
@@ -36,14 +36,14 @@ def test_every_tier_is_stricter_than_the_one_before() -> None:
             assert strict.decide(score).alpha >= mild.decide(score).alpha
 
 
-def test_strengths_follow_the_bundles_alpha() -> None:
+def test_coefficients_follow_the_bundles_alpha() -> None:
     weak, strong = (tier_rules(quality(), alpha)["strict"] for alpha in (0.1, 0.2))
     assert strong.ceiling == 0.2
     assert strong.floor == pytest.approx(2 * weak.floor)
     assert strong.block == weak.block
 
 
-def test_clips_without_a_twin_count_as_harmless() -> None:
+def test_unmatched_clips_count_as_harmless() -> None:
     plain = quality()
     trapped = GateQuality(
         harmful=plain.harmful, safe=plain.safe, benign=torch.full((5_000,), 1.0)
@@ -70,5 +70,5 @@ def test_a_gate_that_cannot_tell_is_not_asked() -> None:
             found = rule.decide(score)
             assert found.alpha == pytest.approx(TIERS[name].constant * 0.15)
             assert not found.blocked
-    strengths = [rule.floor for rule in rules.values()]
-    assert strengths == sorted(strengths)
+    floors = [rule.floor for rule in rules.values()]
+    assert floors == sorted(floors)

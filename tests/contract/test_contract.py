@@ -31,7 +31,7 @@ from sarguard.models.inputs import audio_token_counts, build_inputs
 from sarguard.models.loading import LoadedModel, load_model
 from sarguard.steering.bundle import SteeringBundle
 from sarguard.steering.dose import DoseRule, DoseSpec
-from sarguard.steering.self_test import check_steering_bites
+from sarguard.steering.self_test import run_self_test
 from sarguard.steering.steerer import Steerer
 from sarguard.types import Outcome, Turn
 from tests import tiny
@@ -277,7 +277,7 @@ def test_a_dose_that_looks_first_changes_nothing_else(loaded: LoadedModel) -> No
             loaded, steerer, inputs, alpha=strengths, max_new_tokens=STEPS
         )
         decode_rows(loaded, steerer, inputs, rows, score=score)
-    assert [tuple(r.token_ids) for r in rows] == [e.token_ids for e in expected]
+    assert [r.token_ids for r in rows] == [e.token_ids for e in expected]
     shape = (len(loaded.decoder), 1, 64)
     assert [tuple(states.shape) for states in seen] == [shape] * len(rows)
 
@@ -326,7 +326,7 @@ def test_a_bundle_guards_its_model(
         bundle.check(fresh(name, seed=1))
     vectors, digest = bundle.vectors.ablated, bundle.card.vectors_digest
     with Steerer(loaded.decoder, vectors, digest=digest) as steerer:
-        check_steering_bites(loaded, steerer, alpha=0.5)
+        run_self_test(loaded, steerer, alpha=0.5)
     with SafeAudioLLM.from_loaded(loaded, bundle, alpha=bundle.card.alpha) as client:
         clip = (tiny.clip(0.6), loaded.sampling_rate)
         reply = client.generate(clip, "Hi.", max_new_tokens=STEPS)

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sarguard.decoding.detokenizer import AnswerText, read_stop
+from sarguard.decoding.detokenizer import AnswerText, parse_stop
 from sarguard.errors import InvalidRequestError
 from tests import tiny
 
@@ -69,10 +69,10 @@ def test_the_stop_string_that_begins_first_counts() -> None:
 def test_stop_is_one_string_or_several(
     given_: object, expected: tuple[str, ...]
 ) -> None:
-    assert read_stop(given_) == expected  # type: ignore[arg-type]
+    assert parse_stop(given_) == expected  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("stop", ["", ["a", ""], [3]])
 def test_stop_strings_are_checked(stop: object) -> None:
     with pytest.raises(InvalidRequestError, match="stop"):
-        read_stop(stop)  # type: ignore[arg-type]
+        parse_stop(stop)  # type: ignore[arg-type]

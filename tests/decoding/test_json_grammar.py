@@ -1,4 +1,4 @@
-"""Hold answers under a schema: they follow it, or they are refusals, never between."""
+"""Answers under a schema match it, or they are refusals, and nothing between."""
 
 from __future__ import annotations
 
@@ -11,10 +11,7 @@ import pytest
 
 from sarguard import Done, Outcome, SafeAudioLLM, TextDelta
 from sarguard.decoding import json_grammar
-from sarguard.errors import (
-    InvalidRequestError,
-    MissingDependencyError,
-)
+from sarguard.errors import InvalidRequestError, MissingDependencyError
 from sarguard.refusal import is_refusal
 from tests import tiny
 from tests.tiny import leaning
@@ -129,10 +126,10 @@ class TestUnderASchema:
     def test_a_schema_that_breaks_down_is_no_answer(
         self, tiny_client: SafeAudioLLM, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        def lose(self: json_grammar.JsonAnswer, token: int) -> None:
+        def lose(self: json_grammar.JsonMatcher, token: int) -> None:
             self._matcher.consume_token(0)
 
-        monkeypatch.setattr(json_grammar.JsonAnswer, "take", lose)
+        monkeypatch.setattr(json_grammar.JsonMatcher, "accept", lose)
         with leaning(tiny.shared(), "{"):
             reply = tiny_client.generate(text="Which city?", json_schema=SCHEMA)
         assert reply.outcome is Outcome.ERROR_CLOSED
@@ -163,6 +160,7 @@ class TestWhatCannotBeFollowed:
     ) -> None:
         monkeypatch.setitem(sys.modules, "llguidance", None)
         with pytest.raises(MissingDependencyError, match=r"sarguard\[json\]"):
+            # Schemas that were compiled before are kept, and need it no more.
             tiny_client.generate(text="Hello.", json_schema={**SCHEMA, "title": "New"})
 
     def test_a_tokenizer_that_cannot_be_read_is_named(

@@ -8,13 +8,13 @@ import torch
 from torch import Tensor
 
 from sarguard.decoding import Row, Sampling, decode_rows, guarded_decode
-from sarguard.decoding.divergence import divergence
+from sarguard.decoding.loop import divergence
 from sarguard.errors import SteeringNotAppliedError, SteeringRemovedError
 from sarguard.models.inputs import build_inputs
 from sarguard.models.loading import LoadedModel
 from sarguard.steering.bundle import SteeringBundle
 from sarguard.steering.dose import DoseRule, DoseSpec
-from sarguard.steering.states import last_states
+from sarguard.steering.residual import last_states
 from sarguard.steering.steerer import Steerer
 from sarguard.types import Turn
 from tests import tiny
@@ -23,13 +23,13 @@ TEXTS = ("Hi.", "What is this sound?", "And now?")
 
 
 def conditioned(
-    alpha: float, *, blocked: bool = False, compares: bool = False
+    alpha: float, *, blocked: bool = False, shadow: bool = False
 ) -> DoseSpec:
     """Return a dose that asks for a score, and whatever it is decides the same."""
     rule = DoseRule(
         floor=alpha, ceiling=alpha, low=-1.0, high=1.0, block=0.0 if blocked else 9.0
     )
-    return DoseSpec(rule=rule, shadow=compares)
+    return DoseSpec(rule=rule, shadow=shadow)
 
 
 class Scorer:
@@ -97,7 +97,7 @@ class TestDosing:
                 for alpha in (0.1, 0.3, 0.6)
             ]
             decode_rows(loaded, steerer, inputs, rows, score=Scorer())
-        assert [tuple(row.token_ids) for row in rows] == [d.token_ids for d in plain]
+        assert [row.token_ids for row in rows] == [row.token_ids for row in plain]
 
     def test_the_dose_sees_the_clean_states(
         self, loaded: LoadedModel, steerer: Steerer
@@ -106,7 +106,7 @@ class TestDosing:
         scorer = Scorer()
         rows = [Row(dose=conditioned(a), max_new_tokens=2) for a in (0.5, 0.1)]
         decode_rows(loaded, steerer, inputs, rows, score=scorer)
-        with steerer.reading():
+        with steerer.bare():
             expected = last_states(loaded.decoder, inputs)
         assert len(scorer.states) == len(rows)
         for index, states in enumerate(scorer.states):
@@ -133,7 +133,7 @@ class TestDosing:
         decode_rows(loaded, steerer, inputs, rows, score=Scorer())
         expected = guarded_decode(loaded, steerer, inputs, alpha=0.3, max_new_tokens=4)
         assert (rows[0].ending, rows[0].token_ids) == ("blocked", [])
-        assert tuple(rows[1].token_ids) == expected[1].token_ids
+        assert rows[1].token_ids == expected[1].token_ids
 
     def test_where_all_are_blocked_no_step_is_made(
         self, loaded: LoadedModel, steerer: Steerer
@@ -158,12 +158,11 @@ class TestComparing:
         inputs = ask(loaded, *TEXTS)
         wishes = (True, False, True)
         rows = [
-            Row(dose=conditioned(0.4, compares=wish), max_new_tokens=3)
-            for wish in wishes
+            Row(dose=conditioned(0.4, shadow=wish), max_new_tokens=3) for wish in wishes
         ]
         decode_rows(loaded, steerer, inputs, rows, score=Scorer())
         assert [row.divergence is not None for row in rows] == list(wishes)
-        with steerer.reading(), torch.no_grad():
+        with steerer.bare(), torch.no_grad():
             bare = loaded.model(**inputs).logits[:, -1]
         with steerer.guard(
             prompt_length=inputs["input_ids"].shape[1], alpha=0.4, rows=3
@@ -173,11 +172,11 @@ class TestComparing:
             if row.divergence is not None:
                 assert row.divergence == pytest.approx(expected, abs=1e-5)
 
-    @pytest.mark.parametrize(("compares", "clean"), [(False, 0), (True, 1)])
+    @pytest.mark.parametrize(("shadow", "clean"), [(False, 0), (True, 1)])
     def test_no_logits_are_computed_that_nobody_reads(
-        self, loaded: LoadedModel, steerer: Steerer, compares: bool, clean: int
+        self, loaded: LoadedModel, steerer: Steerer, shadow: bool, clean: int
     ) -> None:
-        row = Row(dose=conditioned(0.4, compares=compares), max_new_tokens=2)
+        row = Row(dose=conditioned(0.4, shadow=shadow), max_new_tokens=2)
         with positions(loaded) as dosed:
             decode_rows(loaded, steerer, ask(loaded, "Hi."), [row], score=Scorer())
         with positions(loaded) as constantly:
@@ -219,7 +218,7 @@ class TestStepping:
         assert counts == [1, 2, 3]
         assert row.output_tokens == 3
 
-    @pytest.mark.parametrize("what", ["vectors", "strengths"])
+    @pytest.mark.parametrize("what", ["vectors", "alpha"])
     def test_a_change_between_two_steps_is_noticed_at_the_next(
         self, loaded: LoadedModel, steerer: Steerer, what: str
     ) -> None:
@@ -228,14 +227,14 @@ class TestStepping:
         def sabotage() -> None:
             if row.output_tokens == 2 and what == "vectors":
                 steerer._vectors[0][0] += 1
-            if row.output_tokens == 2 and what == "strengths":
-                next(iter(steerer._strengths.values())).zero_()
+            if row.output_tokens == 2 and what == "alpha":
+                next(iter(steerer._alphas.values())).zero_()
 
         with pytest.raises(SteeringRemovedError, match="changed"):
             decode_rows(loaded, steerer, ask(loaded, "Hi."), [row], after_step=sabotage)
         assert row.output_tokens == 2
 
-    def test_one_sick_row_does_not_spoil_its_neighbour(
+    def test_one_unhealthy_row_does_not_spoil_its_neighbour(
         self, loaded: LoadedModel, steerer: Steerer
     ) -> None:
         inputs = ask(loaded, *TEXTS[:2])
@@ -252,7 +251,7 @@ class TestStepping:
         decode_rows(loaded, steerer, inputs, rows)
         handle.remove()
         assert (rows[0].ending, rows[0].token_ids) == ("unhealthy", [])
-        assert tuple(rows[1].token_ids) == expected[1].token_ids
+        assert rows[1].token_ids == expected[1].token_ids
 
     def test_an_error_between_steps_leaves_the_steerer_free(
         self, loaded: LoadedModel, steerer: Steerer
@@ -305,3 +304,21 @@ class TestSamplingAlone:
                 **inputs, max_new_tokens=8, do_sample=False, repetition_penalty=1.7
             )
         assert row.token_ids == whole[0, length : length + 8].tolist()
+
+
+def test_divergence_is_nothing_for_equals_and_one_bit_for_strangers() -> None:
+    ours = torch.tensor([[0.0, 0.0, -1e9, -1e9], [3.0, 1.0, 0.0, -2.0]])
+    theirs = torch.tensor([[-1e9, -1e9, 0.0, 0.0], [4.0, 2.0, 1.0, -1.0]])
+    assert divergence(ours, theirs) == pytest.approx([1.0, 0.0], abs=1e-9)
+    assert divergence(ours, theirs) == divergence(theirs, ours)
+
+
+def test_divergence_is_that_of_jensen_and_shannon() -> None:
+    p, q = (
+        torch.tensor([0.7, 0.2, 0.1]).double(),
+        torch.tensor([0.1, 0.3, 0.6]).double(),
+    )
+    middle = (p + q) / 2
+    expected = ((p * (p / middle).log2()).sum() + (q * (q / middle).log2()).sum()) / 2
+    found = divergence(p.log()[None], q.log()[None])
+    assert found == pytest.approx([float(expected)])

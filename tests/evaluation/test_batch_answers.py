@@ -16,7 +16,7 @@ from sarguard.evaluation.run.batch_answers import (
     with_instruction,
 )
 from sarguard.models.transformers_api import cache_name
-from sarguard.steering.states import last_states
+from sarguard.steering.residual import last_states
 from sarguard.steering.steerer import Steerer
 from sarguard.types import Turn
 from tests import tiny

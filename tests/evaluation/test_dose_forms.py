@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 import torch
 
+from sarguard.calibration.gate_fit import MatchedStates, fit_gate
 from sarguard.calibration.recipe import Recipe
-from sarguard.calibration.vectors import CalibrationStates
+from sarguard.calibration.states import CalibrationStates
 from sarguard.evaluation.arms import registry
 from sarguard.evaluation.arms.arm import Arm
 from sarguard.evaluation.arms.controls import Recalibration
@@ -23,7 +24,7 @@ from sarguard.evaluation.arms.gate_trials import _judge, try_gates
 from sarguard.evaluation.arms.registry import Setup, open_arm
 from sarguard.evaluation.run.batch_answers import answer_arm, make_batches, prefill
 from sarguard.steering.bundle import SteeringBundle
-from sarguard.steering.gate import Gate, Matched, fit_gate
+from sarguard.steering.gate import Gate
 from tests import tiny
 from tests.evaluation.test_arms import questions
 from tests.evaluation.test_runner import ITEMS
@@ -115,7 +116,7 @@ def test_a_null_space_map_is_near_zero_on_harmless_states() -> None:
 
 def test_a_gate_is_moved_to_where_requests_are_asked() -> None:
     states = random_states()
-    gate = fit_gate(Matched(harmful=states.harmful, safe=states.safe))
+    gate = fit_gate(MatchedStates(harmful=states.harmful, safe=states.safe))
     shift = torch.randn(3, 96)
     asked = torch.cat([states.harmful, states.safe]) + shift
     moved = recentred(gate, states, asked)

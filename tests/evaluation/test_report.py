@@ -25,8 +25,7 @@ from sarguard.evaluation.run.separation import Separation
 from sarguard.evaluation.stats.findings import find_remarks
 from sarguard.evaluation.stats.rates import Rate
 from sarguard.evaluation.stats.summary import summarise
-from sarguard.steering.bundle import TierCard
-from sarguard.steering.card_parts import TierCaps, TierChoice, TierMeasure
+from sarguard.steering.bundle import TierCaps, TierCard, TierChoice, TierMeasure
 from tests.evaluation.made_up import arm_records, whole_run
 from tests.evaluation.published import FOLDERS, read_report
 

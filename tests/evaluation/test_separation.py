@@ -12,7 +12,7 @@ from sarguard.evaluation.run.batch_answers import make_batches
 from sarguard.evaluation.run.latency import measure_latency
 from sarguard.evaluation.run.separation import _probe, area, measure_separation
 from sarguard.steering.bundle import SteeringBundle
-from sarguard.steering.states import last_states
+from sarguard.steering.residual import last_states
 from tests import tiny
 from tests.evaluation.test_arms import make_setup
 from tests.evaluation.test_runner import item

@@ -19,8 +19,7 @@ from sarguard.evaluation.tier_search import (
     prove_tiers,
     respond,
 )
-from sarguard.steering.bundle import SteeringBundle
-from sarguard.steering.card_parts import TierCaps
+from sarguard.steering.bundle import SteeringBundle, TierCaps
 from sarguard.steering.dose import DoseRule
 from tests.evaluation.made_up import record
 from tests.evaluation.test_arms import make_setup

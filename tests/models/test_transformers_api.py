@@ -17,8 +17,8 @@ from sarguard.decoding import guarded_decode
 from sarguard.errors import SteeringNotAppliedError
 from sarguard.models import transformers_api as api
 from sarguard.steering.bundle import SteeringBundle
-from sarguard.steering.self_test import check_steering_bites
-from sarguard.steering.states import run_and_read
+from sarguard.steering.residual import run_and_read
+from sarguard.steering.self_test import run_self_test
 from sarguard.steering.steerer import Steerer
 from tests import tiny
 from tests.steering.test_steerer import ask
@@ -244,7 +244,7 @@ class TestARelease:
             Steerer(loaded.decoder, torch.zeros(3, 64)) as attached,
             pytest.raises(SteeringNotAppliedError, match=re.escape(UNTESTED)),
         ):
-            check_steering_bites(loaded, attached, alpha=0.1)
+            run_self_test(loaded, attached, alpha=0.1)
         with Steerer(loaded.decoder, torch.ones(3, 64)) as attached:
             with attached.guard(prompt_length=3, alpha=0.1, rows=1) as receipt:
                 pass

@@ -1,4 +1,4 @@
-"""Compiled decoding: steered like eager decoding, at any strength, without recompiling.
+"""Compiled decoding: steered like eager decoding, at any alpha, without recompiling.
 
 The static cache keeps every shape the same from step to step, as engines want it.
 """
@@ -82,17 +82,17 @@ def logits_of(
 def test_compiled_steps_are_steered_like_eager_ones(backend: str) -> None:
     loaded = tiny.build(layers=2)
     with Steerer(loaded.decoder, vectors_for(loaded)) as steerer:
-        strengths = [[0.1, 0.4], [0.7, 0.2], [0.3, 0.3]]
-        eager = [logits_of(loaded, steerer, loaded.model, a) for a in strengths]
+        alphas = [[0.1, 0.4], [0.7, 0.2], [0.3, 0.3]]
+        eager = [logits_of(loaded, steerer, loaded.model, a) for a in alphas]
         compiled = torch.compile(loaded.model, backend=backend)
-        first = logits_of(loaded, steerer, compiled, strengths[0])
+        first = logits_of(loaded, steerer, compiled, alphas[0])
         before = graphs()
-        rest = [logits_of(loaded, steerer, compiled, a) for a in strengths[1:]]
+        rest = [logits_of(loaded, steerer, compiled, a) for a in alphas[1:]]
         assert before > 0
-        assert graphs() == before, "another strength made it compile again"
+        assert graphs() == before, "another alpha made it compile again"
     for found, expected in zip([first, *rest], eager, strict=True):
         torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
-    # The strengths did reach the compiled steps.
+    # Alpha did reach the compiled steps.
     assert not torch.allclose(rest[0][1:], rest[1][1:], atol=1e-3)
 
 

@@ -26,7 +26,7 @@ def test_a_constant_dose_needs_no_score() -> None:
     ("score", "alpha"),
     [(-9.0, 0.01), (-0.5, 0.01), (0.0, 0.105), (0.25, 0.1525), (0.5, 0.2), (3.0, 0.2)],
 )
-def test_the_strength_rises_in_a_straight_line(score: float, alpha: float) -> None:
+def test_alpha_rises_in_a_straight_line(score: float, alpha: float) -> None:
     assert RULE.decide(score).alpha == pytest.approx(alpha)
 
 
@@ -100,7 +100,7 @@ def test_a_dose_survives_json(dose: DoseSpec) -> None:
 
 
 @pytest.mark.parametrize("alpha", [0.0, -0.1, math.nan, math.inf])
-def test_a_strength_is_finite_and_above_zero(alpha: float) -> None:
+def test_alpha_is_finite_and_above_zero(alpha: float) -> None:
     with pytest.raises(ConfigurationError, match="nothing answers unsteered"):
         DoseSpec.constant(alpha)
     with pytest.raises(ConfigurationError, match="floor"):

@@ -1,6 +1,6 @@
 """Ways in which steering libraries have answered unsteered without a word.
 
-Nine of these are public incidents of other projects; the rest are their cousins.
+Nine of these are public incidents of other projects; the rest are related failures.
 Each has to end in a steered answer or in a typed error, never in silence.
 """
 
@@ -28,7 +28,7 @@ from sarguard.models.layers import find_decoder_layers
 from sarguard.models.loading import LoadedModel
 from sarguard.models.transformers_api import passing_cache, returned_cache
 from sarguard.steering.bundle import SteeringBundle
-from sarguard.steering.residual import read_stream, write_stream
+from sarguard.steering.residual import read_residual, write_residual
 from sarguard.steering.steerer import Steerer
 from sarguard.types import Outcome, Turn
 from tests import tiny
@@ -76,7 +76,7 @@ def decode(
     (found,) = guarded_decode(
         loaded, steerer, inputs, alpha=alpha, max_new_tokens=STEPS
     )
-    return found.token_ids
+    return tuple(found.token_ids)
 
 
 def run(loaded: LoadedModel, inputs: dict[str, Tensor], **options: Any) -> Any:  # noqa: ANN401
@@ -121,9 +121,9 @@ class TestNineIncidents:
     def test_3_half_of_a_residual_is_not_a_state(self) -> None:
         delta, residual = torch.ones(1, 3, 8), torch.zeros(1, 3, 8)
         with pytest.raises(UnsupportedModelError, match="whole residual"):
-            read_stream((delta, residual))
+            read_residual((delta, residual))
         weights = torch.zeros(1, 2, 3, 3)
-        assert read_stream((delta, weights)) is delta
+        assert read_residual((delta, weights)) is delta
 
     def test_3_the_next_layer_reads_what_was_pushed(
         self, loaded: LoadedModel, steerer: Steerer
@@ -133,7 +133,7 @@ class TestNineIncidents:
         loaded.decoder.layers[1].register_forward_pre_hook(
             lambda _m, args: seen.append(args[0].clone())
         )
-        with steerer.reading():
+        with steerer.bare():
             run(loaded, inputs)
         with steerer.guard(
             prompt_length=inputs["input_ids"].shape[1], alpha=ALPHA, rows=1
@@ -146,7 +146,7 @@ class TestNineIncidents:
         self, loaded: LoadedModel, steerer: Steerer
     ) -> None:
         inputs = ask(loaded, "One.", "Two.", "Three.")
-        with steerer.reading():
+        with steerer.bare():
             bare = run(loaded, inputs).logits[:, -1]
         with steerer.guard(
             prompt_length=inputs["input_ids"].shape[1], alpha=ALPHA, rows=3
@@ -194,7 +194,7 @@ class TestNineIncidents:
         with pytest.raises(ConfigurationError, match="before it is compiled"):
             Steerer(loaded.decoder, vectors_for(loaded)).attach()
 
-    def test_9_an_old_strength_does_not_stay(
+    def test_9_an_old_alpha_does_not_stay(
         self, loaded: LoadedModel, steerer: Steerer
     ) -> None:
         inputs = ask(loaded, "One.")
@@ -207,21 +207,21 @@ class TestNineIncidents:
         assert not torch.allclose(found[0], found[1])
 
     @pytest.mark.parametrize("alpha", [0.0, -1.0, float("nan")])
-    def test_9_a_strength_of_nothing_is_no_strength(
+    def test_9_an_alpha_of_zero_is_refused(
         self, loaded: LoadedModel, steerer: Steerer, alpha: float
     ) -> None:
         with pytest.raises(ConfigurationError, match="alpha"):
             decode(loaded, steerer, alpha=alpha)
 
 
-class TestTheirCousins:
+class TestRelatedFailures:
     def test_the_first_answer_token_is_decided_by_a_steered_state(
         self, loaded: LoadedModel, steerer: Steerer
     ) -> None:
         # Masking the last prompt token leaves the first answer token unsteered.
         inputs = ask(loaded, "One.")
         length = inputs["input_ids"].shape[1]
-        with steerer.reading():
+        with steerer.bare():
             bare = run(loaded, inputs).logits[0, -1]
         with steerer.guard(prompt_length=length, alpha=ALPHA, rows=1) as receipt:
             steered = run(loaded, inputs).logits[0, -1]
@@ -239,12 +239,10 @@ class TestTheirCousins:
         client._backend.steerer._vectors[0].mul_(0.5)
         assert_closed(client, "SteeringRemovedError")
 
-    def test_the_strengths_overwritten(
-        self, loaded: LoadedModel, client: SafeAudioLLM
-    ) -> None:
+    def test_alpha_overwritten(self, loaded: LoadedModel, client: SafeAudioLLM) -> None:
         def weaken(*_: object) -> None:
-            for strengths in client._backend.steerer._strengths.values():
-                strengths.fill_(1e-9)
+            for alphas in client._backend.steerer._alphas.values():
+                alphas.fill_(1e-9)
 
         loaded.decoder.layers[0].register_forward_pre_hook(weaken)
         assert_closed(client, "SteeringRemovedError")
@@ -298,7 +296,7 @@ class TestTheirCousins:
             thread.join()
         assert [type(error) for error in caught] == [SteeringNotAppliedError]
 
-    def test_a_client_that_failed_its_canary_gives_the_model_back(
+    def test_a_client_that_failed_its_self_test_gives_the_model_back(
         self, loaded: LoadedModel, tiny_bundle: SteeringBundle
     ) -> None:
         handle = loaded.decoder.owner.norm.register_forward_hook(
@@ -414,13 +412,13 @@ class Adapted(nn.Module):
 
 def test_what_is_read_is_what_is_written() -> None:
     four = torch.arange(48.0).reshape(4, 1, 3, 4)
-    changed = write_stream(four, read_stream(four, 4) + 1)
+    changed = write_residual(four, read_residual(four, 4) + 1)
     assert torch.equal(changed[0], four[0] + 1)
     assert torch.equal(changed[1:], four[1:])
     with pytest.raises(UnsupportedModelError, match="4 stream"):
-        read_stream(four[:2], 4)
+        read_residual(four[:2], 4)
     with pytest.raises(UnsupportedModelError, match="1 stream"):
-        read_stream(four)
-    pair = write_stream((torch.zeros(1, 2, 3), "cache"), torch.ones(1, 2, 3))
+        read_residual(four)
+    pair = write_residual((torch.zeros(1, 2, 3), "cache"), torch.ones(1, 2, 3))
     assert pair[1] == "cache"
     assert bool(pair[0].all())

@@ -4,15 +4,15 @@ import pytest
 import torch
 
 from sarguard.errors import NonFiniteActivationError, SteeringNotAppliedError
-from sarguard.steering.self_test import check_steering_bites
+from sarguard.steering.self_test import run_self_test
 from sarguard.steering.steerer import Steerer
 from tests import tiny
 
 
-def test_steering_that_bites_passes() -> None:
+def test_steering_that_changes_the_answer_passes() -> None:
     loaded = tiny.build()
     with Steerer(loaded.decoder, torch.ones(3, 64)) as steerer:
-        check_steering_bites(loaded, steerer, alpha=0.1)
+        run_self_test(loaded, steerer, alpha=0.1)
 
 
 def test_steering_that_changes_nothing_is_noticed() -> None:
@@ -21,7 +21,7 @@ def test_steering_that_changes_nothing_is_noticed() -> None:
         Steerer(loaded.decoder, torch.zeros(3, 64)) as steerer,
         pytest.raises(SteeringNotAppliedError, match="as it was"),
     ):
-        check_steering_bites(loaded, steerer, alpha=0.1)
+        run_self_test(loaded, steerer, alpha=0.1)
 
 
 def test_steering_that_is_undone_later_is_noticed() -> None:
@@ -31,7 +31,7 @@ def test_steering_that_is_undone_later_is_noticed() -> None:
             lambda _m, _a, out: torch.zeros_like(out)
         )
         with pytest.raises(SteeringNotAppliedError, match="as it was"):
-            check_steering_bites(loaded, steerer, alpha=0.1)
+            run_self_test(loaded, steerer, alpha=0.1)
 
 
 def test_steering_that_overflows_is_noticed() -> None:
@@ -40,7 +40,7 @@ def test_steering_that_overflows_is_noticed() -> None:
         Steerer(loaded.decoder, torch.full((3, 64), 1e38)) as steerer,
         pytest.raises(NonFiniteActivationError),
     ):
-        check_steering_bites(loaded, steerer, alpha=1e3)
+        run_self_test(loaded, steerer, alpha=1e3)
 
 
 def test_steering_that_stops_after_the_prompt_is_noticed() -> None:
@@ -60,4 +60,4 @@ def test_steering_that_stops_after_the_prompt_is_noticed() -> None:
         layer.register_forward_pre_hook(drop)
         loaded.decoder.layers[2].register_forward_pre_hook(restore)
         with pytest.raises(SteeringNotAppliedError, match=r"found \[2, 1, 2\]"):
-            check_steering_bites(loaded, steerer, alpha=0.1)
+            run_self_test(loaded, steerer, alpha=0.1)

@@ -80,7 +80,7 @@ class TestPositions:
     ) -> None:
         inputs = ask(loaded, "One.", "A longer question than that.")
         rows, length = inputs["input_ids"].shape
-        with steerer.reading():
+        with steerer.bare():
             bare = first_layer(loaded, lambda: run(loaded, inputs))
         with steerer.guard(prompt_length=length, alpha=ALPHA, rows=rows):
             steered = first_layer(loaded, lambda: run(loaded, inputs))
@@ -137,41 +137,41 @@ class TestPositions:
 
 
 class TestBatches:
-    def test_mixed_strengths_in_a_padded_batch_answer_like_each_row_alone(
+    def test_mixed_alphas_in_a_padded_batch_answer_like_each_row_alone(
         self, loaded: LoadedModel, steerer: Steerer
     ) -> None:
         texts = ["One.", "A somewhat longer question.", "Three?"]
-        strengths = [0.05, 0.3, 0.9]
+        alphas = [0.05, 0.3, 0.9]
         inputs = ask(loaded, *texts)
         assert int(inputs["attention_mask"].sum(1).min()) < inputs["input_ids"].shape[1]
         together = guarded_decode(
-            loaded, steerer, inputs, alpha=strengths, max_new_tokens=6
+            loaded, steerer, inputs, alpha=alphas, max_new_tokens=6
         )
-        with steerer.reading():
+        with steerer.bare():
             bare = run(loaded, inputs).logits[:, -1]
         with steerer.guard(
-            prompt_length=inputs["input_ids"].shape[1], alpha=strengths, rows=3
+            prompt_length=inputs["input_ids"].shape[1], alpha=alphas, rows=3
         ):
             moved = run(loaded, inputs).logits[:, -1] - bare
         # Rows beyond the first are steered too, and more the larger their dose.
         distances = moved.norm(dim=1).tolist()
         assert 0 < distances[0] < distances[1] < distances[2]
-        for row, strength in enumerate(strengths):
+        for row, value in enumerate(alphas):
             alone = guarded_decode(
                 loaded,
                 steerer,
                 take_row(loaded, inputs, row),
-                alpha=strength,
+                alpha=value,
                 max_new_tokens=6,
             )
             assert alone[0].token_ids == together[row].token_ids
 
-    def test_strengths_are_updated_in_place(self, qwen: LoadedModel) -> None:
+    def test_alpha_is_updated_in_place(self, qwen: LoadedModel) -> None:
         with Steerer(qwen.decoder, vectors_for(qwen)) as steerer:
             with steerer.guard(prompt_length=3, alpha=0.1, rows=2):
-                (first,) = steerer._strengths.values()
+                (first,) = steerer._alphas.values()
             with steerer.guard(prompt_length=3, alpha=[0.2, 0.4], rows=2):
-                (second,) = steerer._strengths.values()
+                (second,) = steerer._alphas.values()
             assert first is second
             torch.testing.assert_close(second, torch.tensor([[0.2], [0.4]]))
 
@@ -216,14 +216,14 @@ class TestNobodyAnswersUnsteered:
         ):
             steerer._steer(0, torch.zeros(1, 1, qwen.decoder.hidden_size))
 
-    def test_reading_is_bare_and_ends(
+    def test_bare_runs_unsteered_and_ends(
         self, loaded: LoadedModel, steerer: Steerer
     ) -> None:
         inputs = ask(loaded, "One.")
         steerer.detach()
         expected = run(loaded, inputs).logits
         steerer.attach()
-        with steerer.reading():
+        with steerer.bare():
             assert torch.equal(run(loaded, inputs).logits, expected)
         with pytest.raises(SteeringNotAppliedError):
             run(loaded, inputs)
@@ -248,9 +248,7 @@ class TestNobodyAnswersUnsteered:
         assert torch.equal(run(qwen, inputs).logits, before)
 
     @pytest.mark.parametrize("alpha", [0.0, -0.1, float("nan"), float("inf")])
-    def test_a_dose_of_nothing_is_refused(
-        self, qwen: LoadedModel, alpha: float
-    ) -> None:
+    def test_an_alpha_of_zero_is_refused(self, qwen: LoadedModel, alpha: float) -> None:
         with (
             Steerer(qwen.decoder, vectors_for(qwen)) as steerer,
             pytest.raises(ConfigurationError, match="alpha"),
@@ -258,10 +256,10 @@ class TestNobodyAnswersUnsteered:
         ):
             pass
 
-    def test_strengths_match_rows(self, qwen: LoadedModel) -> None:
+    def test_alpha_matches_rows(self, qwen: LoadedModel) -> None:
         with (
             Steerer(qwen.decoder, vectors_for(qwen)) as steerer,
-            pytest.raises(ConfigurationError, match="2 strengths for 3 rows"),
+            pytest.raises(ConfigurationError, match="2 values of alpha for 3 rows"),
             steerer.guard(prompt_length=3, alpha=[0.1, 0.2], rows=3),
         ):
             pass
@@ -271,7 +269,7 @@ class TestNobodyAnswersUnsteered:
             Steerer(qwen.decoder, vectors_for(qwen)) as steerer,
             steerer.guard(prompt_length=3, alpha=0.1, rows=1),
             pytest.raises(SteeringError, match="busy"),
-            steerer.reading(),
+            steerer.bare(),
         ):
             pass
 
@@ -453,7 +451,7 @@ class TestShapes:
         vectors = vectors_for(loaded)
         with Steerer(loaded.decoder, vectors) as steerer:
             assert {v.dtype for v in steerer._vectors} == {torch.float32}
-            with steerer.reading():
+            with steerer.bare():
                 bare = first_layer(loaded, lambda: run(loaded, inputs))[:, -1]
             with steerer.guard(
                 prompt_length=inputs["input_ids"].shape[1], alpha=0.37, rows=1

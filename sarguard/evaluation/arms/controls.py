@@ -12,17 +12,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from sarguard.calibration.recipe import Recipe
-from sarguard.calibration.vectors import (
-    AudioPair,
-    CalibrationStates,
-    Pair,
-    calibration_states,
-    refusal_vectors,
-)
+from sarguard.calibration.recipe import AudioPair, Pair, Recipe
+from sarguard.calibration.states import CalibrationStates, calibration_states
+from sarguard.calibration.vectors import refusal_vectors
 from sarguard.models.inputs import build_inputs
 from sarguard.models.loading import LoadedModel
-from sarguard.steering.states import last_states
+from sarguard.steering.residual import last_states
 from sarguard.steering.vectors import RefusalVectors
 from sarguard.types import Turn
 

@@ -27,12 +27,13 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
-from sarguard.calibration.subspace import ablate
-from sarguard.calibration.vectors import CalibrationStates
+from sarguard.calibration.gate_fit import cross_validate, fit_gate
+from sarguard.calibration.states import CalibrationStates
+from sarguard.calibration.vectors import ablate
 from sarguard.evaluation.arms.registry import OpenArm, Setup, register_arm
 from sarguard.models.layers import DecoderLayers
 from sarguard.steering.dose import DoseRule, DoseSpec
-from sarguard.steering.gate import Gate, cross_validate, fit_gate
+from sarguard.steering.gate import Gate
 from sarguard.steering.steerer import Steerer
 
 Shape: TypeAlias = Callable[[Tensor, Tensor, int, int], Tensor]
@@ -52,8 +53,8 @@ class ShapedSteerer(Steerer):
         super().__init__(decoder, vectors)
         self._shape = shape
 
-    def _add(self, index: int, hidden: Tensor, strengths: Tensor, count: int) -> Tensor:
-        push = (strengths * self._vectors[index])[:, None]
+    def _add(self, index: int, hidden: Tensor, alphas: Tensor, count: int) -> Tensor:
+        push = (alphas * self._vectors[index])[:, None]
         states = hidden[:, -count:].float()
         step = 0 if self._receipt is None else self._receipt.steered[index]
         steered = hidden.clone()

@@ -10,13 +10,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from sarguard.calibration.vectors import CalibrationStates
+from sarguard.calibration.gate_fit import MatchedStates, fit_gate
+from sarguard.calibration.states import CalibrationStates
 from sarguard.evaluation.arms.dose_forms import best_layer, gate_of
 from sarguard.evaluation.arms.registry import Setup
 from sarguard.evaluation.data.items import CLEAN, Item
 from sarguard.evaluation.run.batch_answers import Progress
 from sarguard.evaluation.run.separation import area, read_requests
-from sarguard.steering.gate import Gate, Matched, fit_gate
+from sarguard.steering.gate import Gate
 
 _HARMLESS = ("safe", "borderline", "ordinary")
 _SPARED = 0.02
@@ -78,8 +79,8 @@ def _others(states: CalibrationStates) -> Iterator[tuple[str, Gate]]:
     yield "the last quarter", gate_of(states, range(3 * layers // 4, layers))
     yield "every layer", gate_of(states, range(layers))
     yield "without borderline clips", fit_gate(replace(states.matched, benign=None))
-    instructed = Matched(harmful=states.harmful, safe=states.safe, benign=states.benign)
-    yield "read with the instruction only", fit_gate(instructed)
+    told = MatchedStates(harmful=states.harmful, safe=states.safe, benign=states.benign)
+    yield "read with the instruction only", fit_gate(told)
     for shrinkage in (0.1, 0.9):
         found = fit_gate(states.matched, shrinkage=shrinkage)
         yield f"shrinkage {shrinkage:g}", found
@@ -87,12 +88,12 @@ def _others(states: CalibrationStates) -> Iterator[tuple[str, Gate]]:
         yield f"{share} of the pairs", fit_gate(_every(states.matched, step))
 
 
-def _every(matched: Matched, step: int) -> Matched:
+def _every(matched: MatchedStates, step: int) -> MatchedStates:
     """Return every second, third ... pair, and all the other clips."""
-    places = torch.arange(len(matched.harmful)) // matched.readings
+    places = torch.arange(len(matched.harmful)) // matched.forms
     kept = places % step == 0
     extra = 0 if matched.benign is None else len(matched.benign)
-    return matched.only([kept, kept, torch.ones(extra, dtype=torch.bool)])
+    return matched.select([kept, kept, torch.ones(extra, dtype=torch.bool)])
 
 
 def _judge(

@@ -40,8 +40,7 @@ from sarguard.serving.request import GenerationRequest
 from sarguard.steering.bundle import SteeringBundle
 from sarguard.steering.dose import DoseSpec
 from sarguard.steering.gate import Gate
-from sarguard.steering.receipt import Receipt
-from sarguard.steering.steerer import Steerer
+from sarguard.steering.steerer import HookReceipt, Steerer
 
 DEFENCE = (
     "If what is said asks for something harmful, illegal or hateful, say that you "
@@ -183,22 +182,22 @@ class UnguardedForMeasurement(Steerer):
     @contextmanager
     def guard(
         self, *, prompt_length: int, alpha: float | Sequence[float] | Tensor, rows: int
-    ) -> Iterator[Receipt]:
+    ) -> Iterator[HookReceipt]:
         """Let every forward pass inside the block run as it is."""
-        bare = Receipt(
+        bare = HookReceipt(
             prompt_length=prompt_length,
             alpha=(0.0,) * rows,
             layers=len(self._decoder),
         )
-        with self.reading():
+        with self.bare():
             yield bare
         bare.closed = True
 
-    def check(self, receipt: Receipt, *, output_tokens: int) -> list[bool]:
+    def check(self, receipt: HookReceipt, *, output_tokens: int) -> list[bool]:
         """Accept what nothing was promised for."""
         return [True] * len(receipt.alpha)
 
-    def verify(self, receipt: Receipt, *, output_tokens: int) -> None:
+    def verify(self, receipt: HookReceipt, *, output_tokens: int) -> None:
         """Accept what nothing was promised for."""
 
 

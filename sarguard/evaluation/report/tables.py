@@ -12,8 +12,7 @@ from sarguard.evaluation.judges.agreement import Agreement
 from sarguard.evaluation.report.content import Report
 from sarguard.evaluation.stats.rates import Rate
 from sarguard.evaluation.stats.summary import ArmSummary, Summary
-from sarguard.steering.bundle import TierCard
-from sarguard.steering.card_parts import TierCaps, TierMeasure
+from sarguard.steering.bundle import TierCaps, TierCard, TierMeasure
 
 _COLUMNS = (
     ("harmful_refused", "harmful refused"),

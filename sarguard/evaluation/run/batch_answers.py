@@ -27,7 +27,7 @@ from sarguard.models.transformers_api import (
     passing_cache,
     returned_cache,
 )
-from sarguard.steering.states import run_and_read
+from sarguard.steering.residual import run_and_read
 from sarguard.steering.steerer import Steerer
 from sarguard.types import Turn
 
@@ -234,7 +234,7 @@ def _answer(loaded: LoadedModel, arm: OpenArm, row: Row) -> Answer:
     return Answer(
         text=_text(loaded, row.token_ids),
         tokens=row.output_tokens,
-        dose=row.strength if arm.steers and row.steered else 0.0,
+        dose=row.alpha if arm.steers and row.steered else 0.0,
         score=None if decision is None else decision.score,
         blocked=row.ending == "blocked",
     )

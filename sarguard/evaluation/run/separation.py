@@ -22,7 +22,7 @@ from torch import Tensor
 from sarguard.evaluation.data.items import CLEAN, Item
 from sarguard.evaluation.run.batch_answers import Progress, make_batches
 from sarguard.models.loading import LoadedModel
-from sarguard.steering.states import last_states
+from sarguard.steering.residual import last_states
 
 _FOLDS = 5
 _MIN_CLUSTERS = 2 * _FOLDS

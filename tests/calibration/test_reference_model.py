@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from sarguard.calibration.recipe import Recipe
-from sarguard.calibration.vectors import calibrate
+from sarguard.calibration.states import calibration_states
+from sarguard.calibration.vectors import refusal_vectors
 from sarguard.datasets import load_pairs
 from sarguard.decoding import guarded_decode
 from sarguard.models.inputs import build_inputs
@@ -42,7 +43,8 @@ def test_vectors_logits_and_tokens_agree(
     loaded: LoadedModel, exact: LoadedModel
 ) -> None:
     pairs = load_pairs("calibration", sample_rate=loaded.sampling_rate)[:PAIRS]
-    vectors = calibrate(loaded, pairs, Recipe(rank=RANK)).vectors
+    recipe = Recipe(rank=RANK)
+    vectors = refusal_vectors(calibration_states(loaded, pairs, recipe), recipe)
     layers = exact.decoder.layers
     raw, _, ablated = plain.vectors(
         exact.model,

@@ -37,10 +37,9 @@ def test_an_answer_stops_at_its_length(loaded: LoadedModel, steerer: Steerer) ->
     (decoded,) = guarded_decode(
         loaded, steerer, ask(loaded, "Hi."), alpha=0.1, max_new_tokens=5
     )
-    assert decoded.finish_reason == "length"
+    assert decoded.ending == "length"
     assert len(decoded.token_ids) == decoded.output_tokens == 5
     assert decoded.steered_positions == 5
-    assert 0 < decoded.prefill_s < decoded.total_s
 
 
 def test_an_answer_stops_at_the_models_stop_token(
@@ -52,7 +51,7 @@ def test_an_answer_stops_at_the_models_stop_token(
     loaded.model.generation_config.eos_token_id = [loaded.tokenizer.eos_token_id, stop]
     (cut,) = guarded_decode(loaded, steerer, inputs, alpha=0.1, max_new_tokens=8)
     end = whole.token_ids.index(stop)
-    assert cut.finish_reason == "stop"
+    assert cut.ending == "stop"
     assert cut.token_ids == whole.token_ids[:end]
     # The token that ends the answer was chosen too, from a steered state.
     assert cut.output_tokens == cut.steered_positions == end + 1
@@ -67,7 +66,7 @@ def test_rows_of_a_batch_stop_on_their_own(
     assert only_first, "the two rows say the same: choose another seed"
     loaded.model.generation_config.eos_token_id = only_first[0]
     first, second = guarded_decode(loaded, steerer, inputs, alpha=0.1, max_new_tokens=8)
-    assert (first.finish_reason, second.finish_reason) == ("stop", "length")
+    assert (first.ending, second.ending) == ("stop", "length")
     assert first.output_tokens < second.output_tokens == 8
     assert second.token_ids == both[1].token_ids
 

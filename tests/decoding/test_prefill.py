@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from sarguard.decoding.output_layer import last_positions
+from sarguard.decoding.prefill import last_positions
 
 ROWS, TOKENS, WIDTH, WORDS = 2, 5, 3, 7
 

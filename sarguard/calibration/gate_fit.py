@@ -1,0 +1,248 @@
+"""Fitting the gate: shrunken linear discriminant analysis, one direction a layer.
+
+With H and S (N, D) the last-token states of one layer on harmful clips and on their
+matched harmless ones,
+
+    m = mean(H) - mean(S)
+    C = (1 - gamma) X^T X / M + gamma t I,   X the centred rows of H, of S and of H - S
+    w = C^-1 m                               t the mean variance of X's columns
+
+A state h scores (w.h - c) / s, where c lies halfway between the two groups' means and
+s makes them +1 and -1. The gate's score is the mean over the upper half of the layers.
+
+A clip may be read in several input forms (with the instruction, without it): the rows
+then hold all of them, and what the form adds counts as spread, so that w hardly looks
+at it.
+
+The differences H - S of the pairs are rows of X so that what a pair shares (topic,
+voice) is not mistaken for harm. The shrinkage estimate is that of Friedman,
+"Regularized Discriminant Analysis", 1989, with the identity as target.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from sarguard.errors import (
+    ConfigurationError,
+    DegenerateDirectionError,
+    InsufficientDataError,
+)
+from sarguard.steering.gate import Gate
+
+SHRINKAGE = 0.5
+FOLDS = 6
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class MatchedStates:
+    """The states that a gate is fitted to, float32."""
+
+    harmful: Tensor
+    """On harmful clips, shape (N, L, D)."""
+    safe: Tensor
+    """On the harmless clips matched to them, in the same order, shape (N, L, D)."""
+    benign: Tensor | None = None
+    """On more harmless clips, unmatched, shape (M, L, D)."""
+    forms: int = 1
+    """Input forms in which each clip was read; those of one clip are adjacent rows."""
+
+    def interleave(self, other: MatchedStates) -> MatchedStates:
+        """Return the same clips, read in this form and in another.
+
+        Raises:
+            ConfigurationError: One of the two holds several forms already.
+        """
+        if self.forms != 1 or other.forms != 1:
+            raise ConfigurationError("clips that were read in several forms already")
+        extra = None
+        if self.benign is not None and other.benign is not None:
+            extra = _interleave(self.benign, other.benign)
+        return MatchedStates(
+            harmful=_interleave(self.harmful, other.harmful),
+            safe=_interleave(self.safe, other.safe),
+            benign=extra,
+            forms=2,
+        )
+
+    def select(self, rows: list[Tensor]) -> MatchedStates:
+        """Return the rows that masks choose, of harmful, safe and benign states."""
+        kept = None if self.benign is None else self.benign[rows[2]]
+        return MatchedStates(
+            harmful=self.harmful[rows[0]],
+            safe=self.safe[rows[1]],
+            benign=kept if kept is not None and len(kept) else None,
+            forms=self.forms,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class GateQuality:
+    """Out-of-fold scores: what cross-validation over pairs says of a gate."""
+
+    harmful: Tensor
+    """Of the harmful clips, shape (N,)."""
+    safe: Tensor
+    """Of the harmless clips matched to them, shape (N,)."""
+    benign: Tensor
+    """Of the unmatched harmless clips, shape (M,)."""
+    forms: int = 1
+    """Input forms in which each clip was read."""
+
+    @property
+    def pair_count(self) -> int:
+        """Return the number of pairs."""
+        return len(self.harmful) // self.forms
+
+    @property
+    def benign_count(self) -> int:
+        """Return the number of unmatched harmless clips."""
+        return len(self.benign) // self.forms
+
+    @property
+    def harmless(self) -> Tensor:
+        """Return the scores of every harmless clip, shape (N + M,)."""
+        return torch.cat([self.safe, self.benign])
+
+    @property
+    def auc(self) -> float:
+        """Return the chance that a harmful clip outscores a harmless one.
+
+        Over all N x N pairings of `harmful` and `safe`; ties count half.
+        """
+        wins = self.harmful[:, None] > self.safe[None]
+        ties = self.harmful[:, None] == self.safe[None]
+        return float((wins.double() + 0.5 * ties.double()).mean())
+
+    @property
+    def pairwise_accuracy(self) -> float:
+        """Return the share of pairs whose harmful clip outscores the matched one."""
+        return float((self.harmful > self.safe).double().mean())
+
+
+def fit_gate(
+    matched: MatchedStates, *, shrinkage: float = SHRINKAGE, layers: range | None = None
+) -> Gate:
+    """Fit a gate to matched states.
+
+    Args:
+        matched: States on harmful clips, on matched harmless ones, and on others.
+        shrinkage: gamma, above 0 and at most 1.
+        layers: Which layers are read, without a gap; the upper half if not given.
+
+    Raises:
+        InsufficientDataError: There are fewer than 2 pairs.
+        DegenerateDirectionError: The two groups have the same mean in some layer, or
+            the states are not finite.
+        ConfigurationError: A setting is out of range.
+    """
+    harmful, safe, benign = matched.harmful, matched.safe, matched.benign
+    _check(harmful, safe, shrinkage)
+    if layers is None:
+        layers = range(harmful.shape[1] // 2, harmful.shape[1])
+    found = []
+    for layer in layers:
+        extra = None if benign is None else benign[:, layer].double()
+        h, s = harmful[:, layer].double(), safe[:, layer].double()
+        found.append(_fit_layer(h, s, extra, shrinkage, layer))
+    directions, offsets = zip(*found, strict=True)
+    return Gate(
+        directions=torch.stack(directions).float(),
+        offsets=torch.stack(offsets).float(),
+        first_layer=layers.start,
+    )
+
+
+def cross_validate(
+    matched: MatchedStates, *, shrinkage: float = SHRINKAGE, folds: int = FOLDS
+) -> GateQuality:
+    """Score every pair with a gate that was fitted without it.
+
+    Args:
+        matched: As for `fit_gate`.
+        shrinkage: As for `fit_gate`.
+        folds: Parts that pairs and other clips are split into.
+
+    Raises:
+        InsufficientDataError: There are fewer than 3 pairs.
+    """
+    harmful, forms = matched.harmful, matched.forms
+    extra = harmful[:0] if matched.benign is None else matched.benign
+    used = min(folds, len(harmful) // forms)
+    groups = (harmful, matched.safe, extra)
+    scores = [torch.zeros(group.shape[0]) for group in groups]
+    for fold in range(used):
+        # A clip is left out in all its forms: they are too alike to be held against
+        # each other.
+        out = [torch.arange(len(row)) // forms % used == fold for row in scores]
+        gate = fit_gate(matched.select([~left for left in out]), shrinkage=shrinkage)
+        for row, group, left in zip(scores, groups, out, strict=True):
+            row[left] = gate.score(group[left].transpose(0, 1))
+    return GateQuality(harmful=scores[0], safe=scores[1], benign=scores[2], forms=forms)
+
+
+def _interleave(ours: Tensor, theirs: Tensor) -> Tensor:
+    return torch.stack([ours, theirs], dim=1).flatten(0, 1)
+
+
+def _fit_layer(
+    harmful: Tensor, safe: Tensor, benign: Tensor | None, shrinkage: float, layer: int
+) -> tuple[Tensor, Tensor]:
+    harmless = safe if benign is None else torch.cat([safe, benign])
+    difference = harmful - safe
+    shift = harmful.mean(0) - harmless.mean(0)
+    rows = torch.cat([_centred(harmful), _centred(harmless), _centred(difference)])
+    weights = _solve(rows, shift, shrinkage)
+    spread = weights @ shift / 2
+    if not bool(torch.isfinite(spread)) or not bool(spread > 0):
+        raise DegenerateDirectionError(
+            f"harmful and harmless states of layer {layer} do not differ: check that "
+            "the pairs are not copies of each other"
+        )
+    middle = weights @ (harmful.mean(0) + harmless.mean(0)) / 2
+    return weights / spread, middle / spread
+
+
+def _centred(states: Tensor) -> Tensor:
+    return states - states.mean(0)
+
+
+def _solve(rows: Tensor, shift: Tensor, shrinkage: float) -> Tensor:
+    """Return ((1 - gamma) X^T X / M + gamma t I)^-1 m.
+
+    Through the D x D matrix or, by the Woodbury identity, the M x M Gram matrix of the
+    rows, whichever is smaller: a model's D is thousands, and pairs are hundreds.
+    """
+    count, width = rows.shape
+    target = shrinkage * rows.square().sum() / (count * width)
+    weight = (1 - shrinkage) / count
+    if width <= count:
+        spread = rows.T @ rows * weight
+        spread.diagonal().add_(target)
+        direct: Tensor = torch.linalg.solve(spread, shift)
+        return direct
+    gram = rows @ rows.T * weight
+    gram.diagonal().add_(target)
+    inner = torch.linalg.solve(gram, rows @ shift)
+    solved: Tensor = (shift - weight * (rows.T @ inner)) / target
+    return solved
+
+
+def _check(harmful: Tensor, safe: Tensor, shrinkage: float) -> None:
+    if harmful.shape != safe.shape or harmful.dim() != 3:
+        raise ConfigurationError(
+            f"states of shape {tuple(harmful.shape)} and {tuple(safe.shape)}: a gate "
+            "is fitted to matched states of shape (N, L, D)"
+        )
+    if harmful.shape[0] < 2:
+        raise InsufficientDataError(
+            f"{harmful.shape[0]} pair(s) to fit a gate: give at least 2, and 3 to "
+            "judge it"
+        )
+    if not 0 < shrinkage <= 1:
+        raise ConfigurationError(
+            f"shrinkage is {shrinkage}: it has to be above 0 and at most 1"
+        )
