@@ -1,4 +1,4 @@
-"""How strongly each request is steered: a constant, or what its score asks for.
+"""How strongly each request is steered: a constant, or what its score calls for.
 
 A dose is decided once a request, from the gate's score of its clean states, before any
 answer token is chosen. It is never zero: steering is always on. All of it is plain
@@ -34,8 +34,8 @@ class Decision:
 class DoseRule:
     """The steering coefficient as a function of the score.
 
-    From `low` to `high` it rises in a straight line from `floor` to
-    `ceiling`; outside it stays at either end.
+    From `low` to `high` it rises in a straight line from `floor` to `ceiling`;
+    outside it stays at either end.
     """
 
     floor: float
@@ -48,8 +48,8 @@ class DoseRule:
     """Score from which on nothing is decoded; None never blocks."""
 
     def __post_init__(self) -> None:
-        _check_alpha("floor", self.floor)
-        _check_alpha("ceiling", self.ceiling)
+        check_alpha("floor", self.floor)
+        check_alpha("ceiling", self.ceiling)
         if self.ceiling < self.floor:
             raise ConfigurationError(
                 f"ceiling {self.ceiling} is below floor {self.floor}: a request that "
@@ -98,7 +98,7 @@ class DoseSpec:
         Raises:
             ConfigurationError: `alpha` is not finite or not above 0.
         """
-        _check_alpha("alpha", alpha)
+        check_alpha("alpha", alpha)
         return cls(rule=DoseRule(floor=alpha, ceiling=alpha, low=-1.0, high=1.0))
 
     @classmethod
@@ -150,7 +150,8 @@ class DoseSpec:
         return score is not None and self.rule.decide(score).blocked
 
 
-def _check_alpha(name: str, value: float) -> None:
+def check_alpha(name: str, value: float) -> None:
+    """Raise ConfigurationError unless a coefficient is finite and above 0."""
     if not (math.isfinite(value) and value > 0):
         raise ConfigurationError(
             f"{name} is {value}: it has to be finite and above 0, because nothing "

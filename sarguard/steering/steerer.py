@@ -12,11 +12,11 @@ left padded, so T is the same column for all of them.
 
 from __future__ import annotations
 
-import math
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -38,6 +38,7 @@ from sarguard.models.transformers_api import (
     untested_advice,
 )
 from sarguard.models.untyped import LayerOutput
+from sarguard.steering.dose import check_alpha
 from sarguard.steering.integrity import (
     ModelIntegrity,
     TensorSnapshot,
@@ -140,10 +141,10 @@ class Steerer:
         refuse_compiled(self._decoder.root)
         self._integrity.check()
         owner = self._decoder.owner
-        begin = DecoderHook(self._begin_forward)
+        begin = SteeringHook(self._begin_forward)
         self._handles = [owner.register_forward_pre_hook(begin, with_kwargs=True)]
         for index, layer in enumerate(self._decoder.layers):
-            hook = LayerHook(index, self._steer)
+            hook = SteeringHook(partial(self._steer, index))
             # Before all other hooks, so whatever else reads the layer sees it steered.
             self._handles.append(layer.register_forward_hook(hook, prepend=True))
         setattr(owner, _ATTRIBUTE, self)
@@ -352,7 +353,9 @@ class Steerer:
                 "SafeAudioLLM.generate, or close the client to have the model back"
             )
 
-    def _steer(self, index: int, output: LayerOutput) -> LayerOutput:
+    def _steer(
+        self, index: int, _module: nn.Module, _args: object, output: LayerOutput
+    ) -> LayerOutput:
         self._require_permission()
         receipt = self._receipt
         if receipt is None:
@@ -401,47 +404,24 @@ class Steerer:
         return steered
 
 
-class DecoderHook:
-    """A forward pre-hook of the text decoder; a class, so that it names itself.
+class SteeringHook:
+    """A hook on the model; a class, so that it names itself when inspected.
 
     Steering counts, compares and updates in place, which a compiler must not freeze
     into a graph: where torch.compile traces a hook, it is told to leave and run it as
     it is. Alpha then changes without a recompile, and receipts count compiled steps.
     """
 
-    __slots__ = ("_begin", "_uncompiled")
+    __slots__ = ("_call", "_uncompiled")
 
-    def __init__(self, begin: Callable[..., None]) -> None:
-        self._begin = begin
-        self._uncompiled = torch.compiler.disable(begin)  # type: ignore[no-untyped-call]
+    def __init__(self, call: Callable[..., Any]) -> None:
+        self._call = call
+        self._uncompiled = torch.compiler.disable(call)  # type: ignore[no-untyped-call]
 
-    def __call__(
-        self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> None:
+    def __call__(self, *args: Any) -> Any:  # noqa: ANN401
         if torch.compiler.is_compiling():
-            self._uncompiled(module, args, kwargs)
-        else:
-            self._begin(module, args, kwargs)
-
-
-class LayerHook:
-    """A forward hook of one layer, kept out of compiled graphs like `DecoderHook`."""
-
-    __slots__ = ("_index", "_steer", "_uncompiled")
-
-    def __init__(
-        self, index: int, steer: Callable[[int, LayerOutput], LayerOutput]
-    ) -> None:
-        self._index = index
-        self._steer = steer
-        self._uncompiled = torch.compiler.disable(steer)  # type: ignore[no-untyped-call]
-
-    def __call__(
-        self, _module: nn.Module, _args: object, output: LayerOutput
-    ) -> LayerOutput:
-        if torch.compiler.is_compiling():
-            return self._uncompiled(self._index, output)
-        return self._steer(self._index, output)
+            return self._uncompiled(*args)
+        return self._call(*args)
 
 
 def alpha_per_row(alpha: float | Sequence[float] | Tensor, rows: int) -> Tensor:
@@ -457,11 +437,7 @@ def alpha_per_row(alpha: float | Sequence[float] | Tensor, rows: int) -> Tensor:
             f"{values.shape[0]} values of alpha for {rows} rows: give one, or one a row"
         )
     for value in values.tolist():
-        if not (math.isfinite(value) and value > 0):
-            raise ConfigurationError(
-                f"alpha is {value}: it has to be finite and above 0, because nothing "
-                "answers unsteered"
-            )
+        check_alpha("alpha", value)
     return values
 
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from sarguard.decoding import guarded_decode
 from sarguard.errors import (
@@ -214,7 +214,9 @@ class TestNobodyAnswersUnsteered:
             steerer.guard(prompt_length=1, alpha=ALPHA, rows=1),
             pytest.raises(SteeringNotAppliedError, match="without a forward pass"),
         ):
-            steerer._steer(0, torch.zeros(1, 1, qwen.decoder.hidden_size))
+            steerer._steer(
+                0, nn.Identity(), (), torch.zeros(1, 1, qwen.decoder.hidden_size)
+            )
 
     def test_bare_runs_unsteered_and_ends(
         self, loaded: LoadedModel, steerer: Steerer
