@@ -69,7 +69,7 @@ def make_bundle(
     Args:
         loaded: The model, with no steerer attached.
         pairs: Harmful clips and the harmless ones matched to them.
-        recipe: What is asked, and how much of the safe subspace is removed.
+        recipe: Texts, and how much of the safe subspace is removed.
         alpha: Default steering coefficient, kept in the card.
         needs_refusal: Whether the model has to show a refusal that the vectors bring
             out. Unset it only where that is known to be otherwise, as in tests.

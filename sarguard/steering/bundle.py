@@ -84,7 +84,7 @@ class TierMeasure(_CardPart):
     safe_added: Change | None = None
     borderline_added: Change | None = None
     ordinary_added: Change | None = None
-    """The same in each suite; None where it was not asked."""
+    """The same in each suite; None where it was not run."""
     broken_added: Change
 
     @property

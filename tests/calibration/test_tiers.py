@@ -61,7 +61,7 @@ def test_scores_that_never_vary_still_make_rules() -> None:
     assert tier_rules(still, 0.1)["balanced"].decide(1.0).blocked
 
 
-def test_a_gate_that_cannot_tell_is_not_asked() -> None:
+def test_a_gate_that_cannot_tell_is_not_used() -> None:
     drawn = torch.randn(400, generator=torch.Generator().manual_seed(2))
     blind = GateQuality(harmful=drawn[:200], safe=drawn[200:], benign=torch.zeros(0))
     rules = tier_rules(blind, alpha=0.15)

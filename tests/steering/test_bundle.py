@@ -291,7 +291,7 @@ class TestTierChoice:
     ) -> None:
         assert not choice(**{name: value}).met
 
-    def test_a_suite_that_was_not_asked_counts_for_nothing(self) -> None:
+    def test_a_suite_that_was_not_run_counts_for_nothing(self) -> None:
         measure = choice(safe_added=0.5).validation.model_copy(
             update={"safe_added": None}
         )

@@ -50,7 +50,7 @@ def test_without_a_block_threshold_only_nonsense_is_blocked() -> None:
     assert rule.decide(math.nan).blocked
 
 
-def test_a_constant_rule_asks_no_gate() -> None:
+def test_a_constant_rule_needs_no_gate() -> None:
     dose = DoseSpec(rule=ALIKE)
     assert not dose.reads_states
     assert dose.decide(math.nan) == Decision(alpha=0.1)
@@ -60,7 +60,7 @@ def test_a_constant_rule_asks_no_gate() -> None:
     "rule",
     [RULE, DoseRule(floor=0.1, ceiling=0.1, low=-1, high=1, block=2.0)],
 )
-def test_a_rule_that_steers_or_blocks_by_the_score_asks_the_gate(
+def test_a_rule_that_steers_or_blocks_by_the_score_needs_the_gate(
     rule: DoseRule,
 ) -> None:
     dose = DoseSpec(rule=rule)
