@@ -10,9 +10,8 @@ normal:
 At t and above a request is blocked. Below, the coefficient rises from the floor,
 reached halfway between the harmless mean and t, to the ceiling at t.
 
-A gate that cannot tell harmful from harmless is not used: where cross-validation finds
-an area under the curve below `TRUSTED_AUC`, a tier steers every request alike and blocks
-none.
+A gate that cannot tell the two apart is not used: where cross-validation finds an area
+under the curve below `TRUSTED_AUC`, a tier steers every request alike and blocks none.
 
 `sarguard.evaluation.tier_search` replaces these rules by ones chosen on measured
 answers. Either way they are kept in the bundle's card, where requests find them.
