@@ -11,7 +11,7 @@ pairs is for a quick look; use all 240 for a bundle that you mean to keep, as
 from argparse import ArgumentParser
 
 from sarguard import SafeAudioLLM
-from sarguard.calibration.build import make_bundle
+from sarguard.calibration.build import calibrate
 from sarguard.datasets import load_clips, load_pairs
 from sarguard.models.loading import load_model
 from sarguard.reference.assemble import ensure_reference
@@ -30,7 +30,7 @@ options = parser.parse_args()
 path = ensure_reference() if options.model == "reference" else options.model
 loaded = load_model(path)
 pairs = load_pairs("calibration", sample_rate=loaded.sampling_rate, limit=options.pairs)
-bundle = make_bundle(loaded, pairs, needs_refusal=not options.allow_no_refusal)
+bundle = calibrate(loaded, pairs, needs_refusal=not options.allow_no_refusal)
 print(f"saved: {bundle.save(options.output)} ({bundle.card.pairs} pairs)")
 
 clip = load_clips("demo", "safe")[0]

@@ -9,7 +9,7 @@ import structlog
 from transformers.utils import logging
 
 from sarguard import SafeAudioLLM
-from sarguard.calibration.build import make_bundle
+from sarguard.calibration.build import calibrate
 from sarguard.calibration.recipe import Recipe
 from sarguard.steering.bundle import SteeringBundle
 from tests.tiny import pairs, shared
@@ -18,7 +18,7 @@ from tests.tiny import pairs, shared
 @pytest.fixture(scope="session")
 def tiny_bundle() -> SteeringBundle:
     """Return a bundle of the tiny Qwen2-Audio that `tests.tiny.shared` gives."""
-    return make_bundle(shared(), pairs(5), Recipe(rank=2), needs_refusal=False)
+    return calibrate(shared(), pairs(5), Recipe(rank=2), needs_refusal=False)
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ import soundfile
 import torch
 
 from sarguard import bundles
-from sarguard.calibration.build import make_bundle
+from sarguard.calibration.build import calibrate
 from sarguard.calibration.recipe import Recipe
 from sarguard.client import FALLBACK, SafeAudioLLM
 from sarguard.errors import (
@@ -301,7 +301,7 @@ class TestOpening:
             SafeAudioLLM.from_pretrained("no/such-model", bundle=tmp_path / "nowhere")
 
     def test_a_bundle_of_another_model(self, checkpoint: Path, tmp_path: Path) -> None:
-        other = make_bundle(
+        other = calibrate(
             tiny.build(seed=9), tiny.pairs(3), Recipe(rank=1), needs_refusal=False
         )
         with pytest.raises(ArtifactMismatchError, match="weights_digest"):
@@ -349,7 +349,7 @@ class TestOpening:
     def test_other_families_are_guarded_too(self) -> None:
         for family in ("audioflamingo3", "glmasr"):
             loaded = tiny.build(family)
-            bundle = make_bundle(
+            bundle = calibrate(
                 loaded, tiny.pairs(3), Recipe(rank=1), needs_refusal=False
             )
             with SafeAudioLLM.from_model(

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 from sarguard.bench.rows import Bar, Measured, in_turn, medians
 from sarguard.bench.synthetic import never_stopping, noise
-from sarguard.calibration.build import make_bundle
+from sarguard.calibration.build import calibrate
 from sarguard.calibration.recipe import AudioPair, Recipe
 from sarguard.client import SafeAudioLLM
 from sarguard.errors import SteeringError
@@ -26,7 +26,7 @@ def measure_callers(loaded: LoadedModel, *, tokens: int, repeats: int) -> Measur
         AudioPair(harmful=noise(loaded, seed=2 * i), safe=noise(loaded, seed=2 * i + 1))
         for i in range(3)
     ]
-    bundle = make_bundle(loaded, pairs, Recipe(rank=1), needs_refusal=False)
+    bundle = calibrate(loaded, pairs, Recipe(rank=1), needs_refusal=False)
     clip = (noise(loaded), loaded.sampling_rate)
 
     with (

@@ -55,7 +55,7 @@ class Calibrated:
     """What cross-validation over the pairs says of the gate."""
 
 
-def make_bundle(
+def calibrate(
     loaded: LoadedModel,
     pairs: Sequence[Pair],
     recipe: Recipe = REFERENCE_RECIPE,
@@ -83,7 +83,7 @@ def make_bundle(
     """
     # Reading the clips takes minutes; a wrong setting should not cost them.
     check_pair_count(len(pairs), recipe)
-    found = calibrate(calibration_states(loaded, pairs, recipe, **reading), recipe)
+    found = fit_states(calibration_states(loaded, pairs, recipe, **reading), recipe)
     gain = None
     if needs_refusal:
         clips = [pair.harmful for pair in pairs[:CLIPS]]
@@ -96,7 +96,7 @@ def make_bundle(
     return SteeringBundle(card=card, vectors=found.vectors, gate=found.gate)
 
 
-def calibrate(
+def fit_states(
     states: CalibrationStates, recipe: Recipe = REFERENCE_RECIPE
 ) -> Calibrated:
     """Compute refusal vectors and a gate from calibration's states.
@@ -119,7 +119,7 @@ def calibrate_now(loaded: LoadedModel, *, progress: bool) -> SteeringBundle:
     pairs = load_pairs("calibration", sample_rate=loaded.sampling_rate)
     benign = load_benign(sample_rate=loaded.sampling_rate)
     with _progress_bar(shown=progress) as advance:
-        return make_bundle(loaded, pairs, benign=benign, progress=advance)
+        return calibrate(loaded, pairs, benign=benign, progress=advance)
 
 
 def clips_digest(pairs: Sequence[Pair], benign: Sequence[Clip] = ()) -> str:

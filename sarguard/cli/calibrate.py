@@ -23,8 +23,7 @@ if TYPE_CHECKING:
 
     from sarguard.cli.options import Commands
     from sarguard.models.loading import LoadedModel
-    from sarguard.steering.bundle import BundleCard, SteeringBundle
-    from sarguard.steering.bundle import TierMeasure
+    from sarguard.steering.bundle import BundleCard, SteeringBundle, TierMeasure
 
 _MAX_ROWS = 12
 
@@ -133,7 +132,7 @@ def _check_output(output: str) -> None:
 
 
 def _calibrate(options: argparse.Namespace, loaded: LoadedModel) -> SteeringBundle:
-    from sarguard.calibration.build import make_bundle
+    from sarguard.calibration.build import calibrate
     from sarguard.calibration.recipe import Recipe
     from sarguard.datasets import load_benign, load_pairs, load_user_pairs
 
@@ -150,7 +149,7 @@ def _calibrate(options: argparse.Namespace, loaded: LoadedModel) -> SteeringBund
         if (value := getattr(options, name)) is not None
     }
     with steps(f"Calibrating on {len(pairs)} pairs") as advance:
-        return make_bundle(
+        return calibrate(
             loaded,
             pairs,
             Recipe(rank=options.rank, lam=options.lam, **texts),

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from sarguard.calibration.build import make_bundle
+from sarguard.calibration.build import calibrate
 from sarguard.calibration.recipe import Recipe
 from sarguard.calibration.refusal_check import (
     RefusalGain,
@@ -31,7 +31,7 @@ def test_a_vector_has_to_do_more_than_a_random_push() -> None:
 
 def test_a_tiny_random_model_has_no_refusal() -> None:
     with pytest.raises(NoRefusalError, match="instruction-tuned checkpoint"):
-        make_bundle(tiny.shared(), tiny.pairs(4), RECIPE)
+        calibrate(tiny.shared(), tiny.pairs(4), RECIPE)
 
 
 def test_likelihoods_are_those_of_the_steered_model(

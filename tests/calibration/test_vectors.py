@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sarguard.calibration.build import Calibrated, calibrate, make_bundle
+from sarguard.calibration.build import Calibrated, calibrate, fit_states
 from sarguard.calibration.recipe import REFERENCE_RECIPE, AudioPair, Pair, Recipe
 from sarguard.calibration.states import CalibrationStates, calibration_states
 from sarguard.calibration.vectors import ablate, refusal_vectors, safe_basis
@@ -31,7 +31,7 @@ def random_states(count: int = 6, layers: int = 2, width: int = 8) -> Calibratio
 
 
 def calibrated(pairs: Sequence[Pair], recipe: Recipe) -> Calibrated:
-    return calibrate(calibration_states(tiny.shared(), pairs, recipe), recipe)
+    return fit_states(calibration_states(tiny.shared(), pairs, recipe), recipe)
 
 
 @pytest.mark.parametrize("family", sorted(tiny.FAMILIES))
@@ -121,13 +121,13 @@ def test_a_guarded_model_is_not_calibrated_by_accident() -> None:
     loaded = tiny.build()
     vectors = torch.ones(len(loaded.decoder), loaded.decoder.hidden_size)
     with Steerer(loaded.decoder, vectors), pytest.raises(SteeringNotAppliedError):
-        make_bundle(loaded, tiny.pairs(3), Recipe(rank=1))
+        calibrate(loaded, tiny.pairs(3), Recipe(rank=1))
 
 
 @pytest.mark.parametrize(("count", "rank"), [(0, 1), (1, 1), (3, 3), (10, 10)])
 def test_too_few_pairs_are_named_before_any_work(count: int, rank: int) -> None:
     with pytest.raises(InsufficientDataError, match=f"{count} pair.*{rank + 1} pairs"):
-        make_bundle(tiny.shared(), tiny.pairs(count), Recipe(rank=rank))
+        calibrate(tiny.shared(), tiny.pairs(count), Recipe(rank=rank))
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ import torch
 import transformers
 from torch import Tensor
 
-from sarguard.calibration.build import make_bundle
+from sarguard.calibration.build import calibrate
 from sarguard.calibration.recipe import Recipe
 from sarguard.client import SafeAudioLLM
 from sarguard.decoding import Row, decode_rows, guarded_decode
@@ -316,7 +316,7 @@ def test_nobody_answers_unsteered(loaded: LoadedModel) -> None:
 def test_a_bundle_guards_its_model(
     loaded: LoadedModel, name: str, tmp_path: Path
 ) -> None:
-    made = make_bundle(
+    made = calibrate(
         loaded, tiny.pairs(4), Recipe(rank=2), alpha=0.5, needs_refusal=False
     )
     bundle = SteeringBundle.load(made.save(tmp_path / "bundle"))

@@ -22,7 +22,7 @@ from sarguard import (
     SteeringBundle,
     Turn,
 )
-from sarguard.calibration.build import make_bundle
+from sarguard.calibration.build import calibrate
 from sarguard.calibration.recipe import Recipe
 from sarguard.datasets import load_clips
 from sarguard.steering.bundle import TierCard
@@ -122,7 +122,7 @@ def tiny_model(family: str) -> tuple[Any, Any]:
 def calibrated(family: str = "qwen2_audio") -> SteeringBundle:
     """Return a bundle that is made anew from tones."""
     recipe = Recipe(rank=2)
-    return make_bundle(fresh(family), tiny.pairs(5), recipe, needs_refusal=False)
+    return calibrate(fresh(family), tiny.pairs(5), recipe, needs_refusal=False)
 
 
 def with_tiers(bundle: SteeringBundle) -> SteeringBundle:

@@ -10,7 +10,7 @@ import pytest
 import safetensors.torch
 import torch
 
-from sarguard.calibration.build import clips_digest, make_bundle
+from sarguard.calibration.build import calibrate, clips_digest
 from sarguard.calibration.recipe import Recipe
 from sarguard.errors import (
     ArtifactFormatError,
@@ -92,7 +92,7 @@ class TestRoundTrip:
     def test_a_bundle_replaces_a_bundle(
         self, tiny_bundle: SteeringBundle, saved: Path
     ) -> None:
-        other = make_bundle(
+        other = calibrate(
             tiny.shared(), tiny.pairs(4), Recipe(rank=1), alpha=0.2, needs_refusal=False
         )
         other.save(saved)
@@ -122,7 +122,7 @@ class TestRoundTrip:
         def full(_descriptor: int) -> None:
             raise OSError(28, "No space left on device")
 
-        other = make_bundle(
+        other = calibrate(
             tiny.shared(), tiny.pairs(4), Recipe(rank=1), needs_refusal=False
         )
         monkeypatch.setattr(os, "fsync", full)
