@@ -12,8 +12,8 @@ from sarguard.client import SafeAudioLLM
 from sarguard.errors import (
     AudioTooLongError,
     ConfigurationError,
+    InvalidRequestError,
     PolicyFloorError,
-    PolicyFormatError,
 )
 from sarguard.evaluation.arms.registry import UnguardedForMeasurement
 from sarguard.evaluation.run.batch_answers import Question, answer_batch, make_batches
@@ -67,7 +67,7 @@ class TestTiers:
         assert client.generate(**ASKED, alpha=1.5).guard.alpha == 1.5
 
     def test_a_tier_that_is_none(self, opened: Open) -> None:
-        with pytest.raises(PolicyFormatError, match="strict"):
+        with pytest.raises(InvalidRequestError, match="strict"):
             opened().generate(**ASKED, tier="strikt")
 
 
