@@ -264,8 +264,13 @@ def _within(
                     f"check {name} returned {type(found).__name__}: return ALLOW, "
                     "BLOCK or a CheckResult"
                 )
-        except BaseException as error:
+        except Exception as error:
             done.set_exception(error)
+        except BaseException as error:
+            # Raised again it would end the thread that waits, the model's own at times.
+            done.set_exception(
+                RuntimeError(f"check {name} ended with {type(error).__name__}")
+            )
         else:
             done.set_result(found)
 

@@ -196,6 +196,26 @@ class TestOutput:
         assert (said, reply.outcome) == ("", Outcome.ERROR_CLOSED)
 
 
+    @pytest.mark.parametrize("end", [SystemExit, asyncio.CancelledError])
+    def test_one_that_ends_its_thread_costs_one_answer(
+        self, opened: Open, end: type[BaseException]
+    ) -> None:
+        ends = iter([True])
+
+        async def check(view: OutputView) -> CheckResult:
+            if next(ends, False):
+                raise end
+            return ALLOW
+
+        client = opened(output_checks=[OutputCheck(name="down", run=check)])
+        reply = client.generate(text="When?", timeout=10)
+        assert (reply.outcome, reply.finish_reason) == (Outcome.ERROR_CLOSED, "error")
+        assert end.__name__ in (reply.guard.fault or "")
+        assert client.generate(text="When?", timeout=10).outcome is Outcome.ANSWERED
+        failed, _ = records(client, "request_finished")
+        assert [c.verdict for c in failed.checks] == ["failed"]
+
+
 class TestPhrases:
     def test_no_word_of_a_phrase_is_spoken(self, opened: Open) -> None:
         client = opened(
