@@ -97,8 +97,8 @@ class Worker:
         """Answer every request or end it otherwise; raise nothing."""
         for state in batch:
             state.pick()
-        info, tokenizer = self._backend.info, self._backend.tokenizer
         try:
+            info, tokenizer = self._backend.info, self._backend.tokenizer
             self._backend.generate(
                 [
                     GenerationJob(
@@ -111,6 +111,11 @@ class Worker:
         except Exception as error:
             for state in batch:
                 state.fail(error)
+        except BaseException as error:
+            # Nobody else would ever answer: the thread is started once.
+            failure = RuntimeError(f"the backend ended with {type(error).__name__}")
+            for state in batch:
+                state.fail(failure)
         for state in batch:
             # No caller waits for ever on a backend that forgets a request.
             if not state.settled:

@@ -129,6 +129,24 @@ def test_a_backend_that_forgets_a_request_keeps_nobody_waiting(opened: Open) -> 
     assert "without ending" in (reply.guard.fault or "")
 
 
+@pytest.mark.parametrize("failure", [OSError, SystemExit])
+def test_a_backend_that_raises_costs_its_batch_and_no_more(
+    opened: Open, failure: type[BaseException]
+) -> None:
+    client, backend = opened()
+    honest = backend.generate
+
+    def failing(jobs: Any) -> None:  # noqa: ANN401
+        backend.generate = honest  # type: ignore[method-assign]
+        raise failure
+
+    backend.generate = failing  # type: ignore[method-assign]
+    reply = client.generate(text="A", timeout=10)
+    assert reply.outcome is Outcome.ERROR_CLOSED
+    assert failure.__name__ in (reply.guard.fault or "")
+    assert client.generate(text="A", timeout=10).text == SAYS
+
+
 @pytest.mark.parametrize(
     ("name", "meant"),
     [
