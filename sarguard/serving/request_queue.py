@@ -50,7 +50,7 @@ class RequestQueue:
         # place, or waiting for the worker.
         self._outside: deque[tuple[RequestState, Future[None]]] = deque()
         self._arriving: set[RequestState] = set()
-        self._waiting: deque[RequestState] = deque()
+        self._waiting: dict[RequestState, Hashable] = {}
         self._expected = 0
         self._closed = False
 
@@ -90,7 +90,12 @@ class RequestQueue:
         return future
 
     def enter(self, state: RequestState) -> None:
-        """Take the reserved place; a request that has ended gives it up instead."""
+        """Take the reserved place; a request that has ended gives it up instead.
+
+        A key that cannot be told is raised here, to its caller.
+        """
+        # Outside the lock and the worker's thread, which a failure would end.
+        key = None if state.settled else self._key(state)
         with self._changed:
             closed = self._closed
             if closed or state.settled or state not in self._arriving:
@@ -99,7 +104,7 @@ class RequestQueue:
                 granted = []
                 self._arriving.discard(state)
                 state.times.queued = time.perf_counter()
-                self._waiting.append(state)
+                self._waiting[state] = key
                 self._changed.notify_all()
         _grant(granted)
         if closed:
@@ -170,22 +175,16 @@ class RequestQueue:
                 return
 
     def _pick(self) -> list[RequestState]:
-        if not self._waiting:
-            return []
-        key = self._key(self._waiting[0])
-        batch: list[RequestState] = []
-        for state in list(self._waiting):
-            if len(batch) == self._batch:
-                break
-            if self._key(state) == key:
-                batch.append(state)
-                self._waiting.remove(state)
+        oldest = next(iter(self._waiting.values()), None)
+        alike = [state for state, key in self._waiting.items() if key == oldest]
+        batch = alike[: self._batch]
+        for state in batch:
+            del self._waiting[state]
         return batch
 
     def _leave(self, state: RequestState) -> list[Future[None]]:
         self._arriving.discard(state)
-        if state in self._waiting:
-            self._waiting.remove(state)
+        self._waiting.pop(state, None)
         for entry in [e for e in self._outside if e[0] is state]:
             self._outside.remove(entry)
             entry[1].cancel()

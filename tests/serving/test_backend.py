@@ -147,6 +147,21 @@ def test_a_backend_that_raises_costs_its_batch_and_no_more(
     assert client.generate(text="A", timeout=10).text == SAYS
 
 
+def test_a_request_that_fits_no_batch_costs_nobody_else(opened: Open) -> None:
+    client, backend = opened()
+    honest = backend.batch_key
+
+    def failing(request: Any) -> None:  # noqa: ANN401
+        raise ValueError("what is this?")
+
+    backend.batch_key = failing  # type: ignore[method-assign]
+    with pytest.raises(ValueError, match="what is this"):
+        client.generate(text="A", timeout=10)
+    backend.batch_key = honest  # type: ignore[method-assign]
+    assert client.generate(text="A", timeout=10).text == SAYS
+    assert client.health().queue_depth == 0
+
+
 @pytest.mark.parametrize(
     ("name", "meant"),
     [
