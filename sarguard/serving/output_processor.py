@@ -12,7 +12,10 @@ from sarguard.models.untyped import Tokenizer
 from sarguard.refusal import is_refusal
 from sarguard.serving.backend import BackendInfo, BackendStep
 from sarguard.serving.request_state import RequestState
+from sarguard.steering.dose import Decision
 from sarguard.types import FinishReason, Outcome, Usage
+
+_ALPHA_TOLERANCE = 1e-6
 
 
 class OutputProcessor:
@@ -25,7 +28,10 @@ class OutputProcessor:
         self._info = info
         self._tokenizer = tokenizer
         self._text = AnswerText(tokenizer, state.request.stop)
+        self._pushed = 0
         self._said = 0
+        self._decision: Decision | None = None
+        """The decision that was held to the request's dose."""
 
     @property
     def ended(self) -> bool:
@@ -40,6 +46,7 @@ class OutputProcessor:
     def begin(self, usage: Usage) -> None:
         """Note that the prompt is about to be read, for the first time or again."""
         self._text = AnswerText(self._tokenizer, self._state.request.stop)
+        self._pushed = self._said = 0
         self._state.begin(usage)
 
     def step(self, step: BackendStep) -> None:
@@ -66,7 +73,8 @@ class OutputProcessor:
         self._state.refuse(error)
 
     def _check_receipt(self, step: BackendStep) -> None:
-        if not step.output_tokens:
+        self._pushed += len(step.token_ids)
+        if not step.output_tokens and not self._pushed:
             return
         decision, receipt = step.decision, step.receipt
         if decision is None or receipt is None:
@@ -74,6 +82,14 @@ class OutputProcessor:
                 f"{step.output_tokens} token(s) came without a decision or a receipt: "
                 "the backend cannot prove that they are steered"
             )
+        if self._pushed > step.output_tokens:
+            raise SteeringNotAppliedError(
+                f"{self._pushed} token(s) came, and the receipt is for "
+                f"{step.output_tokens}"
+            )
+        if decision is not self._decision:
+            self._check_decision(decision)
+            self._decision = decision
         # A bare answer, which only a policy in shadow mode asks for, promises nothing.
         expected = 0 if decision.bare else step.output_tokens
         found = (receipt.steered_positions, receipt.layers, receipt.vectors_digest)
@@ -83,6 +99,18 @@ class OutputProcessor:
                 f"position(s) on {self._info.layers} layers by vectors "
                 f"{self._info.vectors_digest[:12]}, the receipt says {found[0]} on "
                 f"{found[1]} by {found[2][:12]}"
+            )
+
+    def _check_decision(self, decision: Decision) -> None:
+        """Hold a decision to what the dose decides on its score."""
+        wanted = self._state.known().dose.decide(decision.score)
+        # An engine may compute in float32; NaN is never enough.
+        enough = decision.alpha >= wanted.alpha * (1 - _ALPHA_TOLERANCE)
+        blocked = decision.blocked or wanted.blocked
+        if blocked or not enough or decision.bare != wanted.bare:
+            raise SteeringNotAppliedError(
+                f"the backend decided {decision} and sent a token, the request's dose "
+                f"decides {wanted}"
             )
 
     def _pass_on(self, step: BackendStep) -> None:

@@ -195,7 +195,6 @@ class TestOutput:
         said, reply = spoken(client, text="When?")
         assert (said, reply.outcome) == ("", Outcome.ERROR_CLOSED)
 
-
     @pytest.mark.parametrize("end", [SystemExit, asyncio.CancelledError])
     def test_one_that_ends_its_thread_costs_one_answer(
         self, opened: Open, end: type[BaseException]

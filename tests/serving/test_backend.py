@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,10 @@ import pytest
 
 from sarguard.client import FALLBACK, SafeAudioLLM
 from sarguard.errors import ClientClosedError, ConfigurationError, InvalidRequestError
+from sarguard.serving.backend import BackendStep, SteeringReceipt
 from sarguard.serving.observers import Observer, RequestEvent
 from sarguard.steering.bundle import SteeringBundle
-from sarguard.steering.dose import DoseRule, DoseSpec
+from sarguard.steering.dose import Decision, DoseRule, DoseSpec
 from sarguard.types import Done, Outcome, Refusal, TextDelta
 from tests.serving.fakes import FakeBackend
 
@@ -115,9 +117,60 @@ def test_vectors_of_another_bundle_are_no_proof(opened: Open) -> None:
     assert client.generate(text="A").outcome is Outcome.ERROR_CLOSED
 
 
-def _renamed(info: Any) -> Any:  # noqa: ANN401
-    from dataclasses import replace
+NAN = float("nan")
 
+
+@pytest.mark.parametrize(
+    "lie",
+    [
+        {"output_tokens": 0},
+        {"output_tokens": 0, "decision": None, "receipt": None},
+        {"output_tokens": 1},
+        {"output_tokens": -2},
+        {"alpha": 0.05},
+        {"alpha": NAN},
+        {"bare": True},
+        {"blocked": True},
+        {"score": NAN},
+        {"score": 2.5},
+        {"score": None},
+    ],
+)
+def test_nothing_leaves_that_a_backend_miscounts_or_doses_otherwise(
+    opened: Open, lie: dict[str, Any]
+) -> None:
+    rule = DoseRule(floor=0.1, ceiling=0.4, low=-1, high=1, block=2.0)
+    client, backend = opened(dose=DoseSpec(rule=rule))
+
+    def lying(job: Any) -> None:  # noqa: ANN401
+        dosed = {
+            name: value for name, value in lie.items() if name in Decision.__slots__
+        }
+        counted = {name: value for name, value in lie.items() if name not in dosed}
+        decision = replace(job.request.dose.decide(-1.0), **dosed)
+        tokens = counted.get("output_tokens", 2)
+        receipt = SteeringReceipt(
+            steered_positions=0 if decision.bare else tokens,
+            layers=backend.info.layers,
+            vectors_digest=backend.info.vectors_digest,
+        )
+        step = BackendStep(
+            token_ids=(65, 66),
+            output_tokens=tokens,
+            decision=decision,
+            receipt=receipt,
+            ending="stop",
+        )
+        job.sink.step(replace(step, **counted))
+
+    backend._answer = lying  # type: ignore[method-assign]
+    events = list(client.stream(text="A"))
+    assert [type(event) for event in events] == [Refusal, Done]
+    assert events[-1].reply.outcome is Outcome.ERROR_CLOSED  # type: ignore[union-attr]
+    assert "SteeringNotApplied" in events[-1].reply.guard.fault  # type: ignore
+
+
+def _renamed(info: Any) -> Any:  # noqa: ANN401
     return replace(info, vectors_digest="0" * 64)
 
 
