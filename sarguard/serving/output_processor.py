@@ -153,6 +153,8 @@ class OutputProcessor:
             )
         elif step.fault is not None:
             raise RuntimeError(f"the schema was not followed: {step.fault}")
+        elif step.ending not in (None, "stop", "length"):
+            raise RuntimeError(f"the backend ended the answer with {step.ending!r}")
         else:
             self._text.finish()
             self._say(final=True)

@@ -117,6 +117,18 @@ def test_vectors_of_another_bundle_are_no_proof(opened: Open) -> None:
     assert client.generate(text="A").outcome is Outcome.ERROR_CLOSED
 
 
+def test_an_ending_that_nobody_knows_is_no_answer(opened: Open) -> None:
+    client, backend = opened()
+
+    def crashing(job: Any) -> None:  # noqa: ANN401
+        job.sink.step(BackendStep(ending="crashed"))  # type: ignore[arg-type]
+
+    backend._answer = crashing  # type: ignore[method-assign]
+    reply = client.generate(text="A")
+    assert reply.outcome is Outcome.ERROR_CLOSED
+    assert "crashed" in (reply.guard.fault or "")
+
+
 NAN = float("nan")
 
 
