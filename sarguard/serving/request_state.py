@@ -311,9 +311,15 @@ class RequestState:
         if not self._received:
             return reply
         try:
-            return self._guard.after_model(
+            told = self._guard.after_model(
                 self.request, self.resolved, self.findings, reply, error
             )
+            if not isinstance(told, Reply):
+                raise TypeError(
+                    f"the guard's after_model returned {type(told).__name__}: return "
+                    "the reply to hand out"
+                )
+            return told
         except Exception as failure:
             log_safely(_log.error, "reply thrown away", fault=type(failure).__name__)
             return self._reply(

@@ -608,6 +608,15 @@ class TestGuarding:
         assert (reply.outcome, reply.text) == (Outcome.ERROR_CLOSED, FALLBACK)
         assert reply.guard.fault == "OSError: the disk is full"
 
+    def test_a_guard_that_returns_no_reply_keeps_nobody_waiting(
+        self, opened: Open
+    ) -> None:
+        log = Log()
+        log.after_model = lambda *_: None  # type: ignore[method-assign,assignment]
+        reply = opened(guard=log).generate(text="Hi.", max_new_tokens=2, timeout=30)
+        assert (reply.outcome, reply.text) == (Outcome.ERROR_CLOSED, FALLBACK)
+        assert "after_model" in (reply.guard.fault or "")
+
     def test_giving_up_is_recorded_once(self, opened: Open) -> None:
         log = Log()
         with opened(guard=log).stream(text="Hi.", max_new_tokens=500) as stream:
