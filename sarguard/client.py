@@ -410,10 +410,12 @@ class SafeAudioLLM:
             self._state(GenerationRequest.build(default_entry="batch", **request))
             for request in requests
         ]
-        # All are resolved before any waits: a bad one costs the others nothing.
-        for state in states:
-            state.receive()
         with ExitStack() as opened:
+            # All are resolved before any waits: a bad one costs the others nothing.
+            for state in states:
+                # Where a later one raises, those that came before it end too.
+                opened.callback(state.abandon, Outcome.CANCELLED)
+                state.receive()
             with self._worker.queue.expecting():
                 streams = [
                     opened.enter_context(self._enter(state, wait=True))

@@ -329,6 +329,20 @@ class TestObservers:
         assert isinstance(seen.events[-1].error, InvalidRequestError)
         assert seen.events[-1].reply is None
 
+    @pytest.mark.parametrize("bad", [{"text": " "}, {"text": "B", "alpha": -1.0}])
+    def test_all_of_a_batch_end_where_one_is_turned_away(
+        self, opened: Open, tmp_path: Path, bad: dict[str, Any]
+    ) -> None:
+        seen = Recording()
+        client, _ = opened(observers=[seen], audit=tmp_path / "audit.db")
+        with pytest.raises(InvalidRequestError):
+            client.generate_batch([{"text": "A"}, bad, {"text": "C"}])  # type: ignore
+        heard = {event.request for event in seen.events}
+        stages = [seen.stages(number) for number in heard]
+        assert all((s[0], s[-1]) == ("received", "finished") for s in stages)
+        kinds = [entry.record.kind for entry in client.audit.entries()]  # type: ignore
+        assert kinds.count("request_finished") == len(heard)
+
     def test_a_blocked_one_and_a_cancelled_one_end_once(self, opened: Open) -> None:
         seen = Recording()
         rule = DoseRule(floor=0.1, ceiling=0.4, low=-1, high=1, block=0.0)
