@@ -63,6 +63,12 @@ if TYPE_CHECKING:
 WhenFull: TypeAlias = Literal["wait", "raise"]
 BundleLike: TypeAlias = "str | os.PathLike[str] | SteeringBundle"
 
+# What a guard of one's own would silently not do.
+_GUARDS_OWN = (
+    *("policy", "audit", "tier", "dose"),
+    *("input_checks", "output_checks", "transcriber"),
+)
+
 FALLBACK = DEFAULT_MESSAGES["en"][Reason.ERROR]
 """What is said where something failed, unless a policy has other words."""
 
@@ -124,7 +130,7 @@ class SafeAudioLLM:
             raise ConfigurationError(
                 f"queue_full is {when_full!r}: use 'wait' or 'raise'"
             )
-        given = [name for name in ("policy", "audit", "tier") if options.get(name)]
+        given = [name for name in _GUARDS_OWN if options.get(name)]
         if guard is not None and given:
             raise ConfigurationError(
                 f"a guard of your own was given beside {', '.join(given)}: those are "
@@ -139,6 +145,13 @@ class SafeAudioLLM:
         self._guard: RequestGuard = self._handle.guard if guard is None else guard
         with ExitStack() as undo:
             undo.callback(self._handle.close)
+            self._facts = ClientFacts(
+                model_name=backend.info.model_name,
+                bundle_digest=bundle.digest,
+                layers=backend.info.layers,
+                fallback=FALLBACK if fallback is None else fallback,
+                observers=tuple(options.get("observers", ())),
+            )
             with self._handle.attaching():
                 self._worker = Worker(
                     backend,
@@ -146,14 +159,8 @@ class SafeAudioLLM:
                     max_queue=options.get("max_queue", 64),
                 )
                 backend.open()
+                undo.callback(backend.close)
             undo.pop_all()
-        self._facts = ClientFacts(
-            model_name=backend.info.model_name,
-            bundle_digest=bundle.digest,
-            layers=backend.info.layers,
-            fallback=FALLBACK if fallback is None else fallback,
-            observers=tuple(options.get("observers", ())),
-        )
         # Also runs when the client is dropped, and when the interpreter exits.
         self._shut = weakref.finalize(self, _shut, self._worker, backend, self._handle)
 

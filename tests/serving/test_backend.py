@@ -12,12 +12,13 @@ import pytest
 
 from sarguard.client import FALLBACK, SafeAudioLLM
 from sarguard.errors import ClientClosedError, ConfigurationError, InvalidRequestError
+from sarguard.guard.recorder import AuditRecorder
 from sarguard.serving.backend import BackendStep, SteeringReceipt
 from sarguard.serving.observers import Observer, RequestEvent
 from sarguard.steering.bundle import SteeringBundle
 from sarguard.steering.dose import Decision, DoseRule, DoseSpec
 from sarguard.types import Done, Outcome, Refusal, TextDelta
-from tests.serving.fakes import FakeBackend
+from tests.serving.fakes import FakeBackend, OpenGuard
 
 SAYS = "It is noon."
 TRACE = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
@@ -249,6 +250,29 @@ def test_an_unknown_option_is_told_the_right_one(
 def test_an_unknown_option_of_a_client_is_an_error(opened: Open) -> None:
     with pytest.raises(ConfigurationError, match="did you mean max_batch"):
         opened(maxbatch=3)
+
+
+def test_a_client_that_cannot_open_leaves_its_model_free(
+    opened: Open,
+    tiny_bundle: SteeringBundle,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError("the disk is full")
+
+    monkeypatch.setattr(AuditRecorder, "loaded", full)
+    card = tiny_bundle.card
+    backend = FakeBackend(SAYS, vectors_digest=card.vectors_digest, layers=card.layers)
+    with pytest.raises(OSError, match="full"):
+        SafeAudioLLM(backend, tiny_bundle, alpha=0.1, audit=tmp_path / "audit.db")
+    assert (backend.opened, backend.closed) == (True, True)
+
+
+@pytest.mark.parametrize("name", ["input_checks", "output_checks", "transcriber"])
+def test_a_guard_of_ones_own_leaves_no_check_unused(opened: Open, name: str) -> None:
+    with pytest.raises(ConfigurationError, match=name):
+        opened(guard=OpenGuard(), **{name: ["a check"]})
 
 
 @pytest.mark.parametrize("bad", ["", "00-0-0-0", TRACE.upper(), "ff" + TRACE[2:]])
