@@ -14,7 +14,7 @@ from sarguard.policy.tiers import Tier
 from sarguard.serving.request import GenerationRequest
 from sarguard.serving.request_guard import ResolvedRequest
 from sarguard.steering.bundle import SteeringBundle
-from sarguard.steering.dose import DoseSpec
+from sarguard.steering.dose import DoseSpec, check_alpha
 from sarguard.types import Turn
 
 _A_YEAR_S = 365 * 86_400.0
@@ -139,6 +139,9 @@ class EffectivePolicy:
                 f"the request asks for strength {requested:g}, policy {policy.id} "
                 f"holds {held:g} at the least: ask for that or more"
             )
+        with _request_at_fault():
+            # NaN is below nothing, and would be the least of all.
+            check_alpha("alpha", requested)
         return max(requested, held)
 
 

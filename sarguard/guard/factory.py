@@ -22,7 +22,7 @@ from sarguard.policy.overrides import PolicyInForce
 from sarguard.policy.tiers import Tier
 from sarguard.serving.backend import BackendInfo
 from sarguard.steering.bundle import SteeringBundle
-from sarguard.steering.dose import DoseSpec
+from sarguard.steering.dose import DoseSpec, check_alpha
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -140,6 +140,8 @@ def effective_policy(**options: Unpack[GuardOptions]) -> EffectivePolicy:
     given = policy is not None
     tier = None if named is None else Tier.named(named)
     in_force.at().raised(tier=tier, alpha=alpha if given else None)
+    if alpha is not None:
+        check_alpha("alpha", alpha)
     conditioned = given or tier is not None
     if dose is not None and (conditioned or alpha is not None):
         raise ConfigurationError(

@@ -18,6 +18,7 @@ from sarguard.errors import (
 from sarguard.evaluation.arms.registry import UnguardedForMeasurement
 from sarguard.evaluation.run.batch_answers import Question, answer_batch, make_batches
 from sarguard.guard.checks import ALLOW, BLOCK, CheckResult, InputCheck, InputView
+from sarguard.guard.factory import effective_policy
 from sarguard.models.loading import LoadedModel
 from sarguard.policy.model import Policy
 from sarguard.policy.overrides import Override
@@ -60,6 +61,16 @@ class TestTiers:
             constant = client.generate(**ASKED, alpha=0.3)
             assert (constant.guard.mode, constant.guard.tier) == ("faithful", None)
             assert constant.guard.alpha == 0.3
+
+    @pytest.mark.parametrize("alpha", [float("nan"), float("inf")])
+    def test_what_is_no_number_gets_around_no_least_strength(
+        self, opened: Open, alpha: float
+    ) -> None:
+        client = opened(policy=policy(steering={"alpha": 0.9}))
+        with pytest.raises(InvalidRequestError, match="finite"):
+            client.generate(**ASKED, alpha=alpha)
+        with pytest.raises(ConfigurationError, match="finite"):
+            effective_policy(tier="balanced", alpha=alpha)
 
     def test_the_least_strength_holds_above_the_tiers(self, opened: Open) -> None:
         client = opened(policy=policy(steering={"alpha": 0.9}))
