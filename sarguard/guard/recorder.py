@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
@@ -284,8 +285,8 @@ def policy_ref(policy: Policy, tier: Tier | None) -> PolicyRef:
 def _scores(resolved: ResolvedRequest, reply: Reply) -> tuple[Score, ...]:
     """Return what the gate made of a request, and the score it was held to."""
     score = reply.guard.score
-    # A score that is no number cannot stand in a record: the fault says so.
-    if score is None or score != score or resolved.tier is None:
+    # A score that is not finite cannot stand in a record: the fault says so.
+    if score is None or not math.isfinite(score) or resolved.tier is None:
         return ()
     return (Score(name="gate", value=score, threshold=resolved.dose.rule.block),)
 

@@ -176,13 +176,14 @@ def test_an_answer_is_recorded_before_and_after(opened: Open, way: str) -> None:
     assert reply.audit_id == ended.audit_id
 
 
+@pytest.mark.parametrize("score", [torch.nan, torch.inf])
 @pytest.mark.parametrize("way", WAYS)
 def test_a_score_that_is_no_number_blocks(
-    opened: Open, monkeypatch: Patch, way: str
+    opened: Open, monkeypatch: Patch, way: str, score: float
 ) -> None:
     client = opened()
     monkeypatch.setattr(
-        Gate, "score", lambda _gate, states: torch.full((states.shape[1],), torch.nan)
+        Gate, "score", lambda _gate, states: torch.full((states.shape[1],), score)
     )
     assert WAYS[way](client).outcome is Outcome.BLOCKED
     assert only_record(client)[1].outcome is Outcome.BLOCKED
