@@ -100,6 +100,8 @@ class RequestState:
         self._lock = threading.RLock()
         self._said: list[str] = []
         self._received = False
+        self._began = False
+        """Whether observers heard of a first token."""
         self._settled = False
         self._listener: Listener | None = None
 
@@ -211,18 +213,30 @@ class RequestState:
         self.times.picked = time.perf_counter()
 
     def begin(self, usage: Usage) -> None:
-        """Note that the model begins to read the prompt."""
-        self.usage = usage
-        self.times.prefill = time.perf_counter()
-        self._notify("started")
+        """Note that the model begins to read the prompt; what came before is void."""
+        with self._lock:
+            if self._settled:
+                return
+            again = self.times.prefill is not None
+            self.usage, self.step = usage, BackendStep()
+            self.times.prefill, self.times.first_token = time.perf_counter(), None
+        if not again:
+            self._notify("started")
 
     def take(self, step: BackendStep) -> None:
         """Note what a step decided and proved."""
-        self.step = step
-        if step.output_tokens and self.times.first_token is None:
-            self.times.first_token = time.perf_counter()
+        with self._lock:
+            if self._settled:
+                return
+            # Together, as the caller may end it at any moment: no record has the
+            # proof of one step beside the count of another.
+            self.step = step
+            self.usage = replace(self.usage, output_tokens=step.output_tokens)
+            if step.output_tokens and self.times.first_token is None:
+                self.times.first_token = time.perf_counter()
+        if self.times.first_token is not None and not self._began:
+            self._began = True
             self._notify("first_token")
-        self.usage = replace(self.usage, output_tokens=step.output_tokens)
 
     def say(self, text: str) -> None:
         """Pass on a piece of the answer."""

@@ -8,7 +8,7 @@ import weakref
 from collections.abc import Callable, Hashable
 from concurrent.futures import Future
 
-from sarguard.errors import SteeringNotAppliedError
+from sarguard.errors import ConfigurationError, SteeringNotAppliedError
 from sarguard.serving.backend import Backend, GenerationJob
 from sarguard.serving.output_processor import OutputProcessor
 from sarguard.serving.request_queue import RequestQueue, end_all
@@ -53,7 +53,16 @@ class Worker:
         return self._closed
 
     def reserve(self, state: RequestState, *, wait: bool) -> Future[None]:
-        """Ask for a place in the queue, and see that a thread works at its end."""
+        """Ask for a place in the queue, and see that a thread works at its end.
+
+        Raises:
+            ConfigurationError: It is the model's own thread that asks.
+        """
+        if self._thread is threading.current_thread():
+            raise ConfigurationError(
+                "an observer asked the client for an answer on the model's thread, "
+                "which would wait for itself: ask from a thread of your own"
+            )
         future = self._queue.reserve(state, wait=wait)
         with self._starting:
             if self._thread is None and not self._closed:

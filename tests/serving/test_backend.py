@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +18,7 @@ from sarguard.serving.backend import BackendStep, SteeringReceipt
 from sarguard.serving.observers import Observer, RequestEvent
 from sarguard.steering.bundle import SteeringBundle
 from sarguard.steering.dose import Decision, DoseRule, DoseSpec
-from sarguard.types import Done, Outcome, Refusal, TextDelta
+from sarguard.types import Done, Outcome, Refusal, TextDelta, Usage
 from tests.serving.fakes import FakeBackend, OpenGuard
 
 SAYS = "It is noon."
@@ -375,6 +376,79 @@ class TestObservers:
         client.generate(text="A")
         assert [event.stage for event in seen.events][-1] == "finished"
         assert [event.stage for event in seen.events].count("finished") == 1
+
+    @pytest.mark.parametrize("stage", ["started", "first_token", "finished"])
+    def test_one_that_asks_on_the_models_thread_waits_for_nothing(
+        self, opened: Open, stage: str
+    ) -> None:
+        failures: list[Exception] = []
+
+        def ask(event: RequestEvent) -> None:
+            if not failures:
+                try:
+                    client.generate(text="And you?", timeout=10)
+                except ConfigurationError as error:
+                    failures.append(error)
+
+        observer = Observer()
+        setattr(observer, stage, ask)
+        client, _ = opened(observers=[observer])
+        assert client.generate(text="A", timeout=10).text == SAYS
+        assert "thread of your own" in str(failures[0])
+
+    def test_what_a_retry_begins_again_is_heard_of_once(
+        self, opened: Open, tmp_path: Path
+    ) -> None:
+        seen = Recording()
+        client, backend = opened(" " + SAYS, observers=[seen], audit=tmp_path / "a.db")
+        honest = backend._answer
+
+        def retrying(job: Any) -> None:  # noqa: ANN401
+            # The first token is white space, which nobody has heard yet.
+            backend.says = " "
+            job.sink.begin(Usage(prompt_tokens=1, audio_tokens=0, output_tokens=0))
+            step = BackendStep(
+                token_ids=(32,),
+                output_tokens=1,
+                decision=job.request.dose.decide(None),
+                receipt=SteeringReceipt(
+                    steered_positions=1,
+                    layers=backend.info.layers,
+                    vectors_digest=backend.info.vectors_digest,
+                ),
+            )
+            job.sink.step(step)
+            backend.says = SAYS
+            honest(job)
+
+        backend._answer = retrying  # type: ignore[method-assign]
+        reply = client.generate(text="A", timeout=10)
+        assert (reply.text, reply.outcome) == (SAYS, Outcome.ANSWERED)
+        assert reply.timings.prefill_s >= 0
+        assert seen.stages(seen.events[0].request) == [
+            *("received", "admitted", "started", "first_token", "finished")
+        ]
+
+    def test_an_end_at_the_first_token_has_its_proof_and_its_count(
+        self, opened: Open, tmp_path: Path
+    ) -> None:
+        asked, closed = threading.Event(), threading.Event()
+
+        def close(event: RequestEvent) -> None:
+            asked.wait(10)
+            stream.close()
+            closed.set()
+
+        observer = Observer()
+        observer.first_token = close  # type: ignore[method-assign]
+        client, _ = opened(observers=[observer], audit=tmp_path / "a.db")
+        stream = client.stream(text="A")
+        asked.set()
+        assert closed.wait(10)
+        records = [entry.record for entry in client.audit.entries()]  # type: ignore
+        (ended,) = (r for r in records if r.kind == "request_finished")
+        assert (ended.outcome, ended.usage.output_tokens) == (Outcome.CANCELLED, 1)
+        assert ended.receipt.attested
 
 
 class TestHealth:
