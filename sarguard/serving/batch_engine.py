@@ -62,9 +62,11 @@ class BatchEngine:
         self._max_batch = max_batch
         self._tried = max_batch
         self._steerer: Steerer | None = None
-        # Callers' threads compile and the model's thread reads.
+        # Callers' threads compile, which takes long, and the model's thread reads,
+        # which must not wait for that.
         self._grammars: OrderedDict[str, JsonGrammar] = OrderedDict()
         self._compiling = threading.Lock()
+        self._reading = threading.Lock()
         self._info = BackendInfo(
             model_name=loaded.name,
             revision=loaded.revision,
@@ -231,17 +233,29 @@ class BatchEngine:
     def _grammar(self, schema: Mapping[str, Any]) -> JsonGrammar:
         """Return a compiled schema; equal schemas are compiled once."""
         try:
-            key = json.dumps(schema, sort_keys=True)
+            # Unsorted: the order of properties is the order of the answer's.
+            key = json.dumps(schema)
         except (TypeError, ValueError):
             # It cannot be written as JSON: compiling says so, and what to do.
             return JsonGrammar.compile(self.loaded, schema)
+        found = self._known_grammar(key)
+        if found is not None:
+            return found
         with self._compiling:
-            if key not in self._grammars:
-                self._grammars[key] = JsonGrammar.compile(self.loaded, schema)
-                if len(self._grammars) > _MAX_GRAMMARS:
-                    self._grammars.popitem(last=False)
-            self._grammars.move_to_end(key)
-            return self._grammars[key]
+            found = self._known_grammar(key)
+            if found is None:
+                found = JsonGrammar.compile(self.loaded, schema)
+                with self._reading:
+                    self._grammars[key] = found
+                    if len(self._grammars) > _MAX_GRAMMARS:
+                        self._grammars.popitem(last=False)
+            return found
+
+    def _known_grammar(self, key: str) -> JsonGrammar | None:
+        with self._reading:
+            if key in self._grammars:
+                self._grammars.move_to_end(key)
+            return self._grammars.get(key)
 
 
 class _Answer:

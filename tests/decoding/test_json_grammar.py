@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import sys
+import threading
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -121,6 +123,58 @@ class TestUnderASchema:
         with leaning(tiny.shared(), "{", " "):
             reply = tiny_client.generate(text="Which city?", json_schema=schema)
         assert "  " not in reply.text
+        assert reply.outcome is Outcome.ANSWERED
+
+    def test_an_answer_has_the_order_of_its_own_schema(
+        self, tiny_client: SafeAudioLLM
+    ) -> None:
+        turned = dict(reversed(SCHEMA["properties"].items()))
+        with leaning(tiny.shared(), "{"):
+            for properties in (SCHEMA["properties"], turned):
+                schema = {**SCHEMA, "properties": properties}
+                reply = tiny_client.generate(text="Which city?", json_schema=schema)
+                assert list(json.loads(reply.text)) == list(properties)
+
+    def test_a_caller_may_change_a_schema_that_was_asked_for(
+        self, tiny_client: SafeAudioLLM
+    ) -> None:
+        schema = {**SCHEMA}
+        request = tiny_client.build_request(text="Which city?", json_schema=schema)
+        schema["type"] = "nonsense"
+        with leaning(tiny.shared(), "{"), tiny_client.send(request) as stream:
+            *_, last = stream
+        assert isinstance(last, Done)
+        assert "city" in json.loads(last.reply.text)
+
+    def test_a_schema_that_is_compiled_keeps_no_other_waiting(
+        self, tiny_client: SafeAudioLLM, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        go_on, compiling = threading.Event(), threading.Event()
+        with leaning(tiny.shared(), "{"):
+            tiny_client.generate(text="Which city?", json_schema=SCHEMA)
+
+            def compile_slowly(*_: object) -> None:
+                compiling.set()
+                go_on.wait(30)
+                raise InvalidRequestError("too large")
+
+            def ask() -> None:
+                with suppress(InvalidRequestError):
+                    tiny_client.generate(
+                        text="Which?", json_schema={**SCHEMA, "title": "Other"}
+                    )
+
+            monkeypatch.setattr(json_grammar.JsonGrammar, "compile", compile_slowly)
+            other = threading.Thread(target=ask)
+            other.start()
+            assert compiling.wait(30)
+            try:
+                reply = tiny_client.generate(
+                    text="Which city?", json_schema=SCHEMA, timeout=10
+                )
+            finally:
+                go_on.set()
+                other.join()
         assert reply.outcome is Outcome.ANSWERED
 
     def test_a_schema_that_breaks_down_is_no_answer(
