@@ -7,6 +7,7 @@ stream, batch, LangChain, the command line) takes exactly that.
 
 from __future__ import annotations
 
+import copy
 import difflib
 import math
 import re
@@ -26,7 +27,8 @@ if TYPE_CHECKING:
 
 _ENTRY = re.compile(r"^[a-z][a-z0-9_.-]{0,63}$")
 _TRACEPARENT = re.compile(
-    r"^(?!ff)[0-9a-f]{2}-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})"
+    # Later versions may say more behind a dash, version 00 may not.
+    r"^(?!ff|00.{54})[0-9a-f]{2}-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(?:\Z|-)"
 )
 _MAX_NAME = 256
 # What other SDKs call our options: the error then names the right one.
@@ -222,6 +224,8 @@ class GenerationRequest:
                 given, "temperature", "top_p", "top_k", "repetition_penalty", "seed"
             )
         )
+        # Callers may change theirs while the request waits.
+        schema = copy.deepcopy(given.pop("json_schema", None))
         sources = audio if isinstance(audio, list) else [audio]
         return cls(
             audio=tuple(source for source in sources if source is not None),
@@ -229,6 +233,7 @@ class GenerationRequest:
             history=(*before, *history),
             sampling=sampling,
             stop=parse_stop(given.pop("stop", None)),
+            json_schema=schema,
             context=context,
             **given,
         )

@@ -16,6 +16,7 @@ from sarguard.errors import ClientClosedError, ConfigurationError, InvalidReques
 from sarguard.guard.recorder import AuditRecorder
 from sarguard.serving.backend import BackendStep, SteeringReceipt
 from sarguard.serving.observers import Observer, RequestEvent
+from sarguard.serving.request import TraceContext
 from sarguard.steering.bundle import SteeringBundle
 from sarguard.steering.dose import Decision, DoseRule, DoseSpec
 from sarguard.types import Done, Outcome, Refusal, TextDelta, Usage
@@ -276,11 +277,21 @@ def test_a_guard_of_ones_own_leaves_no_check_unused(opened: Open, name: str) -> 
         opened(guard=OpenGuard(), **{name: ["a check"]})
 
 
-@pytest.mark.parametrize("bad", ["", "00-0-0-0", TRACE.upper(), "ff" + TRACE[2:]])
+@pytest.mark.parametrize(
+    "bad",
+    [
+        *("", "00-0-0-0", TRACE.upper(), "ff" + TRACE[2:]),
+        *(TRACE + "x", TRACE + "-x", TRACE + "\n", "01" + TRACE[2:] + "x"),
+    ],
+)
 def test_a_broken_trace_context_is_an_error(opened: Open, bad: str) -> None:
     client, _ = opened()
     with pytest.raises(InvalidRequestError, match="W3C"):
         client.generate(text="A", traceparent=bad)
+
+
+def test_a_trace_context_of_a_later_version_is_read() -> None:
+    assert TraceContext.parse("01" + TRACE[2:] + "-more") == TraceContext.parse(TRACE)
 
 
 def test_the_ledger_names_the_trace_and_the_caller(
