@@ -324,7 +324,12 @@ def phrase_check(
             "a check of no phrases and no patterns, or of an empty one, says nothing: "
             "give at least one, none empty"
         )
-    spaced = [r"\b" + r"\s+".join(map(re.escape, w.split())) + r"\b" for w in words]
+    # As written and folded: case-insensitive patterns do not know that ß is ss. No
+    # word goes on at either end, where the phrase ends in one or not.
+    written = sorted({*words, *(" ".join(phrase.split()) for phrase in phrases)})
+    spaced = [
+        r"(?<!\w)" + r"\s+".join(map(re.escape, w.split())) + r"(?!\w)" for w in written
+    ]
     try:
         found = re.compile("|".join(f"(?:{p})" for p in (*spaced, *patterns)), re.I)
     except re.error as error:
@@ -337,9 +342,12 @@ def phrase_check(
         return BLOCK if found.search(said) else ALLOW
 
     def check_output(view: OutputView) -> CheckResult:
-        if found.search(view.text):
+        matches = list(found.finditer(view.text))
+        if any(view.final or match.end() < len(view.text) for match in matches):
             return BLOCK
-        return CheckResult(hold=_possible_start(view.text, words))
+        # Its last word may go on, and be another one.
+        begun = max((len(view.text) - match.start() for match in matches), default=0)
+        return CheckResult(hold=max(begun, _possible_start(view.text, words)))
 
     return (
         InputCheck(name=name, version=version, timeout_s=timeout_s, run=check_input),

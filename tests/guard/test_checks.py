@@ -30,7 +30,7 @@ from sarguard.guard.checks import (
 )
 from sarguard.serving.request import RequestContext
 from sarguard.steering.bundle import SteeringBundle
-from sarguard.types import Done, Outcome, Refusal, TextDelta
+from sarguard.types import Done, Outcome, Refusal, TextDelta, Turn
 from tests.guard.conftest import policy, records
 from tests.serving.fakes import FakeBackend
 
@@ -231,6 +231,35 @@ class TestPhrases:
         for text in ("OPEN  sesame!", "password 12"):
             assert client.generate(text=text).outcome is Outcome.BLOCKED
         assert client.generate(text="open sesames").outcome is Outcome.ANSWERED
+
+    @pytest.mark.parametrize(
+        ("phrase", "text", "blocks"),
+        [
+            ("straße", "die Straße hier", True),
+            ("straße", "DIE STRASSE", True),
+            ("C++", "learn C++ now", True),
+            ("(sic)", "so (SIC) it is", True),
+            ("bomb", "the bomb", True),
+            ("bomb", "a bomb.", True),
+            ("bomb", "a bombastic day", False),
+        ],
+    )
+    def test_a_phrase_is_found_whole_and_in_pieces(
+        self, opened: Open, phrase: str, text: str, blocks: bool
+    ) -> None:
+        check, output = phrase_check("words", [phrase])
+        client = opened(text, output_checks=[output])
+        said, reply = spoken(client, text="Tell me.")
+        assert (reply.outcome is Outcome.BLOCKED) is blocks
+        assert said == (text[: len(said)] if blocks else text)
+        assert phrase.casefold() not in said.casefold() or not blocks
+        view = InputView(
+            (Turn(role="user", text=text),),
+            RequestContext(),
+            sample_rate=16_000,
+            transcriber=None,
+        )
+        assert check.run(view) == (BLOCK if blocks else ALLOW)
 
     @pytest.mark.parametrize(
         "given",
