@@ -41,6 +41,8 @@ from sarguard.steering.dose import DoseRule
 from sarguard.steering.gate import Gate
 from sarguard.steering.vectors import RefusalVectors, vectors_digest
 
+# The one version that is read: an older bundle is made again, not converted. The names
+# of the tensors below are part of the format.
 FORMAT_VERSION = 4
 VECTORS_FILE = "vectors.safetensors"
 CARD_FILE = "card.json"
@@ -57,6 +59,7 @@ Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
 class _CardPart(BaseModel):
+    # Strict: "0.1" in place of 0.1 is an error, and so is a key that is not known.
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
 
@@ -167,6 +170,8 @@ class TierCard(_CardPart):
 
     @model_validator(mode="after")
     def _check_rule(self) -> TierCard:
+        # Building the rule checks it: a card with a rule that no request could use is
+        # refused when it is read.
         _ = self.rule
         return self
 
@@ -214,6 +219,8 @@ class BundleCard(_CardPart):
     """UTC, ISO 8601."""
 
 
+# Without slots, as the cached digest needs the instance's dict; without ==, as
+# comparing tensors gives no single truth value.
 @dataclass(frozen=True, kw_only=True, eq=False)
 class SteeringBundle:
     """Refusal vectors and their gate, with their provenance."""
@@ -260,6 +267,7 @@ class SteeringBundle:
             ConfigurationError: Something other than a bundle is at that path.
         """
         target = Path(directory)
+        # What was there before is removed as a whole, other files among it.
         _check_replaceable(target)
         target.parent.mkdir(parents=True, exist_ok=True)
         scratch = Path(
@@ -291,6 +299,8 @@ class SteeringBundle:
         home = Path(directory)
         vectors_bytes = _read(home / VECTORS_FILE)
         card, recorded = _parse_card(home / CARD_FILE, _read(home / CARD_FILE))
+        # Before the tensors are parsed: damage is then named as such, and not as a
+        # wrong format.
         if _digest(vectors_bytes, card) != recorded:
             raise ArtifactIntegrityError(
                 f"{home} differs from its recorded digest {recorded[:12]}: it was "
@@ -328,12 +338,15 @@ class SteeringBundle:
             )
 
     def _vectors_bytes(self) -> bytes:
+        # safetensors refuses tensors that are not contiguous.
         tensors = {n: getattr(self.vectors, n).contiguous() for n in _TENSORS}
         for name in _GATE_TENSORS:
             tensors[f"gate_{name}"] = getattr(self.gate, name).contiguous()
         return safetensors.torch.save(tensors)
 
     def _card_bytes(self) -> bytes:
+        # The digest is taken over the card, so it is no field of it; `_parse_card`
+        # takes it out again.
         content = {**self.card.model_dump(), "digest": self.digest}
         return (json.dumps(content, indent=2) + "\n").encode()
 
@@ -350,6 +363,9 @@ def describe_model(loaded: LoadedModel) -> dict[str, Any]:
 
 
 def _digest(vectors: bytes, card: BundleCard) -> str:
+    # Canonical: the layout of card.json and the order of its keys do not matter. The
+    # vectors go in by their hash, whose length is fixed, so no byte can move over to
+    # the card.
     canonical = json.dumps(card.model_dump(), sort_keys=True, separators=(",", ":"))
     content = hashlib.sha256(vectors).digest() + canonical.encode()
     return hashlib.sha256(content).hexdigest()
@@ -373,6 +389,7 @@ def _check_replaceable(target: Path) -> None:
 def _write(path: Path, content: bytes) -> None:
     with path.open("wb") as file:
         file.write(content)
+        # Before the rename: a power cut must not leave a name whose bytes were lost.
         file.flush()
         os.fsync(file.fileno())
 
@@ -394,6 +411,8 @@ def _parse_card(path: Path, content: bytes) -> tuple[BundleCard, str]:
         raise ArtifactFormatError(f"{path} is not JSON: {error}") from error
     if not isinstance(fields, dict):
         raise ArtifactFormatError(f"{path} holds a {type(fields).__name__}, not a card")
+    # Before validation: a card of another version fails that too, with errors that do
+    # not say what to do.
     version = fields.get("format_version")
     if version != FORMAT_VERSION:
         raise ArtifactFormatError(
@@ -413,6 +432,7 @@ def _parse_card(path: Path, content: bytes) -> tuple[BundleCard, str]:
 
 def _parse_tensors(path: Path, content: bytes) -> dict[str, Tensor]:
     try:
+        # Never pickle: reading a bundle must not be able to run code from it.
         tensors = safetensors.torch.load(content)
     except SafetensorError as error:
         raise ArtifactFormatError(f"{path} is not safetensors: {error}") from error

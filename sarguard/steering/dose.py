@@ -65,10 +65,13 @@ class DoseRule:
     @property
     def constant(self) -> bool:
         """Return whether every score gets the same coefficient, and none blocks."""
+        # A rule that may block needs the score although its coefficient is constant.
         return self.floor == self.ceiling and self.block is None
 
     def decide(self, score: float) -> Decision:
         """Return the decision for a score; one that is not a number blocks."""
+        # NaN is below every threshold and would get the floor: a broken state must not
+        # pass for a harmless one.
         if not math.isfinite(score):
             return Decision(alpha=self.ceiling, score=score, blocked=True)
         part = min(1.0, max(0.0, (score - self.low) / (self.high - self.low)))
@@ -99,6 +102,7 @@ class DoseSpec:
             ConfigurationError: `alpha` is not finite or not above 0.
         """
         check_alpha("alpha", alpha)
+        # Any two scores in order: both ends are equal, and no score is asked for.
         return cls(rule=DoseRule(floor=alpha, ceiling=alpha, low=-1.0, high=1.0))
 
     @classmethod
@@ -127,6 +131,7 @@ class DoseSpec:
             SteeringNotAppliedError: There is no score, and the dose depends on it.
         """
         if not self.reads_states:
+            # The floor is the ceiling here.
             found = Decision(alpha=self.rule.floor)
         elif score is None:
             raise SteeringNotAppliedError(
@@ -140,6 +145,7 @@ class DoseSpec:
         passes = self.shadow and math.isfinite(found.score or 0.0)
         return replace(
             found,
+            # After the rule: a policy can raise what a bundle decides, never lower it.
             alpha=max(found.alpha, self.min_alpha),
             blocked=found.blocked and not passes,
             bare=self.bare,

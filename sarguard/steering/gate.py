@@ -60,6 +60,8 @@ class Gate:
                 f"states of shape {tuple(states.shape)} for a gate that reads layers "
                 f"{self.first_layer} to {last - 1} of width {width}"
             )
+        # float32 whatever the model's dtype: the score is a small difference of large
+        # products, and bfloat16 has 8 significant bits.
         chosen = states[self.first_layer : last].float()
         directions = self.directions.to(states.device)
         found = torch.einsum("lrd,ld->lr", chosen, directions)

@@ -20,6 +20,8 @@ class ModelIntegrity:
 
     def __init__(self, decoder: DecoderLayers) -> None:
         self._decoder = decoder
+        # The modules themselves, not their ids: a new object can get the id of one that
+        # is gone.
         self._modules = tuple(decoder.owner.modules())
 
     def check(self) -> None:
@@ -28,6 +30,8 @@ class ModelIntegrity:
         Raises:
             SteeringRemovedError: Layers or modules in them were replaced.
         """
+        # Compared with a list of any length here; a list that is too short is an error
+        # as well, and additions are found among the modules below.
         layers = self._layers()
         replaced = sum(
             now is not before
@@ -63,6 +67,8 @@ class TensorSnapshot:
     """
 
     def __init__(self, tensors: Iterable[Tensor]) -> None:
+        # One tensor a device, so that a comparison is one operation there, and one
+        # wait.
         self._copies = {
             device: torch.stack(found) for device, found in _by_device(tensors).items()
         }

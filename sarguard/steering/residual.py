@@ -26,11 +26,15 @@ def read_residual(output: LayerOutput, streams: int = 1) -> Tensor:
     Raises:
         UnsupportedModelError: The layer hands on something else.
     """
+    # transformers 5 returns a tensor, whose [0] would be the first row of the batch;
+    # older code, such as a model's own, returns a tuple.
     hidden = output[0] if isinstance(output, (tuple, list)) else output
     if isinstance(hidden, Tensor) and not _is_split(output):
         if streams == 1 and hidden.dim() == 3:
             return hidden
         if streams > 1 and hidden.dim() == 4 and hidden.shape[0] == streams:
+            # AltUp (Gemma 3n). `DecoderLayers` is made only where stream 0 is the
+            # active one; the dimensions after it are those of a plain layer.
             return hidden[0]
     found = getattr(hidden, "shape", type(hidden).__name__)
     raise UnsupportedModelError(
@@ -86,6 +90,8 @@ def run_and_read(
         CalibrationError: A layer did not run exactly once.
         SteeringNotAppliedError: A cache was asked for, and none came.
     """
+    # The backbone without its output layer: logits of every position are the largest
+    # tensor of a pass (192 of 194 MiB in a small model), and are not read.
     with capture_last_states(decoder) as captured, torch.no_grad():
         output = decoder.backbone(**inputs, use_cache=use_cache)
     cache = returned_cache(output) if use_cache else None
@@ -106,6 +112,7 @@ class CapturedStates:
         def read(_module: nn.Module, _args: object, output: LayerOutput) -> None:
             # Cloning one position frees the rest; `output_hidden_states` would keep
             # every position and hand back the last layer after its final norm.
+            # Prompts are left padded, so the last column is every row's last token.
             residual = read_residual(output, self._decoder.streams)
             self._states[index] = residual[:, -1].detach().clone()
             self._calls[index] += 1
@@ -123,6 +130,7 @@ class CapturedStates:
                 f"the layers of {self._decoder.path} ran {self._calls} times in one "
                 "forward pass: each has to run once"
             )
+        # The layers of one model may be on several devices.
         device = self._states[0].device
         return torch.stack(
             [self._states[i].to(device) for i in range(len(self._calls))]

@@ -44,12 +44,14 @@ def run_self_test(loaded: LoadedModel, steerer: Steerer, *, alpha: float) -> Non
     length = inputs["input_ids"].shape[1]
     with steerer.guard(prompt_length=length, alpha=alpha, rows=1) as receipt:
         steered = _first_token(loaded, inputs, tokens=_TOKENS)
+    # First: NaN is equal to nothing, so it would pass for a change below.
     if not bool(torch.isfinite(steered).all()):
         raise NonFiniteActivationError(
             f"steering with alpha {alpha:g} makes the next-token distribution NaN: "
             "lower alpha, or load the model in bfloat16 or float32"
         )
     steerer.verify(receipt, output_tokens=_TOKENS)
+    # Bit for bit: with a tolerance a mild dose would look like none.
     if torch.equal(bare, steered):
         raise SteeringNotAppliedError(
             f"steering with alpha {alpha:g} leaves the next-token distribution as it "
@@ -83,6 +85,7 @@ class _Loop:
         generation_config: GenerationConfig,
         **kwargs: Any,  # noqa: ANN401
     ) -> Tensor:
+        # generate() hands these to every loop; the likeliest token needs neither.
         for name in ("logits_processor", "stopping_criteria"):
             kwargs.pop(name, None)
         output = transformers_api.prefill(model, input_ids, generation_config, kwargs)

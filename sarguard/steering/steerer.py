@@ -47,6 +47,8 @@ from sarguard.steering.integrity import (
 from sarguard.steering.residual import read_residual, write_residual
 from sarguard.steering.vectors import place_on_layers, vectors_digest
 
+# Set on the decoder while it is guarded, so that a second steerer is refused: two sets
+# of hooks would add their vectors twice.
 _ATTRIBUTE = "_sarguard_steerer"
 
 
@@ -103,9 +105,13 @@ class Steerer:
         self._decoder = decoder
         self._vectors = place_on_layers(vectors, decoder.layers)
         self._snapshot = TensorSnapshot(self._vectors)
+        # Of the vectors as they were given; what was placed on the devices is held to
+        # it.
         self._digest = vectors_digest(vectors) if digest is None else digest
         self._integrity = ModelIntegrity(decoder)
         self._handles: list[RemovableHandle] = []
+        # (rows, 1) on each device that holds a layer: a model may be spread over
+        # several.
         self._alphas: dict[torch.device, Tensor] = {}
         self._receipt: HookReceipt | None = None
         # The thread inside `guard` or `bare`, None between requests. Other threads may
@@ -138,9 +144,12 @@ class Steerer:
             raise SteeringError(
                 "the model is guarded already: close the client that guards it first"
             )
+        # The whole model: a part around the decoder that is compiled traces the layers
+        # too.
         refuse_compiled(self._decoder.root)
         self._integrity.check()
         owner = self._decoder.owner
+        # With keywords: a cache and embeddings reach the decoder as keyword arguments.
         begin = SteeringHook(self._begin_forward)
         self._handles = [owner.register_forward_pre_hook(begin, with_kwargs=True)]
         for index, layer in enumerate(self._decoder.layers):
@@ -154,6 +163,7 @@ class Steerer:
         for handle in self._handles:
             handle.remove()
         if self._handles:
+            # Only where this steerer is attached: the attribute may be another one's.
             delattr(self._decoder.owner, _ATTRIBUTE)
         self._handles = []
 
@@ -184,18 +194,23 @@ class Steerer:
             SteeringRemovedError: The hooks are not on the model, or its layers were
                 replaced.
         """
+        # All checks come before anything is taken: if one raises, the steerer stays
+        # free.
         alphas = alpha_per_row(alpha, rows)
         if prompt_length < 1:
             raise ConfigurationError(
                 f"prompt_length is {prompt_length}: need 1 or more"
             )
         self._check_idle()
+        # Hooks and layers first: where they are gone the counts are wrong too, and the
+        # cause is the error to raise.
         self._check_hooks()
         self._integrity.check()
         self._set_alphas(alphas)
         self._added = 0
         receipt = HookReceipt(
             prompt_length=prompt_length,
+            # As float32 rounds them: `check` compares them with the device's tensor.
             alpha=tuple(float(a) for a in alphas),
             layers=len(self._decoder),
         )
@@ -204,6 +219,8 @@ class Steerer:
             yield receipt
         finally:
             self._receipt, self._thread = None, None
+            # `verify` takes closed receipts only: inside the guard more passes may
+            # come.
             receipt.closed = True
 
     @contextmanager
@@ -264,7 +281,10 @@ class Steerer:
                 had to.
         """
         self._check_hooks()
+        # The guard is open, so these are the counts so far, after each step.
         _check_counts(receipt, output_tokens, whole=True)
+        # A difference alone is no error: the digest, which says what was expected,
+        # decides.
         if self._snapshot.differs(self._vectors):
             self._check_digest()
         for alphas in self._alphas.values():
@@ -282,6 +302,7 @@ class Steerer:
             )
 
     def _check_digest(self) -> None:
+        # Read back from the devices: what the CPU once held proves nothing about them.
         found = vectors_digest(torch.stack([v.to("cpu") for v in self._vectors]))
         if found != self._digest:
             raise SteeringRemovedError(
@@ -290,6 +311,8 @@ class Steerer:
             )
 
     def _check_hooks(self) -> None:
+        # A handle does not tell that somebody else cleared the dict its hook was in, so
+        # the ids are looked up there. Without handles every hook counts as missing.
         registries: list[Any] = [self._decoder.owner._forward_pre_hooks]
         registries += [layer._forward_hooks for layer in self._decoder.layers]
         missing = len(registries) - sum(
@@ -316,6 +339,8 @@ class Steerer:
     ) -> None:
         """Note where this forward pass starts, before any layer adds to the cache."""
         self._require_permission()
+        # Embeddings first: models with audio merge clips and tokens into them.
+        # Positions are dimension 1 of either.
         tokens = kwargs.get("inputs_embeds")
         if tokens is None:
             tokens = kwargs.get("input_ids", args[0] if args else None)
@@ -346,6 +371,7 @@ class Steerer:
         return 0
 
     def _require_permission(self) -> None:
+        # `_thread` is None between requests, so no thread has permission then.
         mine = self._thread == threading.get_ident()
         if not mine or (self._receipt is None and not self._bare):
             raise SteeringNotAppliedError(
@@ -358,6 +384,7 @@ class Steerer:
     ) -> LayerOutput:
         self._require_permission()
         receipt = self._receipt
+        # Inside `bare`. A forward hook that returns None leaves the output as it is.
         if receipt is None:
             return None
         hidden = read_residual(output, self._decoder.streams)
@@ -377,8 +404,11 @@ class Steerer:
         # positions are counted from the right.
         end = self._past + self._added
         count = min(end - (receipt.prompt_length - 1), hidden.shape[1])
+        # The pass is over: a layer that runs again before the next one finds no count,
+        # and raises above.
         if index == receipt.layers - 1:
             self._added = 0
+        # All of the pass lies before T - 1: the interior of a prompt is not steered.
         if count <= 0:
             return None
         steered = self._add(index, hidden, alphas, count)
@@ -396,6 +426,7 @@ class Steerer:
         # Vectors and alpha stay float32, and only their product is rounded to the
         # model's dtype: a small alpha would lose its digits in bfloat16.
         push = (alphas * self._vectors[index]).to(hidden.dtype)[:, None, :]
+        # Every position is steered, as at each decode step: the sum is a new tensor.
         if count == hidden.shape[1]:
             return hidden + push
         # The layer may still hold its output elsewhere, so a copy is changed.
@@ -431,6 +462,7 @@ def alpha_per_row(alpha: float | Sequence[float] | Tensor, rows: int) -> Tensor:
         ConfigurationError: Their number is wrong, or one is not finite or not above 0.
     """
     given = torch.as_tensor(alpha, dtype=torch.float32).detach().cpu().reshape(-1)
+    # Cloned, as expand() shows one value several times and shares its memory.
     values = given.expand(rows).clone() if given.numel() == 1 else given
     if values.shape[0] != rows:
         raise ConfigurationError(

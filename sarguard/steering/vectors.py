@@ -31,6 +31,7 @@ class RefusalVectors:
             "raw": (layers, width),
             "ablated": (layers, width),
             "state_norms": (layers,),
+            # k is known to the recipe alone, so any number of columns will do.
             "explained_variance": (layers, self.explained_variance.shape[-1]),
         }
         for name, shape in shapes.items():
