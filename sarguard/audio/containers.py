@@ -13,6 +13,8 @@ Container: TypeAlias = Literal[
     "wav", "flac", "ogg", "mp3", "aiff", "au", "caf", "m4a", "aac", "webm"
 ]
 
+# RIFF and AIFF name their kind after a size, an MP4 file its first box. The last entry
+# is the header of EBML, in which Matroska and WebM are written.
 _MAGICS: tuple[tuple[int, bytes, Container], ...] = (
     (8, b"WAVE", "wav"),
     (0, b"fLaC", "flac"),
@@ -27,6 +29,7 @@ _MAGICS: tuple[tuple[int, bytes, Container], ...] = (
 MIN_SHARE = 0.9
 """Share of the announced sound that a clip must hold; encoders pad the last frame."""
 
+# RIFX is RIFF with its numbers big-endian; AIFF's are big-endian always.
 _RIFF_KINDS: dict[bytes, tuple[str, bytes]] = {
     b"RIFF": ("<I", b"data"),
     b"RIFX": (">I", b"data"),
@@ -34,6 +37,7 @@ _RIFF_KINDS: dict[bytes, tuple[str, bytes]] = {
 }
 # Recorders that write to a pipe cannot seek back to fill in the size.
 _UNFILLED_SIZE = 0x7FFF0000
+# Up to the count of segments, whose lengths follow (RFC 3533, section 6).
 _OGG_HEADER_BYTES = 27
 
 
@@ -95,6 +99,7 @@ def _present_share(data: bytes) -> float:
         if data[at : at + 4] == sound_id:
             unknown = size == 0 or size >= _UNFILLED_SIZE
             return 1.0 if unknown else (len(data) - at - 8) / size
+        # A chunk of an odd length is padded by one byte, which its size leaves out.
         at += 8 + size + size % 2
     return 1.0
 
@@ -112,6 +117,7 @@ def _after_id3(data: bytes) -> bytes:
 
 def _recognise_mpeg(head: bytes) -> Container | None:
     """Distinguish an MPEG audio frame from an ADTS one by its layer bits."""
+    # Eleven bits that are set are MPEG's sync word; ADTS has twelve, and a layer of 0.
     if len(head) < 2 or head[0] != 0xFF or head[1] & 0xE0 != 0xE0:
         return None
     if head[1] & 0x06:

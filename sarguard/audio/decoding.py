@@ -94,15 +94,18 @@ def _read(
     claimed = sound.frames if 0 < sound.frames < _UNKNOWN_FRAMES else None
     if claimed is not None:
         limits.check_length(claimed, rate, name=name)
+    # One frame more than allowed, so that a longer clip is seen to be longer.
     mono = _read_mono(sound, max_frames=limits.max_frames(rate) + 1, name=name)
     if claimed is not None:
         _check_complete(len(mono), claimed, rate=rate, name=name)
+    # Again: a header may claim less than what follows it.
     limits.check_length(len(mono), rate, name=name)
     return mono, rate
 
 
 def _read_mono(sound: soundfile.SoundFile, *, max_frames: int, name: str) -> FloatArray:
     """Decode up to `max_frames` frames and mix each block down as it comes."""
+    # A block takes the same memory however many channels there are.
     block_frames = _BLOCK_SAMPLES // sound.channels
     blocks: list[FloatArray] = []
     while max_frames > 0:
@@ -120,6 +123,7 @@ def _read_mono(sound: soundfile.SoundFile, *, max_frames: int, name: str) -> Flo
 def _check_complete(decoded: int, claimed: int, *, rate: int, name: str) -> None:
     """Refuse a clip that ends clearly before its header says."""
     missing = claimed - decoded
+    # The slack would cover the whole of a very short clip, so none is an error too.
     if decoded and missing <= max((1 - MIN_SHARE) * claimed, _SLACK_FRAMES):
         return
     raise AudioDecodeError(

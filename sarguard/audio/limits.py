@@ -52,6 +52,7 @@ class AudioLimits:
                 )
         for name in ("max_bytes", "max_channels"):
             value = getattr(self, name)
+            # True is an int in Python, and no limit.
             if not isinstance(value, int) or isinstance(value, bool) or value < 1:
                 raise ConfigurationError(
                     f"{name} is {value!r}: give a whole number of at least 1."

@@ -49,6 +49,7 @@ def load_audio(
         mono, rate = decode(data, name=name, limits=limits)
     samples = _resample(mono, rate, target)
     # Resampling overshoots at steps, and float files may exceed full scale.
+    # In place: decoding and mixing make a fresh array, never the caller's.
     np.clip(samples, -1.0, 1.0, out=samples)
     check_audible(samples, name=name)
     return samples

@@ -20,6 +20,8 @@ SILENCE_DBFS = -60.0
 """The peak, in dB of full scale, below which a clip holds no speech."""
 
 _ARRAY = "The array"
+# Full scale is the most negative value, so that every sample is in [-1, 1). 8-bit
+# samples are unsigned and rest at 128.
 _INTEGER_SCALES = {
     np.dtype(np.int16): (0.0, 2.0**15),
     np.dtype(np.int32): (0.0, 2.0**31),
@@ -56,6 +58,7 @@ def mix_down(samples: npt.NDArray[Any], *, name: str) -> FloatArray:
         AudioFormatError: on another dtype, NaN, infinity or values far outside
             [-1, 1].
     """
+    # Byte order aside: samples from a big-endian file have a dtype of their own.
     native = samples.dtype.newbyteorder("=")
     if native in _FLOATS:
         _check_values(samples, name=name)
@@ -71,6 +74,7 @@ def mix_down(samples: npt.NDArray[Any], *, name: str) -> FloatArray:
 
 def check_audible(mono: FloatArray, *, name: str) -> None:
     """Refuse a clip whose peak about its mean is below `SILENCE_DBFS`."""
+    # About the mean: a constant offset moves the peak and makes no sound.
     mean = float(mono.mean(dtype=np.float64))
     peak = max(float(mono.max()) - mean, mean - float(mono.min()))
     if peak >= 10 ** (SILENCE_DBFS / 20):

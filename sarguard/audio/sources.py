@@ -46,6 +46,7 @@ def read_source(source: object, *, limits: AudioLimits) -> tuple[bytes, str]:
     if isinstance(source, (bytes, bytearray, memoryview)):
         name = f"The clip of {memoryview(source).nbytes:,} bytes"
         limits.check_bytes(memoryview(source).nbytes, name=name)
+        # A copy of what can change: a caller may go on writing into a bytearray.
         return bytes(source), name
     if isinstance(source, str) and (head := _BASE64.match(source)):
         return _read_base64(source[head.end() :], limits=limits)
@@ -62,6 +63,8 @@ def _read_base64(text: str, *, limits: AudioLimits) -> tuple[bytes, str]:
     # Three bytes for every four characters, the last two of which may be padding.
     limits.check_bytes(max(len(text) * 3 // 4 - 2, 0), name=name)
     try:
+        # Without validate, characters outside the alphabet are skipped without an
+        # error.
         data = base64.b64decode(text, validate=True)
     except (binascii.Error, ValueError) as error:
         raise AudioDecodeError(
@@ -97,10 +100,12 @@ def _read_path(
         )
     try:
         found = os.stat(path)
+        # A pipe or a device could block for ever, or never end.
         if not stat.S_ISREG(found.st_mode):
             raise AudioNotFoundError(_explain_special(name, found.st_mode))
         limits.check_bytes(found.st_size, name=name)
         with open(path, "rb") as file:
+            # Bounded as well as checked: the file may have grown in between.
             return _read_at_most(file, limits=limits, name=name), name
     except AudioError:
         raise
@@ -138,6 +143,7 @@ def _read_file(source: Any, *, limits: AudioLimits) -> tuple[bytes, str]:  # noq
         return _read_at_most(source, limits=limits, name=name), name
     except AudioError:
         raise
+    # The object is the caller's own, and may raise anything.
     except Exception as error:
         raise AudioDecodeError(
             f"{name} cannot be read: {type(error).__name__}: {error}. Pass a file "
@@ -148,6 +154,7 @@ def _read_file(source: Any, *, limits: AudioLimits) -> tuple[bytes, str]:  # noq
 def _read_at_most(file: Any, *, limits: AudioLimits, name: str) -> bytes:  # noqa: ANN401
     """Read a file to its end, or to one byte past the limit."""
     buffer = io.BytesIO()
+    # read() may give less than was asked for and still not be at the end.
     while buffer.tell() <= limits.max_bytes:
         chunk = file.read(limits.max_bytes + 1 - buffer.tell())
         if not chunk:

@@ -84,11 +84,14 @@ def to_wav(data: bytes, *, container: str, name: str, max_seconds: float) -> byt
 def _command(program: str, container: str, max_seconds: float) -> list[str]:
     """Return the command that converts one container on stdin to WAV on stdout."""
     return [
+        # It stops at the first error: by default ffmpeg goes on with what it can read.
         *(program, "-v", "error", "-hide_banner", "-nostdin", "-xerror"),
         *("-max_alloc", str(_MAX_ALLOC_BYTES), "-threads", "1"),
+        # A file can name other files and addresses, which ffmpeg would otherwise open.
         *("-protocol_whitelist", "cache,pipe", "-read_ahead_limit", "-1"),
         *("-f", CONTAINERS[container], "-i", "cache:pipe:0", "-map", "0:a:0"),
         *("-t", str(max_seconds + 1)),
+        # Float samples, as lossy codecs decode to values beyond full scale.
         *("-fs", str(_MAX_OUTPUT_BYTES), "-c:a", "pcm_f32le", "-f", "wav", "pipe:1"),
     ]
 
@@ -98,6 +101,7 @@ def _last_error(stderr: bytes) -> str:
     lines = [
         line
         for line in stderr.decode(errors="replace").splitlines()
+        # These are about the cache and about repetition, not about the clip.
         if not line.lstrip().startswith(("[cache", "Last message", "To ignore"))
     ]
     return lines[-1].strip() if lines else "nothing"

@@ -42,6 +42,8 @@ from sarguard.steering.bundle import (
 from sarguard.steering.gate import Gate
 from sarguard.steering.vectors import RefusalVectors, vectors_digest
 
+# The paper's coefficient. It does not carry over between models: the norms of their
+# states and vectors differ.
 ALPHA = 0.1
 
 
@@ -131,6 +133,7 @@ def clips_digest(pairs: Sequence[Pair], benign: Sequence[Clip] = ()) -> str:
     for kind, clip in named:
         # With its length, or two clips would digest like the one they make together.
         digest.update(f"{kind}:{clip.shape[0]}\n".encode())
+        # Little-endian, so that the digest is the same on every machine.
         digest.update(np.ascontiguousarray(clip, dtype="<f4").tobytes())
     return digest.hexdigest()
 
@@ -197,6 +200,7 @@ def _progress_bar(*, shown: bool) -> Iterator[Progress]:
     from rich.console import Console
     from rich.progress import Progress as Bar
 
+    # On stderr: stdout is for what a command gives out.
     with Bar(console=Console(stderr=True), disable=not shown) as bar:
         task = bar.add_task("Calibrating", total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)

@@ -33,6 +33,8 @@ from sarguard.errors import (
 )
 from sarguard.steering.gate import Gate
 
+# Not tuned on the test split, where 0.1 gave a point or two more of area: within chance
+# for its number of requests.
 SHRINKAGE = 0.5
 FOLDS = 6
 
@@ -113,6 +115,9 @@ class GateQuality:
 
         Over all N x N pairings of `harmful` and `safe`; ties count half.
         """
+        # Against matched clips only: sets that differ in style are told apart by it,
+        # which raised the area of a probe to 0.98 where matched pairs gave 0.50 to
+        # 0.81.
         wins = self.harmful[:, None] > self.safe[None]
         ties = self.harmful[:, None] == self.safe[None]
         return float((wins.double() + 0.5 * ties.double()).mean())
@@ -142,10 +147,14 @@ def fit_gate(
     harmful, safe, benign = matched.harmful, matched.safe, matched.benign
     _check(harmful, safe, shrinkage)
     if layers is None:
+        # Low layers tell the two apart worse: on SmolLM2-135M, of 30 layers, a probe's
+        # area was 0.73 to 0.88 in layers 3 and 9, 0.96 to 0.99 in layers 15 to 27.
         layers = range(harmful.shape[1] // 2, harmful.shape[1])
     found = []
     for layer in layers:
         extra = None if benign is None else benign[:, layer].double()
+        # float64, as the products of states that are solved below square their
+        # condition.
         h, s = harmful[:, layer].double(), safe[:, layer].double()
         found.append(_fit_layer(h, s, extra, shrinkage, layer))
     directions, offsets = zip(*found, strict=True)
@@ -177,6 +186,8 @@ def cross_validate(
     for fold in range(used):
         # A clip is left out in all its forms: they are too alike to be held against
         # each other.
+        # By place and not by lot: every run has the same folds, and both clips of a
+        # pair, which have one place, are left out together.
         out = [torch.arange(len(row)) // forms % used == fold for row in scores]
         gate = fit_gate(matched.select([~left for left in out]), shrinkage=shrinkage)
         for row, group, left in zip(scores, groups, out, strict=True):
@@ -196,6 +207,7 @@ def _fit_layer(
     shift = harmful.mean(0) - harmless.mean(0)
     rows = torch.cat([_centred(harmful), _centred(harmless), _centred(difference)])
     weights = _solve(rows, shift, shrinkage)
+    # Half the distance of the groups' mean scores, which it scales to +1 and -1.
     spread = weights @ shift / 2
     if not bool(torch.isfinite(spread)) or not bool(spread > 0):
         raise DegenerateDirectionError(
@@ -217,6 +229,7 @@ def _solve(rows: Tensor, shift: Tensor, shrinkage: float) -> Tensor:
     rows, whichever is smaller: a model's D is thousands, and pairs are hundreds.
     """
     count, width = rows.shape
+    # The trace of X^T X is the sum of all squares, so t needs no D x D matrix.
     target = shrinkage * rows.square().sum() / (count * width)
     weight = (1 - shrinkage) / count
     if width <= count:
@@ -242,6 +255,7 @@ def _check(harmful: Tensor, safe: Tensor, shrinkage: float) -> None:
             f"{harmful.shape[0]} pair(s) to fit a gate: give at least 2, and 3 to "
             "judge it"
         )
+    # At 0 there is no inverse where the rows are fewer than the columns.
     if not 0 < shrinkage <= 1:
         raise ConfigurationError(
             f"shrinkage is {shrinkage}: it has to be above 0 and at most 1"

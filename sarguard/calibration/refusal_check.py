@@ -32,6 +32,7 @@ TIMES_ALPHA = 2.0
 MIN_GAIN = 0.25
 """Nats per token that steering has to add to L beyond what a random push adds. The
 embedded model adds 0.7, tiny random models up to 0.1."""
+# Fixed, so that checking a model again gives the same figures.
 _SEED = 2510
 
 
@@ -48,10 +49,12 @@ class RefusalGain:
     @property
     def gain(self) -> float:
         """Return what the vectors add beyond what a random push adds, if it does."""
+        # A random push that lowers L counts for nothing in the vectors' favour.
         return self.steered - self.bare - max(0.0, self.random - self.bare)
 
     def check(self) -> None:
         """Raise NoRefusalError if there is no refusal to extract."""
+        # Negated, so that NaN fails as well.
         if not self.gain >= MIN_GAIN:
             raise NoRefusalError(
                 "the model shows no refusal that could be extracted: on "
@@ -94,6 +97,7 @@ def measure_refusal(
 
 def random_direction(vectors: Tensor, *, seed: int = _SEED) -> Tensor:
     """Return a Gaussian direction a layer with the norms of `vectors`, (L, D)."""
+    # On the CPU: with one seed, other devices draw other numbers.
     generator = torch.Generator().manual_seed(seed)
     drawn = torch.randn(vectors.shape, generator=generator, dtype=torch.float64)
     norms = vectors.double().norm(dim=-1, keepdim=True)
@@ -108,6 +112,7 @@ def _with_refusal(
     turn = Turn(role="user", text=recipe.instruction, audio=(clip,))
     inputs = build_inputs(loaded, [[turn]])
     prompt = inputs["input_ids"]
+    # Without special tokens: this goes on in the middle of a text.
     refusal = loaded.tokenizer(recipe.refusal, add_special_tokens=False)["input_ids"]
     answer = torch.tensor([refusal], device=prompt.device, dtype=prompt.dtype)
     for name, value in inputs.items():

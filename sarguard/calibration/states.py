@@ -132,10 +132,12 @@ def read_states(
         One tensor a text, float32 on the CPU, shape (clips, layers, width).
     """
     shape = (len(clips), len(loaded.decoder), loaded.decoder.hidden_size)
+    # On the CPU: the device holds the states of one batch at a time.
     found = [torch.empty(shape) for _ in texts]
     for rows in _batches(loaded, clips, batch_size):
         prompts = [_prompts(loaded, [clips[r] for r in rows], text) for text in texts]
         for states, read in zip(found, _read(loaded, prompts), strict=True):
+            # Each to its clip's own place: batches are in the order of lengths.
             states[rows] = read.transpose(0, 1)
         after_batch(len(rows))
     return found
@@ -152,6 +154,8 @@ def _batches(
     # Neighbours in length waste the least padding, and clips of one key are of one
     # length where a family must not pad them.
     by_length = sorted(range(len(clips)), key=lambda index: clips[index].shape[0])
+    # groupby joins neighbours only. A key is a length, and so in order, or the same for
+    # every clip here.
     for _, alike in itertools.groupby(by_length, key):
         group = list(alike)
         yield from (group[i : i + size] for i in range(0, len(group), size))
@@ -174,6 +178,7 @@ def _read(loaded: LoadedModel, prompts: Sequence[_Inputs]) -> list[Tensor]:
     if shared == 0:
         return [last_states(loaded.decoder, prompt) for prompt in placed]
     prefix = dict(placed[0])
+    # The clip's features stay whole: all of its tokens are in the shared columns.
     for name in ("input_ids", "attention_mask", "position_ids"):
         prefix[name] = prefix[name][:, :shared]
     _, cache = run_and_read(loaded.decoder, prefix, use_cache=True)
@@ -194,6 +199,7 @@ def _continue(
     loaded: LoadedModel, prompt: _Inputs, shared: int, cache: KeyValueCache
 ) -> Tensor:
     rest = {
+        # The mask covers the cached columns too; ids and positions are the new ones'.
         "input_ids": prompt["input_ids"][:, shared:],
         "attention_mask": prompt["attention_mask"],
         "position_ids": prompt["position_ids"][:, shared:],
@@ -220,6 +226,7 @@ def shared_columns(loaded: LoadedModel, prompts: Sequence[Mapping[str, Tensor]])
             differs |= (prompt[name][:, :length] != first[name][:, :length]).any(dim=0)
     columns = differs.nonzero()
     shared = int(columns[0]) if len(columns) else length
+    # A clip cannot be divided: its features go into one pass.
     audio = (first["input_ids"] == token).any(dim=0).nonzero()
     covers_audio = len(audio) > 0 and int(audio[-1]) < shared
     return shared if covers_audio else 0

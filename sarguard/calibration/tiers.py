@@ -30,6 +30,7 @@ from sarguard.steering.dose import DoseRule, DoseSpec
 DEFAULT_TIER = "balanced"
 TRUSTED_AUC = 0.8
 """Area under the curve from which on the dose depends on the gate."""
+# Scores that are all equal have none, and a rule needs its two scores apart.
 _MIN_DEVIATION = 1e-6
 
 

@@ -28,6 +28,8 @@ from sarguard.errors import (
 )
 from sarguard.steering.vectors import RefusalVectors
 
+# As a share of the total variance, of which rounding in float64 leaves about 1e-16 in a
+# direction that is not there.
 _RANK_TOLERANCE = 1e-10
 
 
@@ -93,6 +95,7 @@ def safe_basis(states: Tensor, rank: int) -> SafeBasis:
     count, width = states.shape
     if rank < 1:
         raise ConfigurationError(f"rank is {rank}: it has to be 1 or more")
+    # Centring takes one dimension from what N states span.
     if rank > min(count - 1, width):
         raise InsufficientDataError(
             f"{count} safe states of width {width} cannot span {rank} directions: give "
@@ -112,6 +115,7 @@ def safe_basis(states: Tensor, rank: int) -> SafeBasis:
             "repeated? Use different clips, or lower the rank"
         )
     # One QR pass removes the rounding that small eigenvalues leave; signs are free.
+    # u_j = (S - mu)^T x_j / sigma_j, with sigma_j^2 and x_j of the Gram matrix.
     basis, _ = torch.linalg.qr(centred.T @ left / values.sqrt())
     return SafeBasis(vectors=basis, explained_variance=values / total)
 

@@ -38,6 +38,8 @@ class AnswerText:
 
     def finish(self) -> str:
         """Return the text that was held back; no token follows."""
+        # In this order: the last characters may still complete a stop string. White
+        # space that is held after that ends the answer, and is dropped.
         rest = self._stop.push(self._detokenizer.finish()) + self._stop.finish()
         return self._emit(rest)
 
@@ -77,8 +79,11 @@ class _Detokenizer:
     def push(self, token: int) -> str:
         self._window.append(token)
         before, after = self._decode()
+        # A token may be one byte of a character, or add no text at all.
         if len(after) <= len(before) or after.endswith(_INCOMPLETE):
             return ""
+        # What was new becomes the context of the next token, and older tokens go: the
+        # work for a token does not grow with the answer.
         self._window = self._window[self._known :]
         self._known = len(self._window)
         return after[len(before) :]
@@ -123,6 +128,8 @@ class _StopStrings:
 
     def _possible_start(self, text: str) -> int:
         """Return how many characters at the end may begin a stop string."""
+        # A whole stop string was looked for already, so one character less will do. The
+        # longest end first: holding too little would let a part of one out.
         max_size = max((len(s) for s in self._stop), default=1) - 1
         for size in range(min(max_size, len(text)), 0, -1):
             if any(s.startswith(text[-size:]) for s in self._stop):

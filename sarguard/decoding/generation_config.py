@@ -23,6 +23,7 @@ _UNSAFE_SETTINGS = (
 
 def stop_tokens(loaded: LoadedModel) -> tuple[int, ...]:
     """Return the ids of the tokens that end an answer."""
+    # First here: it may name several tokens, a tokenizer has one.
     found = loaded.model.generation_config.eos_token_id
     if found is None:
         found = loaded.tokenizer.eos_token_id
@@ -34,6 +35,7 @@ def stop_tokens(loaded: LoadedModel) -> tuple[int, ...]:
 def padding_token(loaded: LoadedModel) -> int:
     """Return the id of the token that fills up rows which have ended."""
     pad: int | None = loaded.tokenizer.pad_token_id
+    # Any id will do: what fills up a row that has ended is never read.
     return pad if pad is not None else (*stop_tokens(loaded), 0)[0]
 
 
@@ -44,6 +46,7 @@ def configure(loaded: LoadedModel, max_new_tokens: int) -> GenerationConfig:
         ConfigurationError: The model's own settings ask for speculative or cacheless
             decoding, which cannot be guarded.
     """
+    # generate() takes from the model's own config whatever a call leaves None.
     _refuse_unsafe(loaded.model.generation_config)
     return greedy_settings(
         max_new_tokens=max_new_tokens,

@@ -37,6 +37,7 @@ _MAX_REFUSAL_CHARS = 300
 # space for ever sometimes does.
 _SPACES = {"whitespace_flexible": True, "whitespace_pattern": " ?"}
 
+# Weak: a converted tokenizer goes when its model does.
 _tokenizers: weakref.WeakKeyDictionary[Any, LLTokenizer] = weakref.WeakKeyDictionary()
 # Callers' threads compile schemas at once; a tokenizer is converted for one of them.
 _converting = threading.Lock()
@@ -93,6 +94,7 @@ class JsonMatcher:
 
         After a fault only the end of the answer may.
         """
+        # Copied, as torch.frombuffer warns of memory that cannot be written.
         bias = bytearray(self._matcher.compute_logit_bias())
         allowed = torch.frombuffer(bias, dtype=torch.uint8).bool()
         # Models may have more scores than their tokenizer has tokens.
@@ -135,6 +137,7 @@ def _write_grammar(schema: Mapping[str, Any]) -> str:
             f"json_schema is a {type(schema).__name__}: give a JSON schema as a mapping"
         )
     try:
+        # Last in the mapping, so that a schema cannot set it otherwise.
         written = json.dumps({**schema, "x-guidance": _SPACES})
     except (TypeError, ValueError) as error:
         raise InvalidRequestError(

@@ -111,6 +111,7 @@ def divergence(ours: Tensor, theirs: Tensor) -> list[float]:
     """
     p, q = (logits.double().softmax(dim=-1) for logits in (ours, theirs))
     # H(m) - (H(p) + H(q)) / 2 is zero for equals but for rounding: hence the clamp.
+    # entr(0) is 0, where -p log p would be NaN.
     h_p, h_q, h_m = (torch.special.entr(x).sum(dim=-1) for x in (p, q, (p + q) / 2))
     found: list[float] = ((h_m - (h_p + h_q) / 2) / math.log(2)).clamp(0, 1).tolist()
     return found
@@ -143,11 +144,14 @@ class _Loop:
         generation_config: GenerationConfig,
         **model_kwargs: Any,  # noqa: ANN401
     ) -> Tensor:
+        # `stopping_criteria` are left aside: a row ends by its own limit, its stop
+        # tokens, a check or its caller.
         prompt = Prompt(
             model=model, ids=input_ids, config=generation_config, kwargs=model_kwargs
         )
         states = clean_states(self._loaded, self._steerer, prompt, self._rows)
         decide_doses(self._rows, states, self._score)
+        # Where every row is blocked nothing is decoded.
         if any(row.alive for row in self._rows):
             if all(row.bare for row in self._rows):
                 self._decode_bare(prompt, logits_processor)
@@ -157,6 +161,8 @@ class _Loop:
 
     def _decode_bare(self, prompt: Prompt, processors: LogitsProcessorList) -> None:
         """Answer unsteered, after one steered step that measures the difference."""
+        # The steered step adds the last token's steered keys and values to the cache,
+        # which a bare answer must not read.
         cache = prompt.copy_cache()
         with self._guard(prompt) as receipt:
             self._note_divergence(prompt, steered_prefill(prompt).logits[:, -1])
@@ -198,6 +204,8 @@ class _Loop:
 
     def _take(self, tokens: Sequence[int], healthy: Sequence[bool]) -> None:
         for row, token, finite in zip(self._rows, tokens, healthy, strict=True):
+            # Before the token: `end` keeps the first reason, and a row with NaN takes
+            # nothing.
             if not finite:
                 row.end("unhealthy")
             if row.alive:
@@ -215,7 +223,10 @@ class _Loop:
         kwargs = prompt.kwargs
         with transformers_api.decoding(model):
             while True:
+                # Before `outputs` goes, as the cache is taken out of it.
                 kwargs = transformers_api.after_pass(model, outputs, kwargs)
+                # Copied even if they are float32: a view would keep the logits of all
+                # positions, and processors write into what they are given.
                 logits = outputs.logits[:, -1].to(torch.float32, copy=True)
                 # The whole prompt's logits would stay alive until the next step.
                 del outputs
@@ -227,10 +238,13 @@ class _Loop:
                     return
                 # Rows that have ended are fed on: a batch keeps its shape.
                 fed = torch.tensor(tokens, device=ids.device, dtype=ids.dtype)
+                # The whole sequence although one token is run: logits processors read
+                # it.
                 ids = torch.cat([ids, fed[:, None]], dim=-1)
                 outputs = transformers_api.run_last_token(model, ids, kwargs)
 
     def _samplers(self, prompt: Prompt) -> list[TokenSampler]:
+        # Prompts without padding: a repetition penalty would count it as text.
         device = self._loaded.device
         return [
             TokenSampler(row.sampling, ids, device, matcher=row.matcher)

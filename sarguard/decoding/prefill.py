@@ -61,6 +61,7 @@ class Prompt:
 
     def copy_cache(self) -> KeyValueCache:
         """Return a copy of the cache, to run what is left of the prompt once more."""
+        # Deep, as a forward pass writes into the cache that it is given.
         return copy.deepcopy(kept_cache(self.kwargs))
 
     def set_cache(self, cache: KeyValueCache) -> None:
@@ -88,6 +89,7 @@ def clean_states(
     cache = returned_cache(outputs)
     prompt.prefilled = is_croppable(cache)
     if prompt.prefilled:
+        # A negative number is how many columns are taken off the end.
         cache.crop(-1)
     prompt.set_cache(cache if prompt.prefilled else untouched)
     return captured.stacked().float()
@@ -137,6 +139,7 @@ def last_positions(model: PretrainedModel, count: int) -> Iterator[None]:
         hidden = args[0] if args else None
         if not isinstance(hidden, Tensor) or hidden.dim() != 3:
             return None
+        # Not [-kept:], which for 0 would be everything.
         return (hidden[:, max(0, hidden.shape[1] - kept) :], *args[1:])
 
     handle = layer.register_forward_pre_hook(cut)

@@ -88,6 +88,7 @@ class Row:
     def take(self, token: int, *, stops: frozenset[int]) -> None:
         """Add a token that was proven to be steered."""
         self.output_tokens += 1
+        # A stop token was chosen by a steered state and is counted, but is no text.
         if token in stops:
             self.end("stop")
             return

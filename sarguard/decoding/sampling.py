@@ -79,6 +79,8 @@ class TokenSampler:
         self._generator: torch.Generator | None = None
         if sampling.temperature > 0:
             self._generator = torch.Generator(device=device)
+            # A new generator always begins with the same seed, so that without this
+            # every unseeded answer would draw alike.
             if sampling.seed is None:
                 self._generator.seed()
             else:
@@ -91,6 +93,7 @@ class TokenSampler:
 
     def sample(self, scores: Tensor) -> int:
         """Choose from the scores of one row, float32, shape (vocabulary,)."""
+        # Before top-k and top-p, which then choose among tokens that may follow.
         if self._matcher is not None:
             scores = self._matcher.mask(scores)
         seen = torch.tensor([self._seen], device=scores.device)
@@ -98,6 +101,7 @@ class TokenSampler:
         if self._generator is None:
             token = int(warped.argmax(dim=-1))
         else:
+            # The generator is on this device, and the logits may be on another one.
             shares = warped.softmax(dim=-1).to(self._device)
             drawn = torch.multinomial(shares, 1, generator=self._generator)
             token = int(drawn)
@@ -120,6 +124,7 @@ def sample_tokens(
 
 
 def _warpers(sampling: Sampling) -> LogitsProcessorList:
+    # In the order of transformers: penalty, temperature, top-k, top-p.
     found = LogitsProcessorList()
     if sampling.repetition_penalty != 1:
         found.append(RepetitionPenaltyLogitsProcessor(sampling.repetition_penalty))

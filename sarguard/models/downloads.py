@@ -18,6 +18,7 @@ T = TypeVar("T")
 
 _log = structlog.get_logger(__name__)
 _ATTEMPTS = 3
+# Too slow, too many requests, or a fault of the server: later it may work.
 _BUSY = frozenset([408, 429, 500, 502, 503, 504])
 # By name: hub clients differ, the names of their connection errors do not.
 _OFFLINE = "OfflineModeIsEnabled"
@@ -34,6 +35,7 @@ def retry_download(load: Callable[[], T]) -> T:
     retrying = Retrying(
         retry=retry_if_exception(is_transient),
         stop=stop_after_attempt(_ATTEMPTS),
+        # At random, so that processes that failed together do not return together.
         wait=wait_random_exponential(multiplier=0.5, max=5),
         before_sleep=_log_retry,
         reraise=True,
@@ -60,6 +62,8 @@ def _is_transient(error: BaseException) -> bool:
 def _causes(error: BaseException) -> Iterator[BaseException]:
     seen: list[BaseException] = []
     found: BaseException | None = error
+    # Causes may form a circle. The context stands in where a library raised another
+    # error without `from`.
     while found is not None and found not in seen:
         seen.append(found)
         yield found

@@ -15,6 +15,7 @@ from sarguard.models.untyped import Config, Processor
 DEFAULT_MAX_SECONDS = 600.0
 """Longest clip where the processor itself truncates nothing; it bounds memory."""
 
+# The window of Whisper's feature extractor, which most families use.
 _DEFAULT_WINDOW_SECONDS = 30.0
 
 # These checkpoints name a wrapper that also generates speech; the text comes from its
@@ -66,8 +67,12 @@ class Family:
     note: str = ""
 
 
+# These processors load their picture half whatever the prompt holds.
 _VISION_PACKAGES = ("pillow", "torchvision")
 
+# equal_lengths is set where batches of unequal clips changed the states of a tiny
+# random model: by 0.4 of their norm (Fun-ASR-Nano), 0.04 (Phi-4), 0.03 (Gemma 3n,
+# Dots 3) and 0.001 (Granite).
 FAMILIES = {
     "qwen2_audio": Family(
         name="Qwen2-Audio",
@@ -92,6 +97,7 @@ FAMILIES = {
         name="Voxtral",
         architecture="VoxtralForConditionalGeneration",
         max_seconds=DEFAULT_MAX_SECONDS,
+        # Its processor refuses arrays, and mistral-common makes the features itself.
         takes_arrays=False,
         needs=("mistral-common",),
         evidence=Evidence.STUB_PROCESSOR,
@@ -124,6 +130,7 @@ FAMILIES = {
     "gemma3n": Family(
         name="Gemma 3n",
         architecture="Gemma3nForConditionalGeneration",
+        # What is longer is cut without a word.
         max_seconds=30.0,
         equal_lengths=True,
         needs=(*_VISION_PACKAGES, "timm"),
@@ -133,6 +140,7 @@ FAMILIES = {
     "gemma4": Family(
         name="Gemma 4",
         architecture="Gemma4ForConditionalGeneration",
+        # What is longer is cut without a word.
         max_seconds=30.0,
         needs=_VISION_PACKAGES,
         evidence=Evidence.AUDIO_PROCESSOR,
@@ -267,6 +275,7 @@ def family_of(config: Config) -> Family:
 
 def feature_extractor_of(processor: Processor) -> Processor:
     """Return the part of a processor that turns samples into features, or None."""
+    # The second name is that of Phi-4 and Granite.
     for name in ("feature_extractor", "audio_processor"):
         found = getattr(processor, name, None)
         if getattr(found, "sampling_rate", None) is not None:
@@ -282,6 +291,8 @@ def audio_window_seconds(family: Family, processor: Processor) -> float:
     """
     if family.max_seconds is not None:
         return family.max_seconds
+    # Processors that cut a clip into windows have a limit over all of them, such as
+    # Audio Flamingo and GLM-ASR; for others the extractor's window is the limit.
     seconds = getattr(processor, "max_audio_len", None)
     if seconds is not None:
         return float(seconds)

@@ -32,6 +32,7 @@ def weights_digest(model: nn.Module) -> str:
         UnsupportedModelError: A parameter is offloaded and has no data to read.
     """
     digest = hashlib.sha256()
+    # By name: the order of the modules is the code's, and may change.
     for name, parameter in sorted(model.named_parameters()):
         if parameter.is_meta:
             raise UnsupportedModelError(
@@ -60,6 +61,7 @@ def template_digest(processor: Processor) -> str:
             f"{type(processor).__name__} has no chat template: save one as "
             "chat_template.jinja beside the tokenizer"
         )
+    # Some processors keep several templates, by name.
     if not isinstance(template, str):
         template = json.dumps(template, sort_keys=True)
     return hashlib.sha256(template.encode()).hexdigest()
@@ -77,6 +79,8 @@ def _sample(parameter: torch.Tensor) -> bytes:
     count = min(_SAMPLES, flat.numel())
     if flat.numel() > _SAMPLES:
         steps = torch.arange(_SAMPLES, device=flat.device)
+        # In whole numbers: float32 cannot name every place of a large tensor.
         flat = flat[steps * (flat.numel() - 1) // (_SAMPLES - 1)]
     values = flat[:count].to(torch.bfloat16).cpu().contiguous()
+    # numpy has no bfloat16: its bits pass as integers, little-endian on every machine.
     return values.view(torch.int16).numpy().astype("<i2").tobytes()

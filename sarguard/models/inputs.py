@@ -48,11 +48,16 @@ def build_inputs(
     """
     if not conversations:
         raise ConfigurationError("no conversation to answer: give at least one")
+    # Before the processor sees them: several cut a long clip, or hear something else in
+    # a wrong array, without an error.
     for turns in conversations:
         _check(loaded, turns)
     _check_batch(loaded, conversations)
     batch = _write(loaded, conversations)
+    # Features become the model's dtype, without which many families fail in bfloat16;
+    # token ids stay integers.
     inputs = dict(batch.to(loaded.device, loaded.dtype))
+    # The last column is what is read and steered in every row.
     if not bool(inputs["attention_mask"][:, -1].all()):
         raise UnsupportedModelError(
             f"{type(loaded.processor).__name__} pads on the right: the last prompt "
@@ -109,6 +114,8 @@ def _write(loaded: LoadedModel, conversations: Sequence[Sequence[Turn]]) -> Any:
         return_dict=True,
         add_generation_prompt=True,
         processor_kwargs={
+            # For the text alone: padding that is asked for at large reaches the feature
+            # extractor too, and breaks Audio Flamingo, Music Flamingo and GLM-ASR.
             "text_kwargs": {"padding": True, "padding_side": "left"},
             "return_tensors": "pt",
         },
@@ -169,6 +176,8 @@ def _message(loaded: LoadedModel, turn: Turn) -> dict[str, Any]:
         for clip in turn.audio
     ]
     text = [{"type": "text", "text": turn.text}] if turn.text else []
+    # Clips first: calibration reads a clip once and goes on with several texts, and
+    # what it reads has to be laid out as a request is.
     return {"role": turn.role, "content": clips + text}
 
 
@@ -176,5 +185,6 @@ def _wav(clip: NDArray[np.float32], rate: int) -> str:
     import soundfile  # type: ignore[import-untyped]
 
     file = io.BytesIO()
+    # As float32, so that the samples are not rounded on the way.
     soundfile.write(file, clip, rate, format="WAV", subtype="FLOAT")
     return base64.b64encode(file.getvalue()).decode()

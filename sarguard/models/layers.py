@@ -34,6 +34,7 @@ _EMBEDDINGS = frozenset(["embed_tokens", "wte", "tok_embeddings", "word_embeddin
 _FINAL_NORMS = frozenset(
     ["norm", "final_layernorm", "ln_f", "final_layer_norm", "norm_f", "layer_norm"]
 )
+# Parts of a model that are made of attention blocks as well.
 _FOREIGN = re.compile(
     "audio|speech|sound|vision|visual|image|video|whisper|encoder|tower|talker|"
     "token2wav|codec|codebook|depth|projector|adapter|adaptor|connector|qformer|"
@@ -41,6 +42,8 @@ _FOREIGN = re.compile(
     "nextn|draft|tokenizer|vq|tts|dvae|apm|vpm|beats|conformer|diar|timestamp|mimo"
 )
 
+# More than all the evidence together, which is 75 at most. A number in a path means a
+# list inside of another list's block.
 _FOREIGN_PENALTY = 100
 _NESTING_PENALTY = 30
 _STRONG, _FAIR, _WEAK = 20, 10, 5
@@ -88,6 +91,7 @@ def find_decoder_layers(
             "not answer. Use an audio-language model with a decoder-only text model"
         )
     text_config = _text_config(config)
+    # Not held to the config: naming the list is the way out where the two disagree.
     if decoder_layers is not None:
         stack = _explicit(model, decoder_layers)
         return _describe(model, decoder_layers, stack, text_config)
@@ -111,6 +115,7 @@ def residual_width(block: nn.Module) -> int | None:
 
 def _text_config(config: Config) -> Config:
     get = getattr(config, "get_text_config", None)
+    # An audio model's config holds one for its text decoder, under a name of its own.
     return config if get is None else get(decoder=True)
 
 
@@ -175,6 +180,7 @@ def named_module(model: nn.Module, getter: str) -> nn.Module | None:
     get = getattr(model, getter, None)
     try:
         found = None if get is None else get()
+    # What transformers raises where a model does not say.
     except NotImplementedError:
         return None
     return found if isinstance(found, nn.Module) else None
@@ -241,6 +247,8 @@ def _streams(text_config: Config) -> int:
 
 def _backbone(model: nn.Module, stack: nn.ModuleList) -> nn.Module:
     inner = getattr(model, "model", None)
+    # Without `lm_head`, which would compute logits of every position. A model that is
+    # laid out otherwise is run whole.
     if (
         isinstance(inner, nn.Module)
         and hasattr(model, "lm_head")

@@ -117,7 +117,10 @@ def load_model(
 
     name = os.fspath(id_or_path)
     config = _open(transformers.AutoConfig, name, revision)
+    # By its architecture: no Auto class has Audio Flamingo or Music Flamingo, and one
+    # gives Dots 3 Note without its audio.
     model_class = _resolve_class(config, name)
+    # Before the weights: a model that cannot hear is refused without loading them.
     processor = _open(transformers.AutoProcessor, name, revision)
     _check_processor_takes_audio(processor, name)
     options: dict[str, object] = {}
@@ -126,6 +129,7 @@ def load_model(
     options["dtype"] = "auto" if dtype is None else dtype
     with progress_bars(shown=progress):
         model = _open(model_class, name, revision, **options)
+    # The commit where a hub tells it, as a branch moves on.
     commit = commit_of(config) or revision
     return wrap_model(
         model, processor, name=name, revision=commit, decoder_layers=decoder_layers
@@ -148,6 +152,7 @@ def wrap_model(
     thinker = getattr(model, "thinker", None)
     if isinstance(thinker, nn.Module):
         model = thinker
+    # peft's wrapper takes any argument, so the model in it is asked what it takes.
     unwrapped = model.get_base_model() if hasattr(model, "get_base_model") else model
     _check_decoder_only(model.config, name)
     _check_model_takes_audio(type(unwrapped), name)
@@ -162,6 +167,7 @@ def wrap_model(
     decoder = find_decoder_layers(model, decoder_layers=decoder_layers)
     settle(unwrapped, decoder)
     return LoadedModel(
+        # Dropout would change every state and every answer.
         model=model.eval(),
         processor=processor,
         decoder=decoder,
@@ -196,6 +202,7 @@ def progress_bars(*, shown: bool) -> Iterator[None]:
     if shown or not logging.is_progress_bar_enabled():
         yield
         return
+    # A switch of the whole process, which is put back as it was.
     logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     try:
         yield

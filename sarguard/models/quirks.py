@@ -20,6 +20,7 @@ def settle(model: PretrainedModel, decoder: DecoderLayers) -> None:
     generate() switches an adapter on for clips and off for text, its forward()
     leaves the adapter as the request before had it. The hooks stay on the model.
     """
+    # A model that is loaded into two clients, one after the other, gets one hook.
     if getattr(decoder.backbone, _SETTLED, False):
         return
     kind = getattr(model.config, "model_type", "")
@@ -48,6 +49,7 @@ class _AdapterSwitch:
         self, _module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> None:
         cache = passed_cache(args, kwargs)
+        # Decode steps carry no features: their prompt has decided.
         goes_on = cache is not None and int(cache.get_seq_length()) > 0
         if goes_on or not has_adapter(self._model):
             return

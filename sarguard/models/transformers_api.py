@@ -179,6 +179,8 @@ def greedy_settings(
     """Return settings under which generate() only prepares what a step needs."""
     return GenerationConfig(  # type: ignore[no-untyped-call]
         max_new_tokens=max_new_tokens,
+        # Said and not left out: what is None is taken from the model's own config, and
+        # choosing tokens is ours.
         do_sample=False,
         use_cache=True,
         num_beams=1,
@@ -187,6 +189,7 @@ def greedy_settings(
         no_repeat_ngram_size=0,
         min_length=0,
         return_dict_in_generate=False,
+        # generate() compiles steps by itself with a static cache on a GPU.
         disable_compile=True,
         eos_token_id=list(stops) or None,
         pad_token_id=pad,
@@ -242,6 +245,8 @@ def after_pass(
     kept: dict[str, Any] = _private(model, "_update_model_kwargs_for_generation")(
         output, kwargs
     )
+    # For its error only: with a cache under a name that is not known, the next step
+    # would begin anew.
     kept_cache(kept)
     return kept
 
@@ -300,6 +305,7 @@ def _private(model: PretrainedModel, name: str) -> Any:  # noqa: ANN401
 def _is_plain(layer: Any) -> bool:  # noqa: ANN401
     # Layers that also keep a state of their own are made by subclassing these. Where
     # a version lacks one, nothing is taken out of its caches and prompts are run again.
+    # A window that is not full has dropped nothing that cropping would need back.
     if type(layer) is getattr(cache_utils, "DynamicSlidingWindowLayer", None):
         return bool(layer.get_seq_length() < layer.sliding_window)
     plain = (getattr(cache_utils, name, None) for name in _PLAIN_LAYERS)

@@ -207,6 +207,7 @@ class Steerer:
         self._check_hooks()
         self._integrity.check()
         self._set_alphas(alphas)
+        # A pass that raised in an earlier request may have left its count.
         self._added = 0
         receipt = HookReceipt(
             prompt_length=prompt_length,

@@ -152,6 +152,7 @@ class Privacy:
         if self.content == "none" or not text:
             return ()
         if self.content == "encrypted":
+            # JSON can carry half of a surrogate pair, which UTF-8 cannot write.
             data = text.encode("utf-8", "replace")
             return (self.sealer.seal(part, data, tenant=tenant, session=session),)
         found = self.redactor.redact(text)
@@ -159,6 +160,7 @@ class Privacy:
             Content(
                 part=part,
                 mode="redacted",
+                # Cut after redaction: half of a number may fit no pattern.
                 text=found.text[:MAX_TEXT].encode("utf-8", "replace").decode(),
                 engine=self.redactor.name,
                 redactions=found.count,

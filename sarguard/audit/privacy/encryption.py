@@ -24,6 +24,8 @@ ENGINE = "AES-256-GCM/1"
 APPLICATION_ID = 0x53415243
 """`SARC`, in the header of the file."""
 
+# Keeps these hashes apart from all others. Salt and nonce have fixed lengths, so the
+# bytes that are hashed can be read in one way only.
 _DOMAIN = b"sarguard content v1\x00"
 _TABLES = """
 CREATE TABLE IF NOT EXISTS contents (
@@ -150,12 +152,14 @@ class Sealer:
         from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
         name, salt, nonce = new_name("content"), os.urandom(32), os.urandom(12)
+        # Without a session the piece has a key to itself, and can be erased by itself.
         secret = self.keyring.content_secret(tenant, session or name)
         # A fresh nonce for each piece: a session's key seals many.
         data = AESGCM(secret.value).encrypt(nonce, data, _bound(name, part))
         sealed = SealedContent(
             content_id=name, key_id=secret.key_id, salt=salt, nonce=nonce, data=data
         )
+        # Before the record: it must never name content that is not there.
         self.store.put(sealed)
         return Content(
             part=part,

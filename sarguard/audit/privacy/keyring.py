@@ -47,6 +47,7 @@ class Secret:
     """Pseudonym of the session whose content it seals."""
     made: int
     """When, in microseconds since 1970."""
+    # Logs and tracebacks print what has a repr.
     value: bytes = field(repr=False)
 
 
@@ -61,6 +62,8 @@ class Keyring:
             application_id=APPLICATION_ID,
             tables=_TABLES,
         )
+        # Guards the two below. The file has SQLite's own lock, which is not taken under
+        # it.
         self._lock = threading.Lock()
         self._known: dict[tuple[str, str, str], Secret] = {}
         self._version = b""
@@ -141,6 +144,8 @@ class Keyring:
         with self._file.writing() as connection:
             for key_id in key_ids:
                 connection.execute(
+                    # The name stays, so that a look-up can tell a key that was
+                    # destroyed from one that is lost.
                     "INSERT OR IGNORE INTO destroyed SELECT key_id, purpose, tenant, "
                     "session, made, ? FROM secrets WHERE key_id = ?",
                     (now_us(), key_id),
@@ -173,6 +178,8 @@ class Keyring:
         """Return SQLite's change counter, bytes 24 to 27 of the file's header."""
         try:
             with self.path.open("rb") as file:
+                # Every commit changes it, as the file has a rollback journal: with a
+                # write-ahead log SQLite need not count.
                 return file.read(28)[24:]
         except FileNotFoundError:
             return b""
@@ -186,6 +193,7 @@ def _newest(
 ) -> Secret | None:
     row = connection.execute(
         f"{_SELECT} WHERE purpose = ? AND tenant = ? AND session = ? "
+        # Two secrets may be made within a microsecond: the later row is the newer.
         "ORDER BY made DESC, rowid DESC LIMIT 1",
         name,
     ).fetchone()
@@ -204,6 +212,7 @@ def _make(
         tenant=tenant,
         session=session,
         made=now_us(),
+        # 256 bits, for HMAC-SHA256 and AES-256 alike.
         value=os.urandom(32),
     )
     owner = (tenant or "", session or "")

@@ -75,4 +75,5 @@ def pcm16(samples: NDArray[np.float32]) -> bytes:
 
 
 def _encode(text: str) -> bytes:
+    # Not "replace": texts that differ in a lone surrogate would get one pseudonym.
     return unicodedata.normalize("NFC", text).encode("utf-8", "surrogatepass")

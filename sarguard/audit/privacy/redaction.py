@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
+# Speech recognition may write a number out in words.
 _DIGIT = (
     "zero|oh|one|two|three|four|five|six|seven|eight|nine|ten|eleven|twelve|thirteen|"
     "fourteen|fifteen|sixteen|seventeen|eighteen|nineteen|twenty|thirty|forty|fifty|"
@@ -79,6 +80,7 @@ def passes_luhn(text: str) -> bool:
     digits = _digits(text)
     if not 13 <= len(digits) <= 19:
         return False
+    # Luhn: every second digit from the right counts twice, less 9 above 9.
     doubled = [digit * 2 - 9 * (digit > 4) for digit in digits[-2::-2]]
     return (sum(digits[::-2]) + sum(doubled)) % 10 == 0
 

@@ -27,6 +27,8 @@ PLACEHOLDER_HEADER = {
 }
 """Header of a record that has no place in the chain yet."""
 
+# All columns but the first two repeat values of the record, for the indexes. What is
+# hashed is `record`; a verifier compares the others with it.
 _INSERT = (
     "INSERT INTO records (seq, record, kind, time, audit_id, tenant, policy, outcome) "
     "VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
@@ -52,6 +54,8 @@ def draft(kind: str, fields: Mapping[str, object]) -> Header:
     reserved = sorted(set(fields) & {*PLACEHOLDER_HEADER, "schema_version"})
     if reserved:
         raise AuditRecordError(f"{', '.join(reserved)}: the ledger fills these in")
+    # Validated as a whole and before any lock is taken: a bad record costs no
+    # transaction, and nobody waits for it.
     return build(kind, {**fields, **PLACEHOLDER_HEADER})
 
 
@@ -73,6 +77,8 @@ class Appender:
         Raises:
             AuditRecordError: if a request would begin or end twice.
         """
+        # Before anything is written: what else this batch appends stays in the
+        # transaction.
         self._refuse_duplicate(record)
         if self._segment_is_full(now_us()):
             self.seal()
@@ -103,6 +109,8 @@ class Appender:
         placed = record.model_copy(update=place)
         data = canonical(placed)
         self.connection.execute(_INSERT, (head.size + 1, data, *columns(placed)))
+        # After the insert, so that a statement that fails leaves the head as the file
+        # is.
         tile_root = head.push(leaf_hash(data), now)
         if tile_root is not None:
             tile = head.size // TILE - 1
@@ -115,6 +123,8 @@ class Appender:
         audit_id = getattr(record, "audit_id", None)
         if audit_id is None:
             return
+        # The unique index would refuse it too, but with a database error, which fails
+        # every record of the batch.
         found = self.connection.execute(
             "SELECT seq FROM records WHERE audit_id = ? AND kind = ?",
             (audit_id, record.kind),
@@ -127,6 +137,7 @@ class Appender:
 
     def _segment_is_full(self, now: int) -> bool:
         records = self.head.size + 1 - self.head.segment_first
+        # Microseconds to days.
         age = (now - self.head.segment_time) / 86_400e6
         return records > 0 and (
             records >= self.pace.segment_records or age >= self.pace.segment_days
@@ -148,6 +159,8 @@ class Appender:
             "tree_root": head.tree.root().hex(),
         }
         seq = self._append(draft("segment_sealed", fields), now)
+        # The seal is the first record of the next segment. It covers what is before it,
+        # and stays when retention deletes the segment that it seals.
         head.begin_segment(head.segment + 1, seq, now)
         return seq
 

@@ -13,8 +13,10 @@ from sarguard.audit.records.fields import NO_RECORD
 from sarguard.audit.storage.database import TILE
 from sarguard.errors import AuditIntegrityError
 
+# TILE is a power of two: a tile is a full subtree of this height.
 TILE_LEVEL = TILE.bit_length() - 1
 
+# The records that name the key which signs from there on.
 _KEY_KINDS = ("log_opened", "key_rotated", "segment_sealed")
 
 
@@ -75,6 +77,8 @@ class ChainHead:
                 f"{self.size}: records were taken away; keep the file and verify it"
             )
         if fresh and self.size:
+            # The records under tiles were not read, and these say which key signs and
+            # where the open segment begins.
             self._load_state(connection)
         (signed,) = connection.execute("SELECT max(size) FROM checkpoints").fetchone()
         if (signed or 0) > self.signed:
@@ -91,6 +95,7 @@ class ChainHead:
                 )
             self.tree.append_tile(root)
         self.size = self.tree.size
+        # The next record names this leaf, which a tile's root does not give.
         for leaf in leaves(connection, max(self.size - 1, 0), self.size):
             self.leaf = leaf.hex()
         (self.time,) = connection.execute(
@@ -111,12 +116,14 @@ class ChainHead:
         self.log = header["log"]
         if header["kind"] in _KEY_KINDS:
             self._take_key(header)
+        # Before the push, as the seal belongs to the segment that it begins.
         if header["kind"] == "segment_sealed":
             self.begin_segment(header["segment"] + 1, seq, time)
         self.push(leaf_hash(data), time)
 
     def _take_key(self, header: dict[str, Any]) -> None:
         self.key = header.get("new_key") or header["key"]
+        # A verifier key is name+id+base64, and a ledger's origin is its key's name.
         self.origin = self.key.partition("+")[0]
 
     def begin_segment(self, segment: int, first: int, time: int) -> None:
@@ -183,6 +190,7 @@ def leaves(connection: sqlite3.Connection, low: int, high: int) -> Iterator[byte
         if found is not None and place < high:
             first, last, blob = found
             for index in range(place, min(high, last)):
+                # Indexes of leaves begin at 0, numbers of records at 1.
                 at = 32 * (index - first + 1)
                 yield blob[at : at + 32]
                 place += 1

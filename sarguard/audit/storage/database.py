@@ -29,6 +29,8 @@ FORMAT = 1
 TILE = 256
 """Records under one stored hash; a tree is rebuilt from these hashes."""
 
+# SQLite keeps these texts as they are written, and a verifier compares them with what
+# it finds: their line breaks are part of the format too.
 TABLES = {
     "records": """CREATE TABLE records (
   seq INTEGER PRIMARY KEY, record BLOB NOT NULL, kind TEXT NOT NULL,
@@ -169,10 +171,16 @@ def transaction(connection: sqlite3.Connection, timeout: float) -> Iterator[None
         sqlite3.OperationalError: if the lock is not free within `timeout` seconds.
     """
     deadline = time.monotonic() + timeout
+    # IMMEDIATE: a transaction that begins by reading may be refused the lock when it
+    # comes to write, after its reads are out of date.
     retry_while_locked(lambda: connection.execute("BEGIN IMMEDIATE"), deadline)
     try:
         yield
+        # A COMMIT that finds the file busy leaves the transaction open, to be tried
+        # again.
         retry_while_locked(lambda: connection.execute("COMMIT"), deadline)
+    # An interrupt too must not leave the lock taken. After some errors, such as a full
+    # disk, SQLite has rolled back already.
     except BaseException:
         if connection.in_transaction:
             connection.execute("ROLLBACK")
@@ -196,6 +204,8 @@ def retry_while_locked(action: Callable[[], T], deadline: float) -> T:
 
 
 def _prepare(connection: sqlite3.Connection) -> None:
+    # Before the pragmas: setting a journal mode writes to the file, and a database of
+    # another program must not be touched.
     if not _is_empty(connection):
         _check_format(connection)
     connection.execute("PRAGMA journal_mode = WAL")
@@ -203,6 +213,7 @@ def _prepare(connection: sqlite3.Connection) -> None:
     connection.execute("PRAGMA synchronous = FULL")
     # What retention deletes is overwritten, not left in free pages.
     connection.execute("PRAGMA secure_delete = ON")
+    # In pages, twice SQLite's default: half as many commits wait for a checkpoint.
     connection.execute("PRAGMA wal_autocheckpoint = 2000")
     # Looked at again under the lock: another process may be making the tables now.
     connection.execute("BEGIN IMMEDIATE")
@@ -245,6 +256,7 @@ def _check_format(connection: sqlite3.Connection) -> None:
 
 
 def _connect_to_read(path: Path) -> sqlite3.Connection:
+    # Quoted: a question mark in a path would begin the URI's options.
     uri = f"file:{quote(str(path.resolve()))}"
     connection = sqlite3.connect(
         f"{uri}?mode=ro", uri=True, timeout=10, check_same_thread=False

@@ -88,6 +88,9 @@ class GroupCommitWriter:
         self._head: ChainHead | None = None
         # Reentrant: publishing a checkpoint may record that a mirror failed.
         self._lock = threading.RLock()
+        # The second lock guards the queue alone, so that threads can queue up while one
+        # of them commits. It is only ever held for a moment, and nothing is locked
+        # inside it.
         self._queue: list[PendingWrite] = []
         self._queue_lock = threading.Lock()
 
@@ -140,9 +143,11 @@ class GroupCommitWriter:
                 if isinstance(error, (sqlite3.Error, OSError)) and not isinstance(
                     error, AuditError
                 ):
+                    # After such an error the connection may be in any state.
                     self.close()
                     raise write_error(error, f"the ledger {self.path}") from error
                 raise
+        # After the commit: a checkpoint that has left cannot be rolled back.
         if note is not None:
             self._published(note)
         return result
@@ -150,6 +155,7 @@ class GroupCommitWriter:
     def _run(self, action: Callable[[Appender], T]) -> tuple[T, Checkpoint | None]:
         connection, head = self._ready()
         with transaction(connection, self.timeout):
+            # Inside the transaction: until it ends no other process can append.
             head.catch_up(connection)
             self._check_signer(head)
             before = head.signed
@@ -172,6 +178,7 @@ class GroupCommitWriter:
             self.transact(lambda appender: _write_all(appender, batch))
         except Exception as error:
             for pending in batch:
+                # The transaction was rolled back, so what looked written is not.
                 pending.written, pending.error = None, pending.error or error
         finally:
             for pending in batch:
@@ -202,6 +209,7 @@ class GroupCommitWriter:
     def _check_signer(self, head: ChainHead) -> None:
         if not head.size or head.key == str(self.signer.verifier):
             return
+        # Another process may have rotated the key since.
         self.signer = self._find_signer()
         found = self.signer.verifier
         if head.key != str(found):
@@ -229,6 +237,7 @@ def _write_all(appender: Appender, batch: list[PendingWrite]) -> None:
 
 
 _ALIVE: weakref.WeakSet[GroupCommitWriter] = weakref.WeakSet()
+# Kept from the garbage collector, which would close them as well.
 _OF_PARENT: list[sqlite3.Connection] = []
 
 

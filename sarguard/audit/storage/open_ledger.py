@@ -27,6 +27,7 @@ def find_signer(path: Path, key: Signer | str | Path | None) -> Callable[[], Sig
 
     def find() -> Signer:
         new = not path.exists() or path.stat().st_size == 0
+        # For a new ledger only: a key that is made now cannot be an old ledger's.
         if new and not place.exists():
             try:
                 SigningKey.generate().save(place)
@@ -54,16 +55,20 @@ def open_recorder(
 ) -> DurableRecorder:
     """Open a ledger to write, after comparing it with its mirrors."""
     check_on_failure(on_failure)
+    # Before the first write: a record that is added now would take the place of one
+    # that was cut off.
     check_mirrors(path, publisher.files)
     writer = GroupCommitWriter(
         path, signer, pace=pace, timeout=lock_timeout, published=publisher.publish
     )
     place = spool or path.with_name(f"{path.name}.spool")
+    # Set afterwards, as the writer is made with the publisher.
     publisher.failed = writer.record_mirror_failure
     _record_opening(writer)
     recorder = DurableRecorder(
         writer, Spool(place, limit=spool_limit, timeout=lock_timeout), on_failure
     )
+    # What an earlier process left in the spool.
     recorder.flush()
     return recorder
 

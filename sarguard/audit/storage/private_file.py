@@ -39,6 +39,8 @@ class PrivateFile:
                 os.close(os.open(self.path, os.O_RDWR | os.O_CREAT, 0o600))
             with closing(self.connect()) as connection:
                 connection.execute("BEGIN IMMEDIATE")
+                # If the block raises, closing the connection rolls the transaction
+                # back.
                 yield connection
                 connection.execute("COMMIT")
         except (sqlite3.Error, OSError) as error:

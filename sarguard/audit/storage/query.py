@@ -50,6 +50,7 @@ class Entry:
         """
         try:
             values = json.loads(self.data)
+        # Bytes that somebody put there may be nested deeper than the parser can follow.
         except (ValueError, RecursionError):
             values = None
         if not isinstance(values, dict) or not {"kind", "time"} <= values.keys():
@@ -107,6 +108,7 @@ class Query:
             index: the column whose index to use; None leaves it to SQLite.
         """
         # A plus sign keeps SQLite from using a column's index.
+        # Only names that this class has itself go into the SQL; every value is bound.
         plus = {name: "" if index in (None, name) else "+" for name in self.values()}
         wanted: list[tuple[str, object]] = [
             ("time >= ?", _micros(self.since)),
@@ -118,6 +120,8 @@ class Query:
                 for name, value in self.values().items()
             ),
             (
+                # The column is a BLOB, and so is the value: instr() then compares
+                # bytes.
                 "instr(record, ?) > 0",
                 None if self.containing is None else self.containing.encode(),
             ),
@@ -176,6 +180,7 @@ class LedgerReader:
 
     def tally(self, column: str, query: Query) -> dict[str, int]:
         """Count the records that fit a query by kind, outcome, policy or tenant."""
+        # It goes into the SQL as it is.
         if column not in {"kind", "outcome", "policy", "tenant"}:
             raise AuditRecordError(f"records cannot be counted by {column!r}")
         with closing(self.connect()) as connection:

@@ -118,6 +118,7 @@ class DurableRecorder:
                 policy passes over that.
         """
         try:
+            # What waits goes first, so that records keep their order.
             self.flush()
             seq, time = self.writer.write(record)
         except AuditWriteError as error:
@@ -187,9 +188,12 @@ class DurableRecorder:
                 self._set_aside(error)
                 return
             self.writer.transact(lambda appender: _write_spooled(appender, contents))
+            # Kept for a person to look at: the ledger has its length and digest only.
             if contents.torn:
                 path = self.spool.path
                 path.with_name(f"{path.name}.torn").write_bytes(contents.torn)
+            # Last: a crash before it is told by the table of spools, and nothing is
+            # written twice.
             self.spool.empty()
 
     def _set_aside(self, error: Exception) -> None:
@@ -259,6 +263,7 @@ def _write_spooled(appender: Appender, contents: SpoolContents) -> None:
     if new:
         fields = {"cause": "spool_drained", "count": len(new)}
         appender.write(draft("log_recovered", fields))
+    # In the transaction of the records themselves: a crash leaves both or neither.
     if contents.name:
         appender.connection.execute(
             "INSERT OR REPLACE INTO spools VALUES (?, ?)",

@@ -84,6 +84,7 @@ class Spool:
     def read(self) -> SpoolContents:
         """Return what waits; the lock must be held."""
         data = self.path.read_bytes()
+        # A whole line ends with a newline; what follows the last one is torn, or empty.
         *lines, torn = data.split(b"\n")
         if not lines:
             return SpoolContents("", (), torn)
@@ -100,12 +101,14 @@ class Spool:
     def _count(self) -> int:
         if not self.has_records():
             return 0
+        # Less the first line, which names the spool.
         return max(self.path.read_bytes().count(b"\n") - 1, 0)
 
     def _append(self, records: Sequence[Header]) -> None:
         lines = [] if self.has_records() else [json.dumps({"spool": new_name("spool")})]
         lines.extend(_to_line(record) for record in records)
         flags = os.O_RDWR | os.O_CREAT | os.O_APPEND
+        # For its owner only, as the ledger is: it holds the same records.
         handle = os.open(self.path, flags, 0o600)
         try:
             size = os.fstat(handle).st_size

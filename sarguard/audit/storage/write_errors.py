@@ -56,6 +56,7 @@ def cause_of(error: Exception) -> str:
     if isinstance(error, sqlite3.Error):
         name = getattr(error, "sqlite_errorname", "")
         for start, cause in _BY_NAME.items():
+            # Extended codes begin with the plain one, such as SQLITE_IOERR_FSYNC.
             if name.startswith(start):
                 return cause
         # Python 3.10 gives no error names: the message has to do.
