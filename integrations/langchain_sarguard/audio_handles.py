@@ -78,6 +78,7 @@ class AudioStore:
         with self._lock:
             self._clips[handle] = data
             self._bytes += len(data)
+            # The new clip is the last to go, and fits: its size was checked.
             while len(self._clips) > self._max_clips or self._bytes > self._max_bytes:
                 _, dropped = self._clips.popitem(last=False)
                 self._bytes -= len(dropped)
@@ -225,4 +226,5 @@ def _stored(clip: object, store: AudioStore) -> str:
 
 
 def _new_handle() -> str:
+    # 128 random bits: nobody can guess the name of another caller's clip.
     return PREFIX + secrets.token_hex(16)

@@ -300,6 +300,7 @@ class ChatSafeAudio(GuardedRunnable, BaseChatModel):  # type: ignore[misc]
         builder = self._builder()
         with self._call(messages, stop, kwargs).events() as events:
             added = [builder.add(event) for event in events]
+        # The last event is always `Done`, which has the reply.
         return self._result(builder, added[-1])
 
     async def _agenerate(

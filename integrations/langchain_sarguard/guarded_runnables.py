@@ -185,7 +185,9 @@ _WRAPPERS: dict[type, type[GuardedWrapper]] = {
 
 def as_guarded(derived: Any) -> Any:
     """Return what langchain-core derived from a guarded runnable, guarded."""
+    # By exact type: rebuilding a subclass of these would drop what it adds.
     wrapper = _WRAPPERS.get(type(derived))
+    # A pydantic model iterates over its fields, whose values are kept as they are.
     return derived if wrapper is None else wrapper(**dict(derived))
 
 

@@ -183,6 +183,7 @@ class _Conversation:
 
     def __init__(self, system: str, turns: int) -> None:
         self._system = [SystemMessage(system)] if system else []
+        # A turn is a question and its answer.
         self._max_messages = 2 * turns
         self._history: list[BaseMessage] = []
 
@@ -225,6 +226,7 @@ class _Turn:
         self._message: AIMessage | None = None
 
     def add(self, chunk: AIMessage) -> Iterator[StageEvent]:
+        # Chunks add up, metadata included; the outcome is in the last one.
         if isinstance(self._message, AIMessageChunk):
             both: Any = self._message + chunk
             self._message = both

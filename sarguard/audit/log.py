@@ -62,6 +62,8 @@ class AuditLog:
         self.path = reader.path
         self._recorder = recorder
         # What both records of a request share, from its start to its end.
+        # Set, read and popped by single operations of a dict, so that threads need no
+        # lock.
         self._started: dict[str, dict[str, object]] = {}
 
     @classmethod
@@ -189,6 +191,7 @@ class AuditLog:
             "content": tuple(content),
         }
         receipt = self._writing().record(draft("request_started", {**shared, **own}))
+        # Only once it is recorded: a request without a first record has no last one.
         self._started[audit_id] = shared
         return receipt
 
@@ -354,6 +357,7 @@ class AuditLog:
         place = self.path.with_name(f"{self.path.name}.key")
         store = keep or (lambda: maintenance.replace_key_file(place, new))
         writer.transact(lambda appender: maintenance.rotate_key(appender, new, store))
+        # After the commit: if that fails, the old key still signs.
         writer.signer = new
 
     @property
@@ -381,6 +385,7 @@ class AuditLog:
         _OPEN.discard(self)
         if recorder is None:
             return
+        # First, or the timer's thread could sign a ledger that is being closed.
         recorder.cancel_signing()
         try:
             recorder.flush()

@@ -21,11 +21,14 @@ def canonical_json(value: Any) -> str:  # noqa: ANN401
         ValueError: A number is not finite.
         TypeError: There is something in it that JSON has no form for.
     """
+    # bool before the numbers, as it is an int in Python.
     if value is None or isinstance(value, (bool, str)):
         return json.dumps(value, ensure_ascii=False)
     if isinstance(value, (int, float)):
         return _number(value)
     if isinstance(value, Mapping):
+        # Big-endian bytes sort as their code units do. Sorting texts would compare code
+        # points, which differs beyond U+FFFF.
         keys = sorted(value, key=lambda key: str(key).encode("utf-16-be"))
         parts = (f"{canonical_json(str(k))}:{canonical_json(value[k])}" for k in keys)
         return "{" + ",".join(parts) + "}"
@@ -42,9 +45,11 @@ def canonical_digest(value: Any) -> str:  # noqa: ANN401
 
 def _number(value: int | float) -> str:
     """Write a number as ECMAScript's Number::toString does."""
+    # JSON has one kind of number, so that 1 and 1.0 are written alike.
     number = float(value)
     if not math.isfinite(number):
         raise ValueError(f"{value} has no canonical JSON: it is not finite")
+    # Minus zero as well, as in ECMAScript.
     if number == 0:
         return "0"
     sign = "-" if number < 0 else ""
@@ -57,6 +62,7 @@ def _number(value: int | float) -> str:
 
 def _placed(digits: str, point: int) -> str:
     """Put the decimal point behind so many digits, or write an exponent."""
+    # 21 and -6 are where ECMAScript's Number::toString begins to write exponents.
     if len(digits) <= point <= 21:
         return digits + "0" * (point - len(digits))
     if 0 < point <= 21:

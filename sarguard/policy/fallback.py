@@ -142,6 +142,8 @@ class Fallback(Section):
                 is nothing nearer, then by the policy's locale, then by English.
         """
         reason = Reason(reason)
+        # A policy's own words for a near locale come before the library's for the same
+        # one; a nearer locale comes before both.
         for tag in fallback_chain(locale, self.locale):
             own = self.messages.get(tag, {}).get(reason)
             if own is not None:

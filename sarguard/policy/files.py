@@ -127,6 +127,7 @@ def read_json(text: str, *, source: str) -> dict[str, Any]:
 def _read_text(path: Path) -> str:
     try:
         with path.open("rb") as file:
+            # One byte more than allowed shows that there is more, and no more is read.
             content = file.read(_MAX_BYTES + 1)
     except FileNotFoundError as error:
         raise PolicyNotFoundError(
@@ -137,6 +138,7 @@ def _read_text(path: Path) -> str:
     if len(content) > _MAX_BYTES:
         raise PolicyFormatError(f"{path} is larger than {_MAX_BYTES:,} bytes")
     try:
+        # Some editors begin a file with a byte order mark, which is no key.
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise PolicyFormatError(
@@ -164,6 +166,7 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _refuse_constant(name: str) -> float:
+    # Python's parser takes NaN and Infinity, which are no JSON.
     raise ValueError(f"{name} is not a finite number")
 
 
@@ -175,6 +178,7 @@ class _PolicyLoader(yaml.SafeLoader):
     yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {}  # noqa: RUF012
 
     def compose_node(self, parent: Any, index: Any) -> Any:  # noqa: ANN401
+        # Aliases of aliases let a short file stand for gigabytes of values.
         if self.check_event(yaml.AliasEvent):
             event = self.peek_event()  # type: ignore[no-untyped-call]
             raise yaml.composer.ComposerError(
@@ -199,6 +203,8 @@ class _PolicyLoader(yaml.SafeLoader):
         return found
 
 
+# A pattern, and the characters that such a scalar begins with: PyYAML looks patterns up
+# by the first character.
 _SCALAR_PATTERNS = {
     "null": (r"^(?:~|null|Null|NULL|)$", ["~", "n", "N", ""]),
     "bool": (r"^(?:true|True|TRUE|false|False|FALSE)$", list("tTfF")),

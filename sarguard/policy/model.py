@@ -111,6 +111,9 @@ class Policy(Section):
         """
         document = _to_json(values, source)
         try:
+            # Validated as JSON although it came as values: strict validation takes a
+            # text for a tier or a time from JSON only, and still converts no "30" to a
+            # number.
             return cls.model_validate_json(document, strict=True)
         except ValidationError as error:
             raise explain(error, cls, source) from error
@@ -206,6 +209,8 @@ class Policy(Section):
             )
         current = self.to_dict()
         patch = follow_floor(asked, tier=self.steering.tier, floor=self.floor)
+        # Whole policies are compared, not what was asked: what follows from a setting
+        # is held to the rule too.
         wanted = Policy.build(merge(current, patch), source="what the request asks for")
         check_raises(compare(current, wanted.to_dict()), self.floor)
         return wanted

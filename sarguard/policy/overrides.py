@@ -144,6 +144,7 @@ class PolicyInForce:
         An override that has expired, or not taken effect (a clock may be set back),
         has no part in it.
         """
+        # On top of each other in the order in which they were given.
         held = self.policy
         for override in self.active(now):
             held = _overridden(override, held)
@@ -163,6 +164,7 @@ def _check_rules(override: Override, policy: Policy) -> None:
             f"the override lasts {asked}, policy {policy.id} allows {max_duration}: "
             "let it expire sooner"
         )
+    # One name in two spellings is one person.
     people = {override.by.strip().casefold()}
     people |= {(override.approved_by or override.by).strip().casefold()}
     if rules.second_person and len(people) < 2:
@@ -177,6 +179,7 @@ def _overridden(override: Override, policy: Policy) -> Policy:
     changed = merge(base, override.changes)
     found = Policy.build(changed, source=f"override {override.override_id}")
     changes = compare(base, found.to_dict())
+    # An entry of _FIXED that ends in a dot stands for a whole section.
     forbidden = [change.path for change in changes if change.path.startswith(_FIXED)]
     if forbidden:
         raise PolicyOverrideError(

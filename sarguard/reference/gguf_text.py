@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 Array = NDArray[np.float32]
 T = TypeVar("T")
 
+# Without an output layer: SmolLM2 ties it to its embeddings.
 _TOP = {"token_embd": "embed_tokens", "output_norm": "norm"}
 _BLOCK = {
     "attn_norm": "input_layernorm",
@@ -31,6 +32,7 @@ _BLOCK = {
     "ffn_up": "mlp.up_proj",
     "ffn_down": "mlp.down_proj",
 }
+# GGUF's token_type of a control token.
 _CONTROL_TOKEN = 3
 
 
@@ -148,6 +150,7 @@ def _weights(reader: GGUFReader, geometry: TextGeometry) -> dict[str, Array]:
     for tensor in reader.tensors:
         name, kind = _module_path(tensor.name)
         value = dequantize(tensor.data, tensor.tensor_type).astype(np.float32)
+        # Queries and keys: rotary embeddings turn nothing else.
         if kind in heads:
             value = _undo_rope_permutation(value, heads[kind])
         weights[name] = value

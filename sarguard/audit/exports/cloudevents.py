@@ -29,5 +29,6 @@ def cloud_event(entry: Entry) -> dict[str, Any]:
         event["subject"] = record["audit_id"]
     trace_id, span_id = trace_context(record)
     if trace_id and span_id:
+        # W3C trace context: its version, the ids, and the flag for a sampled trace.
         event["traceparent"] = f"00-{trace_id}-{span_id}-01"
     return event

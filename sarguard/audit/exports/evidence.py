@@ -105,6 +105,7 @@ class _Bundle:
     def _write(self, name: str, raw: bytes) -> None:
         info = zipfile.ZipInfo(name, _FIXED)
         info.compress_type = zipfile.ZIP_DEFLATED
+        # A zip keeps Unix permissions in the upper 16 bits.
         info.external_attr = 0o644 << 16
         self.archive.writestr(info, raw)
 

@@ -16,6 +16,7 @@ from sarguard.audit.storage.query import Entry
 
 VERSION = "1.9.0-dev"
 
+# The numbers are those of OCSF's action_id, disposition_id and status_id.
 _ACTIONS = {  # outcome: action, disposition, status
     "answered": (1, 1, 1),
     "refused": (4, 11, 1),

@@ -18,6 +18,7 @@ from sarguard.audit.storage.query import Entry
 _FINISH = {"stop": "stop", "length": "length", "error": "error"}
 _FINISH_BY_OUTCOME = {"blocked": "content_filter", "error_closed": "error"}
 _ERRORS = {"error_closed", "error_open", "timeout", "cancelled"}
+# A SpanKind and two StatusCodes of OTLP.
 _INTERNAL, _OK, _ERROR = 1, 1, 2
 _TRACE_ID = re.compile("(?!0{32})[0-9a-f]{32}")
 _SPAN_ID = re.compile("(?!0{16})[0-9a-f]{16}")
@@ -129,6 +130,7 @@ def _attribute(name: str, value: object) -> dict[str, Any]:
 
 
 def _value(value: object) -> dict[str, Any]:
+    # First, as a bool is an int in Python. OTLP's JSON writes 64-bit integers as text.
     if isinstance(value, bool):
         return {"boolValue": value}
     if isinstance(value, int):

@@ -88,6 +88,7 @@ def active_holds(log: AuditLog) -> list[LegalHold]:
     """Return the holds in force, oldest first."""
     found: dict[str, LegalHold] = {}
     changes = log.search(Query(kind="hold_changed"), limit=None)
+    # By number and not by time, which may go back.
     for entry in sorted(changes, key=lambda change: change.seq):
         record: Any = entry.record
         if record.action == "lifted":

@@ -83,6 +83,7 @@ def rotate_key(appender: Appender, new: Signer, keep: Callable[[], None]) -> Non
         raise AuditKeyError("the clock moved back during the rotation: try again")
     appender.head.key, appender.signer = str(new.verifier), new
     appender.sign(old)
+    # Last, and before the commit: if the key cannot be kept, nothing is rotated.
     keep()
 
 
@@ -146,6 +147,7 @@ def delete_segment(
     segment = _sealed(appender.connection, number)
     first, last = segment.first_seq, segment.last_seq
     tombstones = _tombstones_in(appender.connection, segment)
+    # Before the records go: the hashes are all that is left of them.
     hashes = list(leaves(appender.connection, first - 1, last))
     _check_root(appender.connection, segment)
     own: dict[str, object] = {
@@ -155,6 +157,7 @@ def delete_segment(
         "first_time": segment.first_time,
         "last_time": segment.last_time,
         "tree_root": segment.tree_root,
+        # The deleted records named these, and old checkpoints are checked against them.
         "keys": _keys_in(appender.connection, segment),
         "retention_days": retention_days,
         "reason": reason,

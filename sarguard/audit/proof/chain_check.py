@@ -107,6 +107,8 @@ class ChainCheck:
             return
         if tile_root is not None:
             stored = self.tiles.pop((seq >> TILE_LEVEL) - 1, None)
+            # A wrong one would give later openings a wrong root: they read it for the
+            # records.
             if stored != tile_root:
                 self.problems.add(
                     "tile", f"the stored hash over the records up to {seq} differs", seq
@@ -129,12 +131,15 @@ class ChainCheck:
             self._report("foreign", seq, f"was written to another ledger, {record.log}")
 
     def _check_columns(self, seq: int, record: Header, found: Columns) -> None:
+        # Searches read the columns alone: a changed one would hide a record from them.
         wanted = columns(record)
         if found != wanted:
             self._report("index", seq, "is filed under values that it does not hold")
         time = wanted[1]
         if time < self._time:
             back = getattr(record, "count", None)
+            # An older time is excused by the record that the appender writes for it,
+            # and by no other amount than that says.
             recorded = getattr(record, "cause", "") == "clock_moved_back"
             if not recorded or back != self._time - time:
                 self._report("clock", seq, "is older than the record before it")
@@ -153,6 +158,9 @@ class ChainCheck:
             old, new = (
                 VerifierKey.parse(text) for text in (record.old_key, record.new_key)
             )
+            # Made again from the fields: a statement that is stored may say something
+            # else. Both sign: the old key hands over, the new one proves that somebody
+            # holds it.
             text = rotation_statement(self.origin, seq, old, new)
             signed = _signs(old, text, record.old_signature) and _signs(
                 new, text, record.new_signature
@@ -164,6 +172,8 @@ class ChainCheck:
             self._report("key", seq, "hands over to a key without both signatures")
         if not self.keys or old != self.keys[-1]:
             self._report("key", seq, "hands over from a key that did not sign")
+        # Followed all the same, or every checkpoint from here on would be a problem
+        # too.
         self.keys.append(new)
 
     def _sealed(self, record: events.SegmentSealed) -> None:
@@ -237,6 +247,8 @@ class ChainCheck:
             # it again.
             self._deferred.append(checkpoint)
         else:
+            # The key in force at this size, no other: one that was rotated out signs no
+            # more.
             self._check_signature(checkpoint, self.keys[-1:])
 
     def check_deferred(self) -> None:

@@ -46,6 +46,7 @@ class InclusionProof:
         Raises:
             AuditFormatError: if the text is not one.
         """
+        # The first empty line: a checkpoint has one of its own before its signatures.
         head, _, note = text.partition("\n\n")
         # The format allows extra lines, which a reader passes over.
         lines = [line for line in head.split("\n") if not line.startswith("extra ")]

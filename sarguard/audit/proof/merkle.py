@@ -91,6 +91,8 @@ class TiledTree:
 
     def root(self) -> bytes:
         """Return the root over the leaves so far."""
+        # Each peak of the full tiles is larger than all of the open one, so together
+        # they are the peaks of one tree.
         return _fold([*self._full.peaks, *self._open.peaks])
 
 
@@ -98,6 +100,8 @@ def _fold(peaks: Sequence[bytes]) -> bytes:
     if not peaks:
         return EMPTY_ROOT
     *rest, root = peaks
+    # From the right: the smaller subtrees are joined first, as the tree of RFC 6962
+    # splits at the largest power of two.
     for peak in reversed(rest):
         root = node_hash(peak, root)
     return root
@@ -113,6 +117,7 @@ def root_of(leaves: Iterable[bytes]) -> bytes:
 
 def largest_power_below(size: int) -> int:
     """Return the largest power of two smaller than a size of at least two."""
+    # Of size - 1, so that a power of two gives its half.
     return int(1 << (size - 1).bit_length() - 1)
 
 
@@ -139,6 +144,7 @@ def inclusion_proof(index: int, size: int, subtree: Subtree) -> list[bytes]:
         else:
             proof.append(subtree(low, split))
             low = split
+    # Found from the root down; a proof lists its hashes from the leaf up.
     return proof[::-1]
 
 
@@ -153,11 +159,13 @@ def consistency_proof(old: int, new: int, subtree: Subtree) -> list[bytes]:
     return _subproof(old, 0, new, True, subtree)
 
 
+# `whole` says that the range is still the old tree from its first leaf.
 def _subproof(
     old: int, low: int, high: int, whole: bool, subtree: Subtree
 ) -> list[bytes]:
     size = high - low
     if old == size:
+        # `whole`: this is the old tree itself, whose root the verifier has.
         return [] if whole else [subtree(low, high)]
     split = largest_power_below(size)
     if old <= split:
@@ -177,6 +185,8 @@ def verify_inclusion(
     for step in proof:
         if last == 0:
             return False
+        # The last node of a level may have no sibling: it rises until it is a right
+        # child.
         if place & 1 or place == last:
             found = node_hash(step, found)
             while not place & 1 and place:

@@ -30,6 +30,7 @@ class FileMirror:
         # An empty line keeps it apart from a copy that a crash cut off.
         text = "\n" + note
         flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
+        # Anybody may read it: a checkpoint holds no secret, and others are to keep it.
         handle = os.open(self.path, flags, 0o644)
         try:
             os.write(handle, text.encode("utf-8"))
@@ -80,6 +81,8 @@ class Publisher:
             except Exception as error:
                 # Reported once per outage, not once per checkpoint.
                 first = len(waiting) == 1
+                # The newest ones: a later checkpoint covers the records of the earlier
+                # too.
                 self._missed[number] = waiting[-MAX_MISSED:]
                 _log.error("audit_mirror_failed", size=checkpoint.size, why=str(error))
                 if first:

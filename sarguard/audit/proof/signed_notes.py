@@ -20,6 +20,7 @@ from sarguard.errors import AuditFormatError, AuditKeyError
 ED25519 = b"\x01"
 """The algorithm byte of an Ed25519 key in a signed note."""
 
+# The dash is U+2014, as the format has it.
 _SIGNATURE = re.compile(r"^— ([^\s+]+) ([A-Za-z0-9+/=]+)$")
 
 _CHECKPOINT = re.compile(
@@ -133,6 +134,8 @@ class Checkpoint:
         return any(
             key.verifies(message, signature.data)
             for signature in self.signatures
+            # Four bytes of an id may be those of another key: they choose which lines
+            # to try, and the signature decides.
             if (signature.name, signature.key_id) == (key.name, key.id)
         )
 
@@ -145,6 +148,8 @@ class Checkpoint:
         """
         body, blank, tail = text.partition("\n\n")
         lines = body.split("\n")
+        # No leading zeros: `body` writes the text again, and has to give what was
+        # signed.
         if not blank or len(lines) != 3 or not re.fullmatch(r"0|[1-9]\d*", lines[1]):
             raise AuditFormatError(f"not a signed checkpoint: {text[:80]!r}")
         return cls(

@@ -17,6 +17,7 @@ from sarguard.audit.proof.signed_notes import (
 from sarguard.audit.records.ids import new_name
 from sarguard.errors import AuditKeyError, AuditNotFoundError
 
+# The text form of Go's golang.org/x/mod/sumdb/note: prefix, name, id and base64.
 _PREFIX = "PRIVATE+KEY"
 
 
@@ -45,6 +46,7 @@ class SigningKey:
         self.verifier = VerifierKey(name, self._private.public_key().public_bytes_raw())
 
     def __repr__(self) -> str:
+        # Without the seed, which must not reach a log.
         return f"SigningKey({self.verifier.name!r}, id={self.verifier.id})"
 
     def sign(self, message: bytes) -> bytes:
@@ -102,6 +104,8 @@ class SigningKey:
         data = b64encode(ED25519 + self._seed).decode()
         text = f"{_PREFIX}+{self.verifier.name}+{self.verifier.id}+{data}\n"
         temporary = Path(f"{path}.{new_name('new')}")
+        # Private from its first moment: a chmod afterwards would come too late for
+        # some.
         handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         try:
             with os.fdopen(handle, "w", encoding="utf-8") as file:

@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     Key = tuple[str, str, bytes]
     Checkpoint = tuple[str, int, bytes, bytes, list[tuple[str, str, bytes]]]
 
+# RFC 8032, 5.1: the prime of the field, the order of the base point, and the constant
+# of the curve. Nothing here is secret, so nothing takes constant time.
 P = 2**255 - 19
 L = 2**252 + 27742317777372353535851937790883648493
 D = -121665 * pow(121666, P - 2, P) % P
@@ -44,6 +46,7 @@ def decode_point(data: bytes) -> Point:
     if y >= P:
         raise ValueError("not a point of the curve")
     square = (y * y - 1) * pow(D * y * y + 1, P - 2, P) % P
+    # P is 5 modulo 8, so this is a square root, or one times a root of -1.
     x = pow(square, (P + 3) // 8, P)
     if (x * x - square) % P:
         x = x * ROOT_OF_MINUS_ONE % P
@@ -73,6 +76,7 @@ def multiply(number: int, point: Point) -> Point:
     return total
 
 
+# The base point, whose y is 4/5 (RFC 8032, 5.1).
 BASE = decode_point(bytes([0x58]) + bytes([0x66]) * 31)
 
 
@@ -81,6 +85,7 @@ def ed25519_verifies(public: bytes, message: bytes, signature: bytes) -> bool:
     if len(public) != 32 or len(signature) != 64:
         return False
     scalar = int.from_bytes(signature[32:], "little")
+    # RFC 8032 asks for it: a scalar plus L would be a second signature that verifies.
     if scalar >= L:
         return False
     try:
@@ -91,6 +96,7 @@ def ed25519_verifies(public: bytes, message: bytes, signature: bytes) -> bool:
     left = multiply(scalar, BASE)
     right = multiply(int.from_bytes(digest, "little") % L, key)
     right = add_points(commitment, right)
+    # x is X/Z and y is Y/Z: multiplied crosswise, points compare without a division.
     across = left[0] * right[2] - right[0] * left[2]
     along = left[1] * right[2] - right[1] * left[2]
     return across % P == along % P == 0
@@ -237,6 +243,7 @@ class Check:
     def name_key(self, seq: int, text: str) -> None:
         """Take a key that begins a ledger or a segment."""
         key = read_key(text)
+        # After a deleted segment the seal is the first record left that names a key.
         if not self.keys or self.after_deleted:
             self.keys.append(key)
         elif key != self.keys[-1]:
@@ -295,6 +302,7 @@ class Check:
         for checkpoint in self.deferred:
             if not any(signed_by(checkpoint, known_key) for known_key in known):
                 self.report(f"checkpoint {checkpoint[1]} is not signed by a known key")
+        # Any key of the chain: one from before a rotation vouches for the later ones.
         if key is not None and key not in self.keys:
             self.report("the ledger is not signed by the key that was given")
 

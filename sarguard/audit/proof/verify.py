@@ -119,6 +119,7 @@ def _check_tables(connection: sqlite3.Connection, problems: Problems) -> None:
         )
     }
     for name, sql in SCHEMA.items():
+        # Without a trigger records can be changed; one that was added may change them.
         if found.get(name, ("", ""))[0] != sql:
             problems.add("tables", f"the table, index or trigger {name} was changed")
     for name, (_, table) in found.items():

@@ -23,6 +23,7 @@ def new_name(prefix: str) -> str:
     The name is a prefix and a ULID: 48 bits of milliseconds, 80 random bits.
     """
     number = (time.time_ns() // 1_000_000) << 80 | int.from_bytes(os.urandom(10), "big")
+    # 26 digits of 5 bits hold 130; the first has the top 3 of 128 only.
     digits = (ALPHABET[number >> shift & 31] for shift in range(125, -5, -5))
     return f"{prefix}_{''.join(digits)}"
 

@@ -134,7 +134,9 @@ def prefill(loaded: LoadedModel, batch: Batch, *, like: Batch | None = None) -> 
         shared = shared_columns(loaded, [begin, like.inputs])
     if like is not None and shared:
         cache = copy.deepcopy(like.inputs[cache_name()])
+        # A negative number is how many columns are taken off the end.
         cache.crop(shared - cache.get_seq_length())
+        # Without the clip's features: all of its tokens are in what is shared.
         prefix = passing_cache(cache)
     prefix |= {
         "input_ids": ids[:, shared:-1],
@@ -143,6 +145,7 @@ def prefill(loaded: LoadedModel, batch: Batch, *, like: Batch | None = None) -> 
     }
     with torch.no_grad():
         output = loaded.decoder.backbone(**prefix, use_cache=True)
+    # Features are left out here too: the clip is in the cache already.
     inputs = {
         "input_ids": ids,
         "attention_mask": mask,
@@ -160,6 +163,7 @@ def read_states(loaded: LoadedModel, batch: Batch) -> Tensor:
     if passed_cache((), inputs) is not None:
         inputs |= {
             "input_ids": inputs["input_ids"][:, -1:],
+            # The last token's place in its row, padding not counted.
             "position_ids": inputs["attention_mask"].sum(dim=1, keepdim=True) - 1,
         }
     states, _ = run_and_read(loaded.decoder, inputs, use_cache=True)

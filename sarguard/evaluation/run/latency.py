@@ -73,6 +73,7 @@ def _time(setup: Setup, arm: OpenArm, batch: Batch) -> tuple[float, float]:
     if arm.instruction:
         batch = with_instruction(loaded, batch, arm.instruction)
     marks: list[float] = []
+    # Attaching is not timed: a deployed model is attached once.
     with arm.steerer:
         started = time.perf_counter()
         decode_arm(
@@ -110,6 +111,8 @@ def _ratio(
 ) -> float | None:
     if bare is None:
         return None
+    # A ratio within each request first: requests differ in length. A 0 stands for no
+    # further token, as where an arm blocks.
     ratios = [
         own[which] / other[which]
         for own, other in zip(times, bare, strict=True)

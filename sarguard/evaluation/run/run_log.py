@@ -115,6 +115,8 @@ class RunLog(MemoryLog):
         super().__init__()
         self.folder = folder
         folder.mkdir(parents=True, exist_ok=True)
+        # As JSON gives them back, with lists for tuples: they are compared with a
+        # file's.
         self._check_settings(json.loads(json.dumps(settings)))
         self._path = folder / ANSWERS_FILE
         self._restore()
@@ -127,6 +129,7 @@ class RunLog(MemoryLog):
             file.write(lines)
             file.flush()
             os.fsync(file.fileno())
+        # After the disk: what is known here is not asked for again.
         super().add(fresh)
 
     def _check_settings(self, settings: dict[str, Any]) -> None:

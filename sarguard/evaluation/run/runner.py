@@ -37,6 +37,8 @@ from sarguard.types import Turn
 
 MAX_NEW_TOKENS = 28
 BATCH_SIZE = 32
+# Requests of so many batches are sorted by length together. More would waste less
+# padding, and hold more prepared audio.
 _BATCHES_PLANNED = 8
 _START_WORDS = 14
 
@@ -127,6 +129,7 @@ def answer_as_text(
     found: dict[str, str] = {}
     with UnguardedForMeasurement(loaded.decoder) as bare:
         for batch in make_batches(loaded, asked, size=batch_size) if asked else ():
+            # A dose has to be above 0; this steerer adds none of it.
             said = answer_batch(
                 loaded, bare, batch, alpha=1.0, max_new_tokens=max_new_tokens
             )
@@ -178,6 +181,7 @@ class _Run:
             if said not in read:
                 instructed = with_instruction(self.setup.loaded, batch, said)
                 read[said] = prefill(self.setup.loaded, instructed, like=plain)
+            # The scores are of the request alone, not of one with an instruction.
             self._answer(arm, opened, read[said], items, [] if said else scores)
 
     def _scores(self, batch: Batch, items: Sequence[Item]) -> list[float]:
@@ -206,6 +210,8 @@ class _Run:
         self.log.add(
             self._record(arm, item, answer, spent, len(items), score)
             for item, answer, score in zip(items, answers, given, strict=True)
+            # A batch is answered whole where any of it is missing: batches stay the
+            # same.
             if not self.log.has(arm, item.id)
         )
 

@@ -129,6 +129,8 @@ def _probe_layer(
 
     scores = np.zeros(len(harmful))
     for train, test in GroupKFold(_FOLDS).split(states, harmful, groups):
+        # Shrunken as Ledoit and Wolf do: with fewer requests than dimensions the plain
+        # covariance has no inverse.
         fit: Any = LinearDiscriminantAnalysis(solver="lsqr", shrinkage="auto")
         fit.fit(states[train], harmful[train])
         scores[test] = fit.decision_function(states[test])

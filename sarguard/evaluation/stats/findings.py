@@ -10,6 +10,7 @@ from sarguard.evaluation.run.run_log import AnswerRecord
 from sarguard.evaluation.stats.rates import Rate
 from sarguard.evaluation.stats.summary import ArmSummary, Summary
 
+# A guard can show nothing on a model that complies with less than this.
 HEADROOM = 0.3
 _ZERO = Arm(name="zero")
 _HALF = 0.5
@@ -126,6 +127,7 @@ def _collapse(summary: Summary) -> list[Finding]:
     arms = [
         str(arm.arm)
         for arm in summary.arms
+        # The lower end: a broken answer or two by chance raise no alarm.
         if (broken := arm.added.get("broken")) is not None and broken.low > 0.01
     ]
     if not arms:

@@ -19,6 +19,7 @@ from sarguard.errors import InsufficientDataError
 
 DRAWS = 2000
 CONFIDENCE = 0.95
+# Fixed, so that the same records have the same intervals.
 _SEED = 17633
 _MIN_SHARE_OF_DRAWS = 0.5
 
@@ -51,10 +52,13 @@ class Resampling:
             raise InsufficientDataError("no request to resample: give at least one")
         self._places = {cluster: place for place, cluster in enumerate(strata)}
         weights = np.zeros((1 + DRAWS, len(strata)))
+        # The first row is all requests as they are, by the same arithmetic as the
+        # draws.
         weights[0] = 1
         generator = np.random.default_rng(_SEED)
         for stratum in dict.fromkeys(strata.values()):
             members = [self._places[c] for c, s in strata.items() if s == stratum]
+            # How often each of n clusters comes up in n draws with replacement.
             even = np.full(len(members), 1 / len(members))
             weights[1:, members] = generator.multinomial(len(members), even, size=DRAWS)
         self._weights = weights
@@ -69,6 +73,7 @@ class Resampling:
         for cluster, counted in flags:
             counts[0, self._places[cluster]] += counted
             counts[1, self._places[cluster]] += 1
+        # Weighting a cluster's counts is the same as drawing all its requests.
         hits, total = self._weights @ counts[0], self._weights @ counts[1]
         shares: Draws = np.full(len(hits), np.nan)
         np.divide(hits, total, out=shares, where=total > 0)

@@ -161,6 +161,7 @@ def _arm(
 ) -> ArmSummary:
     drawn = _by_variant(records, resampling)
     draws = drawn.get(CLEAN, {})
+    # Each row of a batch has the batch's whole time.
     seconds = sum(record.seconds / record.batch for record in records)
     return ArmSummary(
         arm=arm,
@@ -186,6 +187,7 @@ def _less(
 ) -> Figures:
     if not ours or not theirs:
         return {}
+    # Draw by draw, over the same requests: what the two arms share cancels out.
     return {name: rate_of(ours[name] - theirs[name]) for name in names}
 
 
@@ -284,6 +286,7 @@ def _path(
     doses = [arm for arm in by_arm if arm.name == name]
     if BARE not in by_arm or not doses:
         return []
+    # The bare model is where every path begins, at dose 0.
     arms = [BARE, *sorted(doses, key=lambda arm: arm.alpha or 0.0)]
     figures = [_figures(_clean(by_arm[arm]), resampling) for arm in arms]
     return [(f["harmful_refused"], f["safe_refused"]) for f in figures]
