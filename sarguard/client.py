@@ -365,9 +365,8 @@ class SafeAudioLLM:
             A piece is there only after its steps were proven to be steered. Closing
             or dropping the iterator frees the model within one decode step.
         """
-        request = GenerationRequest.build(
-            audio, text, default_entry="stream", **options
-        )
+        options["entry"] = options.get("entry") or "stream"
+        request = GenerationRequest.build(audio, text, **options)
         return self.send(request)
 
     async def agenerate(
@@ -377,9 +376,8 @@ class SafeAudioLLM:
         **options: Unpack[GenerationOptions],
     ) -> Reply:
         """Answer one request without blocking the event loop; see `generate`."""
-        request = GenerationRequest.build(
-            audio, text, default_entry="agenerate", **options
-        )
+        options["entry"] = options.get("entry") or "agenerate"
+        request = GenerationRequest.build(audio, text, **options)
         return await last_reply_async(self.asend(request))
 
     def astream(
@@ -394,9 +392,8 @@ class SafeAudioLLM:
             An asynchronous iterator; see `stream`. The request goes in with the
             first event that is asked for, and what `stream` raises is raised there.
         """
-        request = GenerationRequest.build(
-            audio, text, default_entry="astream", **options
-        )
+        options["entry"] = options.get("entry") or "astream"
+        request = GenerationRequest.build(audio, text, **options)
         return self.asend(request)
 
     def generate_batch(self, requests: Iterable[GenerationInput]) -> list[Reply]:
@@ -413,10 +410,7 @@ class SafeAudioLLM:
             AudioError: A clip cannot be used.
             InvalidRequestError: A request makes no sense as it stands.
         """
-        states = [
-            self._state(GenerationRequest.build(default_entry="batch", **request))
-            for request in requests
-        ]
+        states = [self._state(_batched(request)) for request in requests]
         with ExitStack() as opened:
             # All are resolved before any waits: a bad one costs the others nothing.
             for state in states:
@@ -570,6 +564,12 @@ class SafeAudioLLM:
         state.hear(resolved)
         state.admit()
         self._worker.queue.enter(state)
+
+
+def _batched(given: GenerationInput) -> GenerationRequest:
+    options: dict[str, Any] = dict(given)
+    options["entry"] = options.get("entry") or "batch"
+    return GenerationRequest.build(**options)
 
 
 def _guard_options(options: ClientOptions) -> GuardOptions:

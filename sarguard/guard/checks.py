@@ -384,7 +384,16 @@ _SECRETS = re.compile(
     r"|\beyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]+"
     r"|\b[Bb]earer\s+[A-Za-z0-9._~+/-]{20,}"
 )
-_DIGITS = re.compile(r"(?<![\d.])\d(?:[ -]?\d){12,18}(?![\d.]?\d)")
+# A run of digits, spaces and single dashes between them; none is part of a fraction.
+_DIGITS = re.compile(r"(?<![\d.])\d(?:[ -]?\d){12,}")
+# First digits and lengths of the large issuers' cards (ISO/IEC 7812 ranges).
+_CARDS = re.compile(
+    r"(?=(4\d{12})(\d{3})?(\d{3})?)"
+    r"|(?=(5[1-5]\d{14}|2[2-7]\d{14}))"
+    r"|(?=(3[47]\d{13}))"
+    r"|(?=(3(?:0[0-5]|[689]\d)\d{11}))"
+    r"|(?=(6\d{15})(\d{3})?|(35\d{14}))"
+)
 # Digits, or a word long enough to be the beginning of a key, that may go on.
 _OPEN_END = re.compile(r"(?:\d[\d -]*|[A-Za-z0-9._~+/=-]{12,}|-{2,}[A-Z -]*)$")
 
@@ -392,14 +401,14 @@ _OPEN_END = re.compile(r"(?:\d[\d -]*|[A-Za-z0-9._~+/=-]{12,}|-{2,}[A-Z -]*)$")
 def secrets_check(*, version: str = "1", timeout_s: float = 1.0) -> OutputCheck:
     """Return an output check that blocks payment card numbers, keys and tokens.
 
-    A card number is 13 to 19 digits, spaces and dashes between them allowed, that
-    satisfy the Luhn formula (ISO/IEC 7812-1, Annex B). While an answer is streamed,
-    digits at its end are held back until it is clear that they are none.
+    A card number begins and is as long as a large issuer's, spaces and dashes between
+    its digits allowed, and satisfies the Luhn formula (ISO/IEC 7812-1, Annex B). While
+    an answer is streamed, digits at its end are held back until it is clear that they
+    are none.
     """
 
     def run(view: OutputView) -> CheckResult:
-        cards = (m[0] for m in _DIGITS.finditer(view.text))
-        if _SECRETS.search(view.text) or any(_is_card(card) for card in cards):
+        if _SECRETS.search(view.text) or _has_card(view.text):
             return BLOCK
         tail = _OPEN_END.search(view.text)
         return CheckResult(hold=0 if tail is None else len(tail[0]))
@@ -407,7 +416,28 @@ def secrets_check(*, version: str = "1", timeout_s: float = 1.0) -> OutputCheck:
     return OutputCheck(name="secrets", version=version, timeout_s=timeout_s, run=run)
 
 
-def _is_card(written: str) -> bool:
-    digits = [int(c) for c in reversed(written) if c.isdigit()]
+def _has_card(text: str) -> bool:
+    """Return whether a card number begins a run of digits, or a group within one.
+
+    Whatever follows it is ignored, so that it is the same however a text is cut into
+    pieces.
+    """
+    for run in _DIGITS.finditer(text):
+        groups = re.split(r"[ -]", run[0])
+        for start in range(len(groups)):
+            found = _CARDS.match("".join(groups[start:]))
+            if found is None:
+                continue
+            number = ""
+            for part in found.groups(""):
+                # The parts of one kind lengthen each other: 13, 16 and 19 digits.
+                number += part
+                if part and _satisfies_luhn(number):
+                    return True
+    return False
+
+
+def _satisfies_luhn(number: str) -> bool:
+    digits = [int(digit) for digit in reversed(number)]
     doubled = (sum(divmod(2 * digit, 10)) for digit in digits[1::2])
-    return (sum(digits[::2]) + sum(doubled)) % 10 == 0 and any(digits)
+    return (sum(digits[::2]) + sum(doubled)) % 10 == 0

@@ -28,7 +28,7 @@ class RequestEvent:
 
     stage: Stage
     request: int
-    """Number of the request in this client, the same in all of its events."""
+    """Number of the request in this process, the same in all of its events."""
     context: RequestContext
     model: str
     elapsed_s: float

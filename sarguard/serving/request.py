@@ -125,7 +125,9 @@ class TraceContext:
         Raises:
             InvalidRequestError: It is not one, or its ids are all zero.
         """
-        found = _TRACEPARENT.match(traceparent)
+        found = (
+            _TRACEPARENT.match(traceparent) if isinstance(traceparent, str) else None
+        )
         if found is None or not found[1].strip("0") or not found[2].strip("0"):
             raise InvalidRequestError(
                 f"traceparent is {traceparent!r}: give a W3C trace context, such as "
@@ -200,8 +202,6 @@ class GenerationRequest:
         cls,
         audio: AudioSource | list[AudioSource] | None = None,
         text: str = "",
-        *,
-        default_entry: str = "generate",
         **options: Unpack[GenerationOptions],
     ) -> GenerationRequest:
         """Return a request made of flat options.
@@ -211,11 +211,11 @@ class GenerationRequest:
         """
         given: dict[str, Any] = dict(options)
         check_names(given, GenerationOptions)
-        system, history = given.pop("system", None), given.pop("history", ())
+        system, history = given.pop("system", None), given.pop("history", None)
         before = [] if system is None else [Turn(role="system", text=system)]
         traceparent = given.pop("traceparent", None)
         context = RequestContext(
-            entry=given.pop("entry", None) or default_entry,
+            entry=given.pop("entry", None) or "generate",
             trace=None if traceparent is None else TraceContext.parse(traceparent),
             **_take(given, "tenant", "session", "caller", "locale", "request_id"),
         )
@@ -230,7 +230,7 @@ class GenerationRequest:
         return cls(
             audio=tuple(source for source in sources if source is not None),
             text=text,
-            history=(*before, *history),
+            history=(*before, *(history or ())),
             sampling=sampling,
             stop=parse_stop(given.pop("stop", None)),
             json_schema=schema,

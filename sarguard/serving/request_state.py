@@ -96,6 +96,9 @@ class RequestState:
         self._facts = facts
         self._guard = guard
         self._number = next(_numbers)
+        # Guards what was said, and that the request ends once. Observers and, at the
+        # end, the listener are called outside of it: they are other people's code, and
+        # one that closes the client waits for the worker, which may wait for this lock.
         # Reentrant: a listener whose event loop has gone ends the request from within.
         self._lock = threading.RLock()
         self._said: list[str] = []
@@ -172,12 +175,12 @@ class RequestState:
             if self._received or self._settled:
                 return
             self._received = True
-            self._notify("received")
-            try:
-                self.resolved = self._guard.resolve(self.request)
-            except Exception as error:
-                self.refuse(error)
-                raise
+        self._notify("received")
+        try:
+            self.resolved = self._guard.resolve(self.request)
+        except Exception as error:
+            self.refuse(error)
+            raise
 
     def hear(self, resolved: ResolvedRequest) -> None:
         """Keep the request with its conversation, the clips decoded."""
@@ -198,12 +201,12 @@ class RequestState:
                     if self._settled:
                         return
                     self.findings = self._guard.record_start(resolved, self.findings)
-                if self.findings.error is not None:
-                    raise self.findings.error
-                if self.findings.block is not None:
-                    block = self.findings.block
-                    self.block(block.reason, message=block.message)
-                    return
+            if self.findings.error is not None:
+                raise self.findings.error
+            if self.findings.block is not None:
+                block = self.findings.block
+                self.block(block.reason, message=block.message)
+                return
             self._notify("admitted")
         except Exception as error:
             self.fail(error)
@@ -247,7 +250,7 @@ class RequestState:
 
     def answer(self, outcome: Outcome, finish_reason: FinishReason) -> None:
         """End with what was said."""
-        self._settle(outcome, finish_reason, self.text)
+        self._settle(outcome, finish_reason, None)
 
     def block(self, reason: str, *, message: str | None = None) -> None:
         """End without an answer, because something forbids it."""
@@ -256,31 +259,26 @@ class RequestState:
 
     def fail(self, error: Exception) -> None:
         """End without an answer, because something went wrong."""
-        with self._lock:
-            if self._settled:
-                return
-            # The error's message may hold content, and is the caller's alone.
-            log_safely(
-                _log.error,
-                "answer thrown away",
-                model=self._facts.model_name,
-                fault=type(error).__name__,
-            )
-            self._settle(
-                Outcome.ERROR_CLOSED,
-                "error",
-                self.fallback,
-                fault=_described(error),
-                error=error,
-            )
+        if self._settled:
+            return
+        # The error's message may hold content, and is the caller's alone.
+        log_safely(
+            _log.error,
+            "answer thrown away",
+            model=self._facts.model_name,
+            fault=type(error).__name__,
+        )
+        self._settle(
+            Outcome.ERROR_CLOSED,
+            "error",
+            self.fallback,
+            fault=_described(error),
+            error=error,
+        )
 
     def abandon(self, outcome: Outcome) -> None:
         """End because of the caller: cancelled, or out of time."""
-        with self._lock:
-            said = self.text
-            if not said and outcome is Outcome.TIMEOUT:
-                said = self.fallback
-            self._settle(outcome, _REASONS[outcome], said)
+        self._settle(outcome, _REASONS[outcome], None)
 
     def refuse(self, error: Exception) -> None:
         """End with an error that is the caller's, and is raised there."""
@@ -292,33 +290,39 @@ class RequestState:
                 Outcome.ERROR_CLOSED, "error", self.fallback, _described(error)
             )
             self._conclude(reply, error)
-            self._notify("finished", error=error)
-            self._tell(error)
+        self._notify("finished", error=error)
+        self._tell(error)
 
     def _settle(
         self,
         outcome: Outcome,
         finish_reason: FinishReason,
-        text: str,
+        text: str | None,
         *,
         fault: str | None = None,
         error: Exception | None = None,
     ) -> None:
+        """End the request, unless it has ended; no text is what was said by now."""
         with self._lock:
             if self._settled:
                 return
             self._settled = True
+            if text is None:
+                # Read here: nothing is said any more.
+                text = self.text
+                if not text and outcome is Outcome.TIMEOUT:
+                    text = self.fallback
             reply = self._conclude(
                 self._reply(outcome, finish_reason, text, fault), error
             )
-            # Before the reply is handed out, so that a trace is whole when it is.
-            self._notify("finished", reply=reply, error=error)
-            partial = reply.outcome in _PARTIAL and (
-                self.spoke or reply.outcome is Outcome.CANCELLED
-            )
-            if reply.outcome not in _ANSWERS and not partial:
-                self._tell(Refusal(outcome=reply.outcome, text=reply.text))
-            self._tell(Done(reply=reply))
+        # Before the reply is handed out, so that a trace is whole when it is.
+        self._notify("finished", reply=reply, error=error)
+        partial = reply.outcome in _PARTIAL and (
+            self.spoke or reply.outcome is Outcome.CANCELLED
+        )
+        if reply.outcome not in _ANSWERS and not partial:
+            self._tell(Refusal(outcome=reply.outcome, text=reply.text))
+        self._tell(Done(reply=reply))
 
     def _conclude(self, reply: Reply, error: Exception | None) -> Reply:
         """Have the guard note the reply; without that there is none."""

@@ -276,6 +276,8 @@ class TestSecrets:
         [
             f"It is {CARD}, exp 12/30",
             "5500-0000-0000-0004 is the card",
+            f"card {CARD} 12/30 123",
+            "3782 822463 10005",
             "use sk-proj-abcdefghijklmnop1234",
             "AKIAIOSFODNN7EXAMPLE",
             "-----BEGIN RSA PRIVATE KEY-----",
@@ -317,6 +319,15 @@ class TestSecrets:
                 break
             gone = max(gone, end - result.hold)
         assert gone <= len("a ")
+
+
+@given(st.text(alphabet=" 0123456789-", max_size=50), st.integers(1, 7))
+def test_a_card_is_seen_however_the_text_is_cut(text: str, size: int) -> None:
+    check = secrets_check()
+    whole = check.run(out(text, final=True))
+    ends = [*range(size, len(text), size), len(text)]
+    pieces = [check.run(out(text[:end])) for end in ends]
+    assert any(p.blocked for p in pieces) == whole.blocked  # type: ignore[union-attr]
 
 
 def test_two_checks_of_one_name_are_an_error() -> None:
