@@ -138,6 +138,45 @@ def test_every_room_has_a_rule() -> None:
     assert not rooms - set(MAY_IMPORT), "add the new room to MAY_IMPORT"
 
 
+def imported_at_load(body: list[ast.stmt], known: set[str]) -> Iterator[str]:
+    """Yield the known modules that are imported when a module is."""
+    for node in body:
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+            continue
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+            yield from imported_at_load(node.orelse, known)
+            continue
+        if isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            for alias in node.names:
+                # A package is not waited for by a part of it that imports a part.
+                part = f"{node.module}.{alias.name}"
+                yield from {part if part in known else node.module} & known
+        for name in ("body", "orelse", "finalbody"):
+            yield from imported_at_load(getattr(node, name, []), known)
+
+
+def test_no_module_waits_for_itself() -> None:
+    """No circle of imports but those for types, and those inside functions."""
+    names = {module: ".".join(module.relative_to(ROOT).parts) for module in MODULES}
+    dotted = {
+        module: name.removesuffix(".py").removesuffix(".__init__")
+        for module, name in names.items()
+    }
+    known = set(dotted.values())
+    graph = {
+        name: {
+            found
+            for found in imported_at_load(
+                ast.parse(module.read_text("utf-8")).body, known
+            )
+            if found != name
+        }
+        for module, name in dotted.items()
+    }
+    # A circle is a CycleError, which names it.
+    assert len(list(graphlib.TopologicalSorter(graph).static_order())) == len(known)
+
+
 @pytest.mark.parametrize("module", MODULES, ids=name_of)
 def test_a_room_imports_what_it_may(module: Path) -> None:
     room = room_of(module)

@@ -1,1 +1,1 @@
-"""What is done to a ledger later: retention, erasure, holds, reviews, upkeep."""
+"""What is done to a ledger later: retention, erasure, holds, reviews."""
