@@ -131,7 +131,7 @@ class EffectivePolicy:
         return max(self.tier or policy.steering.tier, policy.floor)
 
     def _min_alpha(self, policy: Policy, requested: float | None) -> float:
-        held = max(self.alpha, policy.steering.alpha or 0.0)
+        held = policy.steering.alpha_for(self.alpha)
         if requested is None:
             return held
         if requested < held and self.given:
