@@ -33,6 +33,7 @@ from sarguard.policy.model import Policy
 from sarguard.policy.overrides import Override
 from sarguard.serving.backend import Backend
 from sarguard.serving.batch_engine import BatchEngine
+from sarguard.serving.conversation import fit_conversation
 from sarguard.serving.observers import Observer
 from sarguard.serving.request import (
     GenerationInput,
@@ -477,6 +478,20 @@ class SafeAudioLLM:
         sources = audio if isinstance(audio, list) else [audio]
         return self._turn(role, text, [s for s in sources if s is not None], None)
 
+    def end_session(self, session: str, *, tenant: str | None = None) -> None:
+        """Forget what was kept in memory of a session that has ended.
+
+        That is the verdicts on its requests and what the backend computed for it. What
+        the ledger holds stays. A request of the session that has not ended yet is kept
+        again when it does.
+
+        Args:
+            session: The session, as its requests named it.
+            tenant: The tenant that they named, if they did.
+        """
+        self._handle.guard.forget(tenant, session)
+        self._backend.forget(tenant, session)
+
     def as_langchain(self, **settings: Any) -> Any:  # noqa: ANN401
         """Return a LangChain chat model over this client, a `ChatSafeAudio`.
 
@@ -559,7 +574,12 @@ class SafeAudioLLM:
         request = state.request
         resolved = state.known()
         newest = self._turn("user", request.text, request.audio, resolved.limits)
-        resolved = replace(resolved, turns=(*request.history, newest))
+        resolved = fit_conversation(
+            replace(resolved, turns=(*request.history, newest)),
+            self._backend.info,
+            count_tokens=self._backend.count_tokens,
+            fallback=self._facts.fallback,
+        )
         self._backend.prepare(to_backend_request(resolved))
         state.hear(resolved)
         state.admit()

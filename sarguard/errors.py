@@ -16,6 +16,7 @@ SarguardError (Exception)
 ├── InvalidRequestError (ValueError)
 ├── ClientClosedError (RuntimeError)
 ├── CheckTimeoutError (TimeoutError)
+├── CheckFailedError (RuntimeError)
 ├── AudioError (ValueError)
 │   ├── AudioNotFoundError (FileNotFoundError)
 │   ├── AudioDecodeError
@@ -101,6 +102,10 @@ class ClientClosedError(SarguardError, RuntimeError):
 
 class CheckTimeoutError(SarguardError, TimeoutError):
     """A check that took longer than its time budget, and so has not passed."""
+
+
+class CheckFailedError(SarguardError, RuntimeError):
+    """A check whose guard answered what cannot be read, and so has not passed."""
 
 
 class AudioError(SarguardError, ValueError):

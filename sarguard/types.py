@@ -57,6 +57,9 @@ class Turn:
     role: Role
     text: str = ""
     audio: tuple[NDArray[np.float32], ...] = ()
+    outcome: Outcome | None = None
+    """How the request ended whose reply an assistant turn holds, None where nobody
+    knows. What was not answered leaves the prompt; see docs/asking.md."""
 
     def __post_init__(self) -> None:
         if self.role not in get_args(Role):
@@ -67,6 +70,11 @@ class Turn:
             raise InvalidRequestError(
                 f"a {self.role} turn holds {len(self.audio)} clip(s): "
                 "only user turns can carry audio"
+            )
+        if self.outcome is not None and self.role != "assistant":
+            raise InvalidRequestError(
+                f"a {self.role} turn has the outcome {self.outcome}: only assistant "
+                "turns hold a reply"
             )
 
 
@@ -118,6 +126,22 @@ class GuardReport:
     """The tier that decided on the dose; None where it is constant."""
     would_block: str | None = None
     """The rule that would have blocked the request, were its policy enforced."""
+    temperature: float = 0.0
+    """The temperature that the answer was sampled at, which a policy may lower; 0 where
+    it is greedy, or was not begun."""
+    greedy_tokens: int = 0
+    """Tokens at the beginning of a sampled answer that were chosen greedily, as the
+    request may be harmful."""
+    reading: str | None = None
+    """What of the request the score is of, the strongest of its readings: a `clip` or
+    a `text` alone, the newest `turn`, a `window` of the last ones, or the
+    `conversation` as it stands; None where nothing was scored."""
+    left_out: int = 0
+    """Turns of the history that the model was not given because they were not
+    answered: the user's, and the fallback that followed."""
+    trimmed: int = 0
+    """Turns of the history that the model was not given because the policy's limits,
+    or the model's, hold no more; the oldest."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -141,7 +165,7 @@ class Reply:
 
     def as_turn(self) -> Turn:
         """Return the reply as a turn for the next request's history."""
-        return Turn(role="assistant", text=self.text)
+        return Turn(role="assistant", text=self.text, outcome=self.outcome)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the reply as plain values, ready for JSON."""

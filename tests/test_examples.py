@@ -14,14 +14,16 @@ import pytest
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
 # The maximum number of lines of an example, and how each of its requests may end.
 ANY = {"answered", "refused"}
+GUARDED = {*ANY, "blocked"}
 EXPECTED: dict[str, tuple[int, list[set[str]]]] = {
     "agent_with_memory.py": (30, [ANY, ANY]),
     "ask_a_question.py": (10, [ANY, ANY]),
     "calibrate_your_model.py": (45, [ANY]),
     "chat_with_langchain.py": (29, [ANY, ANY]),
+    "second_opinion.py": (31, [GUARDED, GUARDED]),
     "voice_chain.py": (40, [ANY]),
 }
-ENDED = re.compile(r"^(answered|refused|error_closed): (.+)$", re.MULTILINE)
+ENDED = re.compile(r"^(answered|refused|blocked|error_closed): (.+)$", re.MULTILINE)
 
 
 def run(name: str, *arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:

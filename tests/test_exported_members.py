@@ -21,6 +21,7 @@ PUBLIC = (
     "sarguard.datasets",
     "sarguard.guard",
     "sarguard.models",
+    "sarguard.opinions",
     "sarguard.policy",
     "sarguard.serving",
     "sarguard.steering",

@@ -34,6 +34,9 @@ def test_only_the_user_speaks(role: str) -> None:
 def test_a_reply_becomes_history() -> None:
     turn = reply().as_turn()
     assert (turn.role, turn.text, turn.audio) == ("assistant", "Paris.", ())
+    assert turn.outcome is Outcome.ANSWERED
+    with pytest.raises(InvalidRequestError, match="only assistant turns"):
+        Turn(role="user", text="Hi.", outcome=Outcome.BLOCKED)
 
 
 def test_a_reply_cannot_be_rewritten() -> None:

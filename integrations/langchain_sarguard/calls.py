@@ -98,7 +98,7 @@ class ClientCall:
 
     def _turn(self, turn: ParsedTurn) -> Turn:
         if not turn.clips:
-            return Turn(role=turn.role, text=turn.text)
+            return Turn(role=turn.role, text=turn.text, outcome=turn.outcome)
         clips: list[Any] = [clip.data for clip in turn.clips]
         return self.client.turn(turn.role, text=turn.text, audio=clips)
 

@@ -12,6 +12,8 @@ from langchain_core.messages import AIMessage, BaseMessage, ChatMessage
 from langchain_sarguard.audio_handles import AudioStore
 from langchain_sarguard.content_blocks import AudioPart, parse_content
 from langchain_sarguard.errors import AudioHandleError, InvalidInputError
+from langchain_sarguard.messages_out import PROVIDER
+from sarguard import Outcome
 
 Role: TypeAlias = Literal["system", "user", "assistant"]
 
@@ -43,6 +45,8 @@ class ParsedTurn:
     role: Role
     text: str
     clips: tuple[EncodedClip, ...] = ()
+    outcome: Outcome | None = None
+    """How the request ended whose reply this is, where the message says it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -114,7 +118,9 @@ def _parse_each(
             else:
                 clips.append(found)
         text = "\n".join(text for text in texts if text)
-        turn = ParsedTurn(role=role, text=text, clips=tuple(clips))
+        turn = ParsedTurn(
+            role=role, text=text, clips=tuple(clips), outcome=_outcome(message)
+        )
         _check(turn, where)
         yield turn
 
@@ -147,6 +153,15 @@ def _role(message: BaseMessage, where: str) -> Role:
     return _ROLES[kind]
 
 
+def _outcome(message: BaseMessage) -> Outcome | None:
+    """Return the outcome that one of our own messages carries."""
+    metadata = message.response_metadata
+    if message.type != "ai" or metadata.get("model_provider") != PROVIDER:
+        return None
+    known = {outcome.value: outcome for outcome in Outcome}
+    return known.get(str(metadata.get("outcome")))
+
+
 def _check(turn: ParsedTurn, where: str) -> None:
     if turn.clips and turn.role != "user":
         raise InvalidInputError(
@@ -163,8 +178,12 @@ def _merge(turns: Iterable[ParsedTurn]) -> Iterator[ParsedTurn]:
     """Yield the turns with neighbours of one role joined."""
     for role, neighbours in groupby(turns, key=lambda turn: turn.role):
         same = list(neighbours)
+        outcomes = [turn.outcome for turn in same if turn.outcome is not None]
+        # One that holds no answer makes the whole turn one: it is left out then.
+        blocked = [o for o in outcomes if o in (Outcome.BLOCKED, Outcome.ERROR_CLOSED)]
         yield ParsedTurn(
             role=role,
             text="\n\n".join(turn.text for turn in same if turn.text),
             clips=tuple(clip for turn in same for clip in turn.clips),
+            outcome=next(iter([*blocked, *reversed(outcomes)]), None),
         )

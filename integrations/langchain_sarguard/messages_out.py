@@ -87,6 +87,9 @@ class ResponseBuilder:
             "audit_id": reply.audit_id,
             "policy": self.policy,
             "tier": guard.tier,
+            "reading": guard.reading,
+            "left_out": guard.left_out or None,
+            "trimmed": guard.trimmed or None,
         }
         if self.refusal is not None:
             metadata["refusal"] = _refusal(reply)

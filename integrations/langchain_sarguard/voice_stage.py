@@ -191,9 +191,13 @@ class _Conversation:
         """Return the messages of the next request."""
         return [*self._system, *self._history, question]
 
-    def remember(self, question: HumanMessage, answer: str) -> None:
+    def remember(self, question: HumanMessage, answer: AIMessage) -> None:
         """Add a turn, and drop the oldest one where there are too many."""
-        history = [*self._history, question, AIMessage(answer)]
+        # With its outcome: what was not answered is not to be answered later.
+        said = AIMessage(
+            str(answer.text), response_metadata=dict(answer.response_metadata)
+        )
+        history = [*self._history, question, said]
         # A slice from -0 would keep everything.
         self._history = history[-self._max_messages :] if self._max_messages else []
 
@@ -245,5 +249,5 @@ class _Turn:
                 audit_id=metadata.get("audit_id"),
             )
         # Remembered whatever the outcome: it is what the caller heard.
-        conversation.remember(self.question, str(message.text))
+        conversation.remember(self.question, message)
         yield AgentEnd()

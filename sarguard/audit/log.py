@@ -30,6 +30,7 @@ from sarguard.audit.records.fields import (
     SteeringReceipt,
     SteeringRef,
     TokenCounts,
+    round_number,
 )
 from sarguard.audit.records.ids import new_name
 from sarguard.audit.records.requests import RequestRecord
@@ -212,6 +213,11 @@ class AuditLog:
         fallback: FallbackRef | None = None,
         fault: FaultRef | None = None,
         content: Sequence[Content] = (),
+        temperature: float = 0.0,
+        greedy_tokens: int = 0,
+        reading: str | None = None,
+        left_out: int = 0,
+        trimmed: int = 0,
         policy: PolicyRef | None = None,
         trace_id: str | None = None,
         span_id: str | None = None,
@@ -233,6 +239,11 @@ class AuditLog:
             fallback: the message given instead of an answer.
             fault: what failed, without its message.
             content: content that the policy keeps, redacted or sealed.
+            temperature: the temperature that the answer was sampled at; 0 is greedy.
+            greedy_tokens: its first tokens that were chosen greedily.
+            reading: what of the request scored highest.
+            left_out: turns that the model was not given, as they were not answered.
+            trimmed: turns that it was not given, as the history was too long.
             policy: the policy that held at the end, if it is another than at the start.
             trace_id: the trace, if it is another than at the start.
             span_id: the span, if it is another than at the start.
@@ -258,6 +269,12 @@ class AuditLog:
             "fallback": fallback,
             "fault": fault,
             "content": tuple(content),
+            # Before the version is chosen: what is written as 0 is left out.
+            "temperature": round_number(temperature),
+            "greedy_tokens": greedy_tokens,
+            "reading": reading,
+            "left_out": left_out,
+            "trimmed": trimmed,
         }
         changed = {"policy": policy, "trace_id": trace_id, "span_id": span_id}
         own |= {name: value for name, value in changed.items() if value is not None}

@@ -85,10 +85,14 @@ def _started(record: dict[str, Any]) -> str:
 def _finished(record: dict[str, Any]) -> str:
     parts = [record["reason"]] if record.get("reason") else []
     parts += [
-        f"check {check['name']}: {check['verdict']}"
+        _check(check)
         for check in record.get("checks", ())
-        if check["verdict"] != "allowed"
+        if check["verdict"] not in ("allowed", "transcribed")
     ]
+    if record.get("left_out"):
+        parts.append(f"{record['left_out']} unanswered turns left out")
+    if record.get("trimmed"):
+        parts.append(f"{record['trimmed']} old turns left out")
     receipt = record.get("receipt")
     if receipt:
         steered, expected = receipt["steered_positions"], receipt["expected_positions"]
@@ -97,6 +101,14 @@ def _finished(record: dict[str, Any]) -> str:
     if record.get("fault"):
         parts.append(record["fault"]["type"])
     return ", ".join(parts)
+
+
+def _check(check: dict[str, Any]) -> str:
+    stage = "transcript" if check["stage"] == "transcript" else "check"
+    to = f" to {check['raised_to']}" if check.get("raised_to") else ""
+    scored = f" (score {check['score']:.2f})" if "score" in check else ""
+    label = f", {check['label']}" if check.get("label") else ""
+    return f"{stage} {check['name']}: {check['verdict']}{to}{scored}{label}"
 
 
 def _hold(record: dict[str, Any]) -> str:

@@ -21,9 +21,10 @@ from transformers import StoppingCriteria, StoppingCriteriaList
 from sarguard.bench.rows import Bar, Measured, in_turn, medians
 from sarguard.bench.synthetic import never_stopping, prompts
 from sarguard.decoding import Row, decode_rows
+from sarguard.decoding.readings import any_reading
 from sarguard.models.loading import LoadedModel
 from sarguard.steering.dose import DoseRule, DoseSpec
-from sarguard.steering.gate import Gate
+from sarguard.steering.gate import LinearProbe
 from sarguard.steering.steerer import Steerer
 
 BATCH = 8
@@ -125,13 +126,13 @@ def _whole(pairs: _Pairs, loaded: LoadedModel) -> Measured:
     )
 
 
-def _random_gate(loaded: LoadedModel) -> Gate:
+def _random_gate(loaded: LoadedModel) -> LinearProbe:
     """Return a gate that costs what a trusted one does."""
     layers = len(loaded.decoder)
     first = layers // 2
     generator = torch.Generator().manual_seed(1)
     shape = (layers - first, loaded.decoder.hidden_size)
-    return Gate(
+    return LinearProbe(
         directions=torch.randn(shape, generator=generator),
         offsets=torch.zeros(shape[0]),
         first_layer=first,
@@ -147,7 +148,7 @@ def _guarded(
     generator = torch.Generator().manual_seed(0)
     shape = (len(loaded.decoder), loaded.decoder.hidden_size)
     steerer = Steerer(loaded.decoder, torch.randn(shape, generator=generator))
-    score = _random_gate(loaded).score
+    score = any_reading(_random_gate(loaded))
 
     def decode() -> _Times:
         rows = [Row(dose=dose, max_new_tokens=tokens) for dose in doses]

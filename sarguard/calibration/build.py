@@ -12,8 +12,9 @@ from typing import Unpack
 
 import numpy as np
 
-from sarguard.calibration.gate_fit import GateQuality, cross_validate, fit_gate
+from sarguard.calibration.gate_calibration import CalibratedGate, calibrate_gate
 from sarguard.calibration.recipe import (
+    BATCH_SIZE,
     REFERENCE_RECIPE,
     Clip,
     Pair,
@@ -27,24 +28,27 @@ from sarguard.calibration.refusal_check import (
     RefusalGain,
     measure_refusal,
 )
-from sarguard.calibration.states import CalibrationStates, calibration_states
+from sarguard.calibration.states import calibration_states
 from sarguard.calibration.tiers import tier_rules
 from sarguard.calibration.vectors import check_pair_count, refusal_vectors
 from sarguard.models.loading import LoadedModel
 from sarguard.steering.bundle import (
     BundleCard,
+    ContextCard,
     GateCard,
     RefusalCard,
+    ScaleCard,
     SteeringBundle,
     TierCard,
     describe_model,
 )
-from sarguard.steering.gate import Gate
 from sarguard.steering.vectors import RefusalVectors, vectors_digest
 
 # The paper's coefficient. It does not carry over between models: the norms of their
 # states and vectors differ.
 ALPHA = 0.1
+# Scores in a card are for rates, and are read by people.
+_DIGITS = 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -52,9 +56,7 @@ class Calibrated:
     """What calibration computed from its states."""
 
     vectors: RefusalVectors
-    gate: Gate
-    quality: GateQuality
-    """What cross-validation over the pairs says of the gate."""
+    gate: CalibratedGate
 
 
 def calibrate(
@@ -85,33 +87,39 @@ def calibrate(
     """
     # Reading the clips takes minutes; a wrong setting should not cost them.
     check_pair_count(len(pairs), recipe)
-    found = fit_states(calibration_states(loaded, pairs, recipe, **reading), recipe)
+    progress = _Progress(reading.get("progress"))
+    batch_size = reading.get("batch_size", BATCH_SIZE)
+    benign = reading.get("benign", ())
+    states = calibration_states(
+        loaded,
+        pairs,
+        recipe,
+        benign=benign,
+        batch_size=batch_size,
+        progress=progress.part,
+    )
+    vectors = refusal_vectors(states, recipe)
     gain = None
     if needs_refusal:
         clips = [pair.harmful for pair in pairs[:CLIPS]]
         gain = measure_refusal(
-            loaded, found.vectors.ablated, clips, recipe, alpha=TIMES_ALPHA * alpha
+            loaded, vectors.ablated, clips, recipe, alpha=TIMES_ALPHA * alpha
         )
         gain.check()
-    digest = clips_digest(pairs, reading.get("benign", ()))
-    card = _card(loaded, found, recipe, clips=digest, alpha=alpha, gain=gain)
-    return SteeringBundle(card=card, vectors=found.vectors, gate=found.gate)
-
-
-def fit_states(
-    states: CalibrationStates, recipe: Recipe = REFERENCE_RECIPE
-) -> Calibrated:
-    """Compute refusal vectors and a gate from calibration's states.
-
-    Raises:
-        InsufficientDataError: There are fewer than `rank` + 1 pairs, or than 3.
-        DegenerateDirectionError: A vector vanished or is not finite.
-    """
-    return Calibrated(
-        vectors=refusal_vectors(states, recipe),
-        gate=fit_gate(states.matched),
-        quality=cross_validate(states.matched),
+    gate = calibrate_gate(
+        loaded,
+        states,
+        pairs,
+        benign,
+        texts=reading.get("texts"),
+        benign_texts=reading.get("benign_texts", ()),
+        batch_size=batch_size,
+        progress=progress.next_part(),
     )
+    found = Calibrated(vectors=vectors, gate=gate)
+    digest = clips_digest(pairs, benign)
+    card = _card(loaded, found, recipe, clips=digest, alpha=alpha, gain=gain)
+    return SteeringBundle(card=card, vectors=vectors, gate=gate.gate)
 
 
 def calibrate_now(loaded: LoadedModel, *, progress: bool) -> SteeringBundle:
@@ -148,7 +156,8 @@ def _card(
     gain: RefusalGain | None,
 ) -> BundleCard:
     """Return the card of what was computed from clips with a digest."""
-    vectors, quality = found.vectors, found.quality
+    vectors, gate = found.vectors, found.gate
+    alone = gate.alone
     return BundleCard(
         **describe_model(loaded),
         model_name=loaded.name,
@@ -156,24 +165,18 @@ def _card(
         vectors_digest=vectors_digest(vectors.ablated),
         instruction=recipe.instruction,
         refusal=recipe.refusal,
-        pairs=quality.pair_count,
-        benign=quality.benign_count,
+        pairs=alone.pair_count,
+        benign=alone.benign_count,
         rank=recipe.rank,
         lam=float(recipe.lam),
         alpha=float(alpha),
         refusal_check=None if gain is None else RefusalCard(**asdict(gain)),
-        gate=GateCard(
-            first_layer=found.gate.first_layer,
-            auc=quality.auc,
-            twins_told_apart=quality.pairwise_accuracy,
-            harmful_mean=float(quality.harmful.mean()),
-            harmful_deviation=float(quality.harmful.std()),
-            harmless_mean=float(quality.harmless.mean()),
-            harmless_deviation=float(quality.harmless.std()),
-        ),
+        gate=_gate_card(gate),
         tiers={
             name: TierCard(**asdict(rule))
-            for name, rule in tier_rules(quality, alpha).items()
+            for name, rule in tier_rules(
+                gate.harmless, auc=alone.auc, alpha=alpha
+            ).items()
         },
         calibration_digest=clips,
         raw_norms=vectors.raw.norm(dim=-1).tolist(),
@@ -186,6 +189,51 @@ def _card(
         torch_version=_version("torch"),
         created=datetime.now(UTC).isoformat(timespec="seconds"),
     )
+
+
+def _gate_card(found: CalibratedGate) -> GateCard:
+    alone = found.alone
+    return GateCard(
+        first_layer=found.gate.spoken.first_layer,
+        auc=alone.auc,
+        twins_told_apart=alone.pairwise_accuracy,
+        written_auc=found.written_auc,
+        harmful_mean=float(alone.harmful.mean()),
+        harmful_deviation=float(alone.harmful.std()),
+        harmless_mean=float(alone.harmless.mean()),
+        harmless_deviation=float(alone.harmless.std()),
+        scales={
+            kind: ScaleCard(gain=scale.gain, shift=scale.shift)
+            for kind, scale in found.gate.scales.items()
+        },
+        contexts={
+            name: ContextCard(
+                harmful=[round(score, _DIGITS) for score in scores.harmful],
+                harmless=[round(score, _DIGITS) for score in scores.harmless],
+            )
+            for name, scores in found.contexts.items()
+        },
+    )
+
+
+class _Progress:
+    """One count of progress over parts that each count their own."""
+
+    def __init__(self, report: Progress | None) -> None:
+        self._report = report
+        self._before = 0
+        self._seen = 0
+
+    def part(self, done: int, total: int) -> None:
+        """Take the progress of the part that is running."""
+        self._seen = total
+        if self._report is not None:
+            self._report(self._before + done, self._before + total)
+
+    def next_part(self) -> Progress:
+        """Begin another part."""
+        self._before += self._seen
+        return self.part
 
 
 def _version(package: str) -> str:

@@ -1,4 +1,4 @@
-"""Fitting the gate: shrunken linear discriminant analysis, one direction a layer.
+"""Fitting a probe: shrunken linear discriminant analysis, one direction a layer.
 
 With H and S (N, D) the last-token states of one layer on harmful clips and on their
 matched harmless ones,
@@ -8,7 +8,7 @@ matched harmless ones,
     w = C^-1 m                               t the mean variance of X's columns
 
 A state h scores (w.h - c) / s, where c lies halfway between the two groups' means and
-s makes them +1 and -1. The gate's score is the mean over the upper half of the layers.
+s makes them +1 and -1. The probe's score is the mean over the upper half of the layers.
 
 A clip may be read in several input forms (with the instruction, without it): the rows
 then hold all of them, and what the form adds counts as spread, so that w hardly looks
@@ -31,7 +31,7 @@ from sarguard.errors import (
     DegenerateDirectionError,
     InsufficientDataError,
 )
-from sarguard.steering.gate import Gate
+from sarguard.steering.gate import LinearProbe
 
 # Not tuned on the test split, where 0.1 gave a point or two more of area: within chance
 # for its number of requests.
@@ -128,10 +128,10 @@ class GateQuality:
         return float((self.harmful > self.safe).double().mean())
 
 
-def fit_gate(
+def fit_probe(
     matched: MatchedStates, *, shrinkage: float = SHRINKAGE, layers: range | None = None
-) -> Gate:
-    """Fit a gate to matched states.
+) -> LinearProbe:
+    """Fit a probe to matched states.
 
     Args:
         matched: States on harmful clips, on matched harmless ones, and on others.
@@ -158,41 +158,97 @@ def fit_gate(
         h, s = harmful[:, layer].double(), safe[:, layer].double()
         found.append(_fit_layer(h, s, extra, shrinkage, layer))
     directions, offsets = zip(*found, strict=True)
-    return Gate(
+    return LinearProbe(
         directions=torch.stack(directions).float(),
         offsets=torch.stack(offsets).float(),
         first_layer=layers.start,
     )
 
 
-def cross_validate(
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class CrossFit:
+    """Probes that were each fitted without a part of the clips."""
+
+    probes: tuple[LinearProbe, ...]
+    """One a fold."""
+
+    def without(self, place: int) -> LinearProbe:
+        """Return the probe that was fitted without the pair, or clip, at a place."""
+        # By place and not by lot: every run has the same folds, and both clips of a
+        # pair, which have one place, are left out together.
+        return self.probes[place % len(self.probes)]
+
+
+def cross_fit(
     matched: MatchedStates, *, shrinkage: float = SHRINKAGE, folds: int = FOLDS
-) -> GateQuality:
-    """Score every pair with a gate that was fitted without it.
+) -> CrossFit:
+    """Fit a probe without each part of the pairs and other clips.
 
     Args:
-        matched: As for `fit_gate`.
-        shrinkage: As for `fit_gate`.
+        matched: As for `fit_probe`.
+        shrinkage: As for `fit_probe`.
         folds: Parts that pairs and other clips are split into.
 
     Raises:
         InsufficientDataError: There are fewer than 3 pairs.
     """
-    harmful, forms = matched.harmful, matched.forms
-    extra = harmful[:0] if matched.benign is None else matched.benign
-    used = min(folds, len(harmful) // forms)
-    groups = (harmful, matched.safe, extra)
+    used = min(folds, len(matched.harmful) // matched.forms)
+    return CrossFit(
+        probes=tuple(
+            fit_probe(
+                matched.select([~left for left in _left_out(matched, fold, used)]),
+                shrinkage=shrinkage,
+            )
+            for fold in range(used)
+        )
+    )
+
+
+def cross_validate(
+    matched: MatchedStates,
+    *,
+    shrinkage: float = SHRINKAGE,
+    folds: int = FOLDS,
+    fitted: CrossFit | None = None,
+) -> GateQuality:
+    """Score every pair with a probe that was fitted without it.
+
+    Args:
+        matched: As for `fit_probe`.
+        shrinkage: As for `fit_probe`.
+        folds: As for `cross_fit`.
+        fitted: What `cross_fit` gave for the same clips; fitted here if not given.
+
+    Raises:
+        InsufficientDataError: There are fewer than 3 pairs.
+    """
+    fitted = fitted or cross_fit(matched, shrinkage=shrinkage, folds=folds)
+    groups = _groups(matched)
     scores = [torch.zeros(group.shape[0]) for group in groups]
-    for fold in range(used):
-        # A clip is left out in all its forms: they are too alike to be held against
-        # each other.
-        # By place and not by lot: every run has the same folds, and both clips of a
-        # pair, which have one place, are left out together.
-        out = [torch.arange(len(row)) // forms % used == fold for row in scores]
-        gate = fit_gate(matched.select([~left for left in out]), shrinkage=shrinkage)
+    for fold, probe in enumerate(fitted.probes):
+        out = _left_out(matched, fold, len(fitted.probes))
         for row, group, left in zip(scores, groups, out, strict=True):
-            row[left] = gate.score(group[left].transpose(0, 1))
-    return GateQuality(harmful=scores[0], safe=scores[1], benign=scores[2], forms=forms)
+            row[left] = probe.score(group[left].transpose(0, 1))
+    return GateQuality(
+        harmful=scores[0], safe=scores[1], benign=scores[2], forms=matched.forms
+    )
+
+
+def _groups(matched: MatchedStates) -> tuple[Tensor, Tensor, Tensor]:
+    extra = matched.harmful[:0] if matched.benign is None else matched.benign
+    return matched.harmful, matched.safe, extra
+
+
+def _left_out(matched: MatchedStates, fold: int, folds: int) -> list[Tensor]:
+    """Return which rows of each group a fold leaves out.
+
+    A clip is left out in all its forms: they are too alike to be held against each
+    other.
+    """
+    return [
+        torch.arange(len(group)) // matched.forms % folds == fold
+        for group in _groups(matched)
+    ]
 
 
 def _interleave(ours: Tensor, theirs: Tensor) -> Tensor:

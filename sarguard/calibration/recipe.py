@@ -39,11 +39,24 @@ class AudioPair:
     safe: Clip
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TextPair:
+    """A harmful written request and a harmless one matched to it."""
+
+    harmful: str
+    safe: str
+
+
 class ReadOptions(TypedDict, total=False):
     """What calibration reads besides its pairs, and how."""
 
     benign: Sequence[Clip]
     """Harmless clips without a match; the gate alone learns from them."""
+    texts: Sequence[TextPair]
+    """Written requests, which the gate's probe for writing is fitted to; those that
+    ship by default."""
+    benign_texts: Sequence[str]
+    """Harmless written requests without a match."""
     batch_size: int
     """Maximum number of clips that are read together; `BATCH_SIZE` by default."""
     progress: Progress | None

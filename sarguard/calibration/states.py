@@ -53,6 +53,13 @@ class CalibrationStates:
     """The same clips with no text at all, which the gate learns from as well."""
 
     @property
+    def alone(self) -> MatchedStates:
+        """Return the states of clips read alone, in which requests are scored."""
+        if self.no_instruction is not None:
+            return self.no_instruction
+        return MatchedStates(harmful=self.harmful, safe=self.safe, benign=self.benign)
+
+    @property
     def matched(self) -> MatchedStates:
         """Return what a gate is fitted to: every clip in every input form."""
         instructed = MatchedStates(

@@ -2,13 +2,13 @@
 
 A tier says which share of harmless requests like those of the calibration may be
 blocked, and the steering coefficient that every request gets at the least. The block
-threshold that belongs to that share comes from the gate's out-of-fold scores, taken as
-normal:
+threshold that belongs to that share comes from what harmless requests scored, out of
+fold, taken as normal, in the context of the calibration where it is highest:
 
-    t = mean(harmless) + z(1 - share) * deviation(harmless)
+    t = max over the contexts of  mean(harmless) + z(1 - share) * deviation(harmless)
 
 At t and above a request is blocked. Below, the coefficient rises from the floor,
-reached halfway between the harmless mean and t, to the ceiling at t.
+reached halfway between the highest harmless mean and t, to the ceiling at t.
 
 A gate that cannot tell the two apart is not used: where cross-validation finds an area
 under the curve below `TRUSTED_AUC`, a tier steers every request alike and blocks none.
@@ -19,12 +19,13 @@ answers. Either way they are kept in the bundle's card, where requests find them
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
 from types import MappingProxyType
 
-from sarguard.calibration.gate_fit import GateQuality
+from torch import Tensor
+
 from sarguard.steering.dose import DoseRule, DoseSpec
 
 DEFAULT_TIER = "balanced"
@@ -57,36 +58,43 @@ TIERS: Mapping[str, Tier] = MappingProxyType(
 """Every tier, the mildest first."""
 
 
-def tier_rules(quality: GateQuality, alpha: float) -> dict[str, DoseRule]:
+def tier_rules(
+    harmless: Sequence[Tensor], *, auc: float, alpha: float
+) -> dict[str, DoseRule]:
     """Return the dose rule of every tier on one model.
 
     Args:
-        quality: Out-of-fold scores of the model's gate.
+        harmless: What harmless requests scored in each context, out of fold.
+        auc: Chance that a harmful clip outscores a harmless one.
         alpha: Coefficient that refuses harmful requests when every request gets it.
     """
     # An AUC that is no number is not trusted either.
-    if not quality.auc >= TRUSTED_AUC:
+    if not auc >= TRUSTED_AUC:
         return {name: _constant(tier, alpha) for name, tier in TIERS.items()}
-    return {name: _conditioned(tier, quality, alpha) for name, tier in TIERS.items()}
+    return {name: _conditioned(tier, harmless, alpha) for name, tier in TIERS.items()}
 
 
-def block_threshold(tier: Tier, quality: GateQuality) -> float:
+def block_threshold(tier: Tier, harmless: Sequence[Tensor]) -> float:
     """Return t, the score from which on a tier blocks."""
-    deviation = max(float(quality.harmless.std()), _MIN_DEVIATION)
     z = NormalDist().inv_cdf(1 - tier.harmless_blocked)
-    return float(quality.harmless.mean()) + z * deviation
+    # Contexts that lie apart are no normal distribution together, so each counts alone.
+    return max(
+        float(scores.mean()) + z * max(float(scores.std()), _MIN_DEVIATION)
+        for scores in harmless
+    )
 
 
 def _constant(tier: Tier, alpha: float) -> DoseRule:
     return DoseSpec.constant(_part(tier.constant, alpha)).rule
 
 
-def _conditioned(tier: Tier, quality: GateQuality, alpha: float) -> DoseRule:
-    threshold = block_threshold(tier, quality)
+def _conditioned(tier: Tier, harmless: Sequence[Tensor], alpha: float) -> DoseRule:
+    threshold = block_threshold(tier, harmless)
+    middle = max(float(scores.mean()) for scores in harmless)
     return DoseRule(
         floor=_part(tier.floor, alpha),
         ceiling=alpha,
-        low=(float(quality.harmless.mean()) + threshold) / 2,
+        low=(middle + threshold) / 2,
         high=threshold,
         block=threshold,
     )

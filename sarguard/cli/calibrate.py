@@ -213,6 +213,8 @@ def _print_summary(console: Console, card: BundleCard, saved: Path) -> None:
                 "every tier gives a constant dose."
             )
         )
+    if any(tier.block is not None for tier in card.tiers.values()):
+        console.print(_context_table(card))
     chosen = {name: t.choice for name, t in card.tiers.items() if t.choice}
     if chosen:
         console.print(_tier_table(card))
@@ -252,6 +254,19 @@ def _layer_table(card: BundleCard) -> Table:
             f"{card.cosine[layer]:.3f}",
             f"{sum(card.explained_variance[layer]):.0%}",
         )
+    return table
+
+
+def _context_table(card: BundleCard) -> Table:
+    """Return a table of what each tier's block withholds, context by context."""
+    table = _table(
+        "Blocked by context, harmful / harmless (out of fold)", "context", *card.tiers
+    )
+    table.columns[0].justify = "left"
+    for name, context in card.gate.contexts.items():
+        shares = [context.withheld(tier.block) for tier in card.tiers.values()]
+        cells = (f"{harmful:.0%} / {safe:.0%}" for harmful, safe in shares)
+        table.add_row(name, *cells)
     return table
 
 

@@ -46,6 +46,7 @@ def describe(kind: str, family: Family) -> dict[str, Any]:
         "seconds_per_clip": family.max_seconds,
         "clips_per_prompt": 1 if family.single_audio else None,
         "batch": "equal clips" if family.equal_lengths else "any clips",
+        "clips_heard": "once" if family.splices_clips else "each prompt",
         "needs": list(family.needs),
         "tested_with": family.evidence.value,
         "note": family.note,
@@ -59,7 +60,9 @@ def _print(rows: list[dict[str, Any]], refused: dict[str, str]) -> None:
 
     console = results()
     table = Table(box=SIMPLE_HEAD, pad_edge=False)
-    for heading in ("family", "a clip", "a prompt", "a batch", "needs", "tested"):
+    for heading in (
+        *("family", "a clip", "a prompt", "a batch", "heard", "needs", "tested"),
+    ):
         table.add_column(heading, no_wrap=heading == "family")
     # What a family was tested with is a sentence: the table refers to it by number.
     evidence = dict.fromkeys(row["tested_with"] for row in rows)
@@ -70,6 +73,7 @@ def _print(rows: list[dict[str, Any]], refused: dict[str, str]) -> None:
             _seconds(row["seconds_per_clip"]),
             "1 clip" if row["clips_per_prompt"] else "any",
             row["batch"],
+            row["clips_heard"],
             ", ".join(row["needs"]),
             f"[{numbers[row['tested_with']]}]",
         )

@@ -14,11 +14,11 @@ from transformers import GenerationConfig, LogitsProcessorList
 from sarguard.decoding.generation_config import configure, stop_tokens
 from sarguard.decoding.prefill import (
     Prompt,
-    Score,
     clean_states,
     decide_doses,
     steered_prefill,
 )
+from sarguard.decoding.readings import RowReadings, Score
 from sarguard.decoding.row import Row
 from sarguard.decoding.sampling import Sampling, TokenSampler, sample_tokens
 from sarguard.errors import NonFiniteActivationError
@@ -36,6 +36,8 @@ def decode_rows(
     rows: Sequence[Row],
     *,
     score: Score | None = None,
+    readings: Sequence[RowReadings] | None = None,
+    states: Tensor | None = None,
     after_step: Callable[[], None] = lambda: None,
 ) -> None:
     """Decode until every row has ended, and prove each token before it is taken.
@@ -46,6 +48,10 @@ def decode_rows(
         inputs: What `build_inputs` gave.
         rows: One a row of the inputs; filled in.
         score: The gate, where a dose depends on the request.
+        readings: What was read of each request beside its prompt, for the gate.
+        states: The prompts' clean last-token states, shape (layers, rows, width),
+            where they were read; the inputs then hold a cache of all tokens but the
+            last of each row.
         after_step: Called when a step's tokens are in their rows. It may end rows;
             if it raises, decoding stops and the model is free.
 
@@ -56,7 +62,7 @@ def decode_rows(
             are in the rows already were.
     """
     config = configure(loaded, max(row.max_new_tokens for row in rows))
-    loop = _Loop(loaded, steerer, rows, score, after_step)
+    loop = _Loop(loaded, steerer, rows, score, readings, states, after_step)
     transformers_api.run_loop(loaded.model, inputs, config, loop)
 
 
@@ -126,12 +132,16 @@ class _Loop:
         steerer: Steerer,
         rows: Sequence[Row],
         score: Score | None,
+        readings: Sequence[RowReadings] | None,
+        states: Tensor | None,
         after_step: Callable[[], None],
     ) -> None:
         self._loaded = loaded
         self._steerer = steerer
         self._rows = rows
         self._score = score
+        self._readings = readings
+        self._states = states
         self._after_step = after_step
         self._stops = frozenset(stop_tokens(loaded))
 
@@ -149,8 +159,10 @@ class _Loop:
         prompt = Prompt(
             model=model, ids=input_ids, config=generation_config, kwargs=model_kwargs
         )
-        states = clean_states(self._loaded, self._steerer, prompt, self._rows)
-        decide_doses(self._rows, states, self._score)
+        states = clean_states(
+            self._loaded, self._steerer, prompt, self._rows, self._states
+        )
+        decide_doses(self._rows, states, self._score, self._readings)
         # Where every row is blocked nothing is decoded.
         if any(row.alive for row in self._rows):
             if all(row.bare for row in self._rows):
@@ -247,6 +259,12 @@ class _Loop:
         # Prompts without padding: a repetition penalty would count it as text.
         device = self._loaded.device
         return [
-            TokenSampler(row.sampling, ids, device, matcher=row.matcher)
+            TokenSampler(
+                row.sampling,
+                ids,
+                device,
+                matcher=row.matcher,
+                greedy_tokens=row.greedy_tokens,
+            )
             for row, ids in zip(self._rows, prompt.unpadded_ids(), strict=True)
         ]

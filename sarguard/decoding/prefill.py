@@ -9,14 +9,20 @@ the last token, and of the clean states none, unless they are to be compared.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any, TypeAlias
+from dataclasses import dataclass, replace
+from typing import Any
 
 from torch import Tensor, nn
 from transformers import GenerationConfig
 
+from sarguard.decoding.readings import (
+    RowReadings,
+    Score,
+    score_reading,
+    strongest,
+)
 from sarguard.decoding.row import Row
 from sarguard.models import transformers_api
 from sarguard.models.layers import named_module
@@ -30,9 +36,6 @@ from sarguard.models.transformers_api import (
 from sarguard.models.untyped import KeyValueCache, PretrainedModel
 from sarguard.steering.residual import capture_last_states
 from sarguard.steering.steerer import Steerer
-
-Score: TypeAlias = Callable[[Tensor], Tensor]
-"""Scores clean last-token states, (layers, rows, width) -> (rows,), as a gate does."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -70,9 +73,16 @@ class Prompt:
 
 
 def clean_states(
-    loaded: LoadedModel, steerer: Steerer, prompt: Prompt, rows: Sequence[Row]
+    loaded: LoadedModel,
+    steerer: Steerer,
+    prompt: Prompt,
+    rows: Sequence[Row],
+    known: Tensor | None = None,
 ) -> Tensor | None:
     """Return the unsteered last-token states, shape (layers, rows, width).
+
+    Where they are `known`, with a cache of all tokens but the last, nothing is run
+    unless the unsteered model's logits are to be compared.
 
     Returns None, and runs nothing, where no dose reads them and nothing is compared
     with the unsteered model.
@@ -80,6 +90,9 @@ def clean_states(
     compares = any(row.dose.shadow for row in rows)
     if not compares and not any(row.dose.reads_states for row in rows):
         return None
+    if known is not None and not compares:
+        prompt.prefilled = True
+        return known
     # Taken before the pass fills it: an empty cache costs nothing to copy, and a cache
     # that cannot be cropped has to be filled again from the beginning.
     untouched = prompt.copy_cache()
@@ -96,15 +109,27 @@ def clean_states(
 
 
 def decide_doses(
-    rows: Sequence[Row], states: Tensor | None, score: Score | None
+    rows: Sequence[Row],
+    states: Tensor | None,
+    score: Score | None,
+    readings: Sequence[RowReadings] | None = None,
 ) -> None:
-    """Decide each row's dose; rows that are to be blocked end."""
+    """Decide each row's dose by its strongest score; rows to be blocked end.
+
+    Args:
+        rows: One a request.
+        states: Clean states of the prompts, shape (layers, rows, width).
+        score: The gate.
+        readings: What else was read of each request; by default nothing.
+    """
     for index, row in enumerate(rows):
-        found = None
-        if row.dose.reads_states and states is not None and score is not None:
-            # Row by row, so that a request's score is the same in any batch.
-            found = float(score(states[:, index : index + 1]))
-        row.decision = row.dose.decide(found)
+        if not row.dose.reads_states or states is None or score is None:
+            row.decision = row.dose.decide(None)
+        else:
+            beside = RowReadings() if readings is None else readings[index]
+            read = beside.with_place(states[:, index])
+            kind, found = strongest([(r.kind, score_reading(score, r)) for r in read])
+            row.decision = replace(row.dose.decide(found), reading=kind)
         if row.decision.blocked:
             row.end("blocked")
 

@@ -74,6 +74,11 @@ class Row:
         return self.decision.alpha
 
     @property
+    def greedy_tokens(self) -> int:
+        """Return how many tokens are chosen greedily before any is drawn."""
+        return 0 if self.decision is None else self.decision.greedy_tokens
+
+    @property
     def steered_positions(self) -> int:
         """Return the positions that were steered on every layer for this row.
 

@@ -71,10 +71,22 @@ class TokenSampler:
         device: torch.device,
         *,
         matcher: JsonMatcher | None = None,
+        greedy_tokens: int = 0,
     ) -> None:
+        """Prepare to choose.
+
+        Args:
+            sampling: How tokens are chosen.
+            prompt: Its tokens, without padding.
+            device: Where the random state is kept.
+            matcher: What the answer has to match; None where it may say anything.
+            greedy_tokens: How many tokens are the likeliest ones before any is drawn.
+        """
         self._seen = list(prompt)
         self._device = device
         self._matcher = matcher
+        self._greedy_left = greedy_tokens
+        self._penalties = _penalties(sampling)
         self._warpers = _warpers(sampling)
         self._generator: torch.Generator | None = None
         if sampling.temperature > 0:
@@ -89,7 +101,7 @@ class TokenSampler:
     @property
     def is_argmax(self) -> bool:
         """Return whether the choice is the likeliest token, the scores unchanged."""
-        return self._generator is None and not self._warpers and self._matcher is None
+        return self._generator is None and not self._penalties and self._matcher is None
 
     def sample(self, scores: Tensor) -> int:
         """Choose from the scores of one row, float32, shape (vocabulary,)."""
@@ -97,10 +109,14 @@ class TokenSampler:
         if self._matcher is not None:
             scores = self._matcher.mask(scores)
         seen = torch.tensor([self._seen], device=scores.device)
-        warped = self._warpers(seen, scores[None])  # type: ignore[arg-type]
-        if self._generator is None:
-            token = int(warped.argmax(dim=-1))
+        penalised = self._penalties(seen, scores[None])  # type: ignore[arg-type]
+        if self._generator is None or self._greedy_left > 0:
+            # Before the temperature: a very small one makes several scores infinite.
+            # Nothing is drawn, so that the random state begins after these tokens.
+            token = int(penalised.argmax(dim=-1))
+            self._greedy_left -= 1
         else:
+            warped = self._warpers(seen, penalised)  # type: ignore[arg-type]
             # The generator is on this device, and the logits may be on another one.
             shares = warped.softmax(dim=-1).to(self._device)
             drawn = torch.multinomial(shares, 1, generator=self._generator)
@@ -123,11 +139,16 @@ def sample_tokens(
     return tokens
 
 
-def _warpers(sampling: Sampling) -> LogitsProcessorList:
-    # In the order of transformers: penalty, temperature, top-k, top-p.
+def _penalties(sampling: Sampling) -> LogitsProcessorList:
     found = LogitsProcessorList()
     if sampling.repetition_penalty != 1:
         found.append(RepetitionPenaltyLogitsProcessor(sampling.repetition_penalty))
+    return found
+
+
+def _warpers(sampling: Sampling) -> LogitsProcessorList:
+    # After the penalties, in the order of transformers: temperature, top-k, top-p.
+    found = LogitsProcessorList()
     if sampling.temperature > 0:
         if sampling.temperature != 1:
             found.append(TemperatureLogitsWarper(sampling.temperature))

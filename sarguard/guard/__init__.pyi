@@ -1,16 +1,19 @@
+from .check_runner import Checks as Checks
 from .checks import (
     ALLOW as ALLOW,
     BLOCK as BLOCK,
     CheckResult as CheckResult,
-    Checks as Checks,
     InputCheck as InputCheck,
     InputView as InputView,
     OutputCheck as OutputCheck,
     OutputView as OutputView,
-    Transcriber as Transcriber,
     phrase_check as phrase_check,
     secrets_check as secrets_check,
 )
 from .effective_policy import NO_POLICY as NO_POLICY, EffectivePolicy as EffectivePolicy
 from .factory import GuardOptions as GuardOptions
 from .policy_guard import PolicyGuard as PolicyGuard
+from .transcripts import (
+    SpeechRecogniser as SpeechRecogniser,
+    Transcriber as Transcriber,
+)

@@ -1,37 +1,26 @@
 """Checks beside the gate: of what comes in, and of what goes out.
 
 A check is a name, a version, a function and a time budget. Input checks see the turns,
-their clips decoded, and a transcript that is made once for all of them. Output checks
+their clips decoded, and transcripts that are made once for all of them. Output checks
 see the answer so far; while it is streamed, a piece goes out only after they passed.
 A check that fails or takes too long has not passed: whether the answer is let out then
 is for the policy to say (`failure.on_fault`). Every verdict stands in the record.
+`check_runner.py` runs them.
 """
 
 from __future__ import annotations
 
-import asyncio
-import inspect
+import math
 import re
-import threading
 from collections.abc import Awaitable, Callable, Sequence
-from concurrent.futures import Future
-from dataclasses import dataclass, replace
-from functools import partial
-from typing import TYPE_CHECKING, TypeAlias, TypeVar
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeAlias
 
-from sarguard.errors import CheckTimeoutError, ConfigurationError
-from sarguard.guard.recorder import CHECK_RULES
-from sarguard.policy.sections import Mode
+from sarguard.errors import ConfigurationError
+from sarguard.guard.transcripts import SpeechRecogniser, Transcriber, Transcripts
+from sarguard.policy.tiers import Tier
 from sarguard.serving.request import RequestContext
-from sarguard.serving.request_guard import (
-    Block,
-    CheckOutcome,
-    CheckStage,
-    CheckVerdict,
-    Findings,
-    ResolvedRequest,
-    Screening,
-)
+from sarguard.steering.dose import check_alpha
 from sarguard.types import Turn
 
 if TYPE_CHECKING:
@@ -39,20 +28,48 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 _NAME = re.compile(r"^[a-z][a-z0-9_-]{0,40}$")
-_T = TypeVar("_T")
-
-Transcriber: TypeAlias = "Callable[[NDArray[np.float32], int], str]"
-"""Turns a clip, mono at a rate in hertz, into text."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CheckResult:
-    """What a check says."""
+    """What a check says.
+
+    A policy may say otherwise what a flag does, and from which score there is one
+    (`checks.rules`).
+    """
 
     blocked: bool = False
+    """Whether the check flags what it saw; the request then gets no answer."""
     hold: int = 0
     """Characters at the end of the answer so far that must not go out before more of
     it is known; output checks alone."""
+    raise_to: Tier | str | float | None = None
+    """The least tier, or the least steering coefficient, that the answer is to have;
+    a flag too. A check can only raise a dose; input checks alone."""
+    score: float | None = None
+    """What the check made of it, as a number that rises with harm; it stands in the
+    record, and a policy's threshold is held against it."""
+    threshold: float | None = None
+    """The score from which the check itself flags; for the record."""
+    label: str | None = None
+    """What the check calls what it found, such as a category; it stands in the record,
+    so it must not quote what was said."""
+
+    def __post_init__(self) -> None:
+        for name in ("score", "threshold"):
+            value = getattr(self, name)
+            # NaN is below every threshold, and would pass.
+            if value is not None and not math.isfinite(value):
+                raise ConfigurationError(
+                    f"the {name} of a check is {value}: it has to be finite"
+                )
+        if self.raise_to is None:
+            return
+        if isinstance(self.raise_to, (int, float)):
+            check_alpha("raise_to", self.raise_to)
+        else:
+            # Past the frozen class's own __setattr__.
+            object.__setattr__(self, "raise_to", Tier.named(self.raise_to))
 
 
 ALLOW = CheckResult()
@@ -68,17 +85,17 @@ class InputView:
         context: RequestContext,
         *,
         sample_rate: int,
-        transcriber: Transcriber | None,
+        transcriber: SpeechRecogniser | Transcriber | Transcripts | None,
     ) -> None:
         self.turns = turns
         """The conversation, oldest first, its clips decoded."""
         self.context = context
         self.sample_rate = sample_rate
         """Samples a second of every clip."""
-        self._transcriber = transcriber
-        self._transcript: str | None = None
-        # Two checks of one request may ask at once; the transcript is made once.
-        self._making = threading.Lock()
+        if not isinstance(transcriber, Transcripts):
+            named = None if transcriber is None else SpeechRecogniser.named(transcriber)
+            transcriber = Transcripts(named, sample_rate)
+        self._transcripts = transcriber
 
     @property
     def text(self) -> str:
@@ -91,14 +108,37 @@ class InputView:
 
         It is made when the first check asks for it.
         """
-        if self._transcriber is None:
+        if self._transcripts.recogniser is None:
             return None
-        with self._making:
-            if self._transcript is None:
-                clips = self.turns[-1].audio if self.turns else ()
-                heard = [self._transcriber(clip, self.sample_rate) for clip in clips]
-                self._transcript = " ".join(heard)
-            return self._transcript
+        clips = self.turns[-1].audio if self.turns else ()
+        return " ".join(self.transcribe(clip) for clip in clips)
+
+    @property
+    def words(self) -> str:
+        """Return what the newest turn says, aloud and in writing.
+
+        Raises:
+            ConfigurationError: It has a clip, and there is no transcriber: a check of
+                words alone would pass what it has not read.
+        """
+        return self.words_of(self.turns[-1]) if self.turns else ""
+
+    def words_of(self, turn: Turn) -> str:
+        """Return what a turn says, aloud and in writing; errors are those of `words`.
+
+        Each clip of a request is transcribed once.
+        """
+        heard = [self.transcribe(clip) for clip in turn.audio]
+        return "\n".join(filter(None, (*heard, turn.text)))
+
+    def transcribe(self, clip: NDArray[np.float32]) -> str:
+        """Return what a clip of this request says.
+
+        Raises:
+            CheckTimeoutError: The transcriber took too long.
+            ConfigurationError: There is none, or it may not be asked.
+        """
+        return self._transcripts.of(clip)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -123,7 +163,10 @@ class _Check:
     version: str = "1"
     """Changes with what the check does; it stands in records."""
     timeout_s: float = 5.0
-    """Seconds that it may take; longer has not passed."""
+    """Seconds that it may take, transcripts aside; longer has not passed."""
+    remote: str | None = None
+    """The service outside of this process that it hands content to, as the policy
+    names it; None where nothing leaves."""
 
     def __post_init__(self) -> None:
         if not _NAME.match(self.name) or not self.version or not self.timeout_s > 0:
@@ -151,142 +194,6 @@ class OutputCheck(_Check):
 
     run: OutputFunction
     """Plain or async; called on a thread of its own."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Checks:
-    """The checks of a client, and what runs them."""
-
-    input: tuple[InputCheck, ...] = ()
-    output: tuple[OutputCheck, ...] = ()
-    transcriber: Transcriber | None = None
-    sample_rate: int = 16_000
-
-    def __post_init__(self) -> None:
-        names = [check.name for check in (*self.input, *self.output)]
-        twice = sorted({name for name in names if names.count(name) > 1})
-        if twice:
-            raise ConfigurationError(
-                f"two checks are named {', '.join(twice)}: records tell them apart by "
-                "name, so give each its own"
-            )
-
-    def check_input(self, resolved: ResolvedRequest, found: Findings) -> Findings:
-        """Return what was found, the input checks' verdicts included."""
-        view = InputView(
-            resolved.turns,
-            resolved.request.context,
-            sample_rate=self.sample_rate,
-            transcriber=self.transcriber,
-        )
-        for check in self.input:
-            run = partial(check.run, view)
-            _, found = _apply(check, "input", run, resolved, found)
-            if found.block is not None or found.error is not None:
-                break
-        return found
-
-    def check_output(
-        self, resolved: ResolvedRequest, found: Findings, text: str, *, final: bool
-    ) -> Screening:
-        """Return what the output checks let out of an answer so far."""
-        view = OutputView(text=text, final=final, context=resolved.request.context)
-        hold = 0
-        for check in self.output:
-            run = partial(check.run, view)
-            result, found = _apply(check, "output", run, resolved, found)
-            if found.block is not None or found.error is not None:
-                break
-            hold = max(hold, result.hold)
-        return Screening(findings=found, hold=0 if final else hold)
-
-
-def _apply(
-    check: InputCheck | OutputCheck,
-    stage: CheckStage,
-    run: Callable[[], CheckResult | Awaitable[CheckResult]],
-    resolved: ResolvedRequest,
-    found: Findings,
-) -> tuple[CheckResult, Findings]:
-    """Run one check and add its verdict to what was found."""
-    verdict: CheckOutcome = "allowed"
-    result = ALLOW
-    try:
-        result = _within(check.timeout_s, run, check.name)
-    except Exception as failure:
-        verdict = "timed_out" if isinstance(failure, CheckTimeoutError) else "failed"
-        found = found.failed(failure, resolved.policy)
-    if result.blocked:
-        verdict = "blocked"
-        found = replace(found, rule=found.rule or f"{CHECK_RULES}{check.name}")
-        # Shadow mode notes the rule and lets the request through.
-        if resolved.policy.mode is not Mode.SHADOW:
-            reason = f"check {check.name} {check.version} said so"
-            found = replace(found, block=Block(reason=reason))
-    return result, replace(found, checks=_noted(found.checks, check, stage, verdict))
-
-
-def _noted(
-    known: tuple[CheckVerdict, ...],
-    check: InputCheck | OutputCheck,
-    stage: CheckStage,
-    verdict: CheckOutcome,
-) -> tuple[CheckVerdict, ...]:
-    """Return verdicts with one more; an output check has one for its whole answer."""
-    new = CheckVerdict(
-        name=check.name, version=check.version, stage=stage, verdict=verdict
-    )
-    kept = [old for old in known if (old.name, old.stage) != (new.name, new.stage)]
-    earlier = [old for old in known if old not in kept]
-    # A piece that passes does not undo that an earlier one did not.
-    if earlier and verdict == "allowed":
-        return known
-    return (*kept, new)
-
-
-def _within(
-    seconds: float, run: Callable[[], CheckResult | Awaitable[CheckResult]], name: str
-) -> CheckResult:
-    """Return what a check says, or raise when its time is over.
-
-    A daemon thread a call, not a pool: a check that hangs must neither keep others
-    from running nor the interpreter from exiting, and pools do not survive a fork.
-    """
-    done: Future[CheckResult] = Future()
-
-    def call() -> None:
-        try:
-            found = run()
-            if inspect.isawaitable(found):
-                found = asyncio.run(_awaited(found))
-            if not isinstance(found, CheckResult):
-                raise ConfigurationError(
-                    f"check {name} returned {type(found).__name__}: return ALLOW, "
-                    "BLOCK or a CheckResult"
-                )
-        except Exception as error:
-            done.set_exception(error)
-        except BaseException as error:
-            # Raised again it would end the thread that waits, the model's own at times.
-            done.set_exception(
-                RuntimeError(f"check {name} ended with {type(error).__name__}")
-            )
-        else:
-            done.set_result(found)
-
-    threading.Thread(target=call, name=f"sarguard-check-{name}", daemon=True).start()
-    try:
-        return done.result(seconds)
-    except TimeoutError as error:
-        if done.done():
-            raise
-        raise CheckTimeoutError(
-            f"check {name} took longer than {seconds:g} s: it has not passed"
-        ) from error
-
-
-async def _awaited(found: Awaitable[_T]) -> _T:
-    return await found
 
 
 def phrase_check(

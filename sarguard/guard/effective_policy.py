@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
@@ -12,10 +12,14 @@ from sarguard.policy.overrides import Override, PolicyInForce
 from sarguard.policy.sections import Mode
 from sarguard.policy.tiers import Tier
 from sarguard.serving.request import GenerationRequest
-from sarguard.serving.request_guard import ResolvedRequest
+from sarguard.serving.request_guard import (
+    Findings,
+    LimitViolation,
+    RaisedDose,
+    ResolvedRequest,
+)
 from sarguard.steering.bundle import SteeringBundle
 from sarguard.steering.dose import DoseSpec, check_alpha
-from sarguard.types import Turn
 
 _A_YEAR_S = 365 * 86_400.0
 _A_MILLION = 1_000_000
@@ -30,26 +34,13 @@ NO_POLICY = Policy.build(
         "audio": {"max_seconds": _A_YEAR_S, "max_clips": _A_MILLION},
         "text": {
             "max_chars": 1000 * _A_MILLION,
-            "max_turns": _A_MILLION,
             "max_new_tokens": _A_MILLION,
         },
+        "history": {"max_turns": _A_MILLION, "max_seconds": _A_YEAR_S},
         "audit": {"required": False},
     }
 )
 """What holds where no policy is given; its id and digest stand in records."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LimitViolation:
-    """A limit of the policy that a request exceeds."""
-
-    rule: str
-    """The setting, such as `text.max_chars`."""
-    found: int
-    limit: int
-
-    def __str__(self) -> str:
-        return f"{self.rule} is {self.limit}, the request has {self.found}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,12 +83,19 @@ class EffectivePolicy:
             dose = tier_dose(
                 bundle, tier, policy, min_alpha=self._min_alpha(policy, request.alpha)
             )
+        steering = policy.steering
+        # Whatever the dose: one that the client's owner made holds no fewer.
+        greedy = max(dose.decision_tokens, steering.decision_tokens)
         times = policy.timeouts
         return ResolvedRequest(
             request=request,
             policy=policy,
             tier=tier,
-            dose=dose,
+            dose=replace(dose, decision_tokens=greedy),
+            sampling=replace(
+                request.sampling,
+                temperature=steering.temperature_for(request.sampling.temperature),
+            ),
             fallback=policy.message("error", request.context.locale).text,
             max_new_tokens=min(request.max_new_tokens, policy.text.max_new_tokens),
             timeout=min(request.timeout or times.total_s, times.total_s),
@@ -178,14 +176,39 @@ def tier_dose(
     )
 
 
-def find_violation(policy: Policy, turns: Sequence[Turn]) -> LimitViolation | None:
-    """Return the first limit that a conversation exceeds, if there is one."""
-    newest = turns[-1:]
-    history = [turn for turn in turns[:-1] if turn.role != "system"]
+def with_raised_dose(
+    resolved: ResolvedRequest, found: Findings, bundle: SteeringBundle
+) -> Findings:
+    """Return what was found, with the dose that follows from what checks ask for.
+
+    It is nowhere lower than the request's own, whatever the bundle's tiers are.
+    """
+    wanted, tier, rule = found.min_tier, resolved.tier, None
+    if found.error is not None or (wanted is None and not found.min_alpha):
+        return found
+    if wanted is not None and (tier is None or tier < wanted):
+        tier = wanted
+        try:
+            held = tier_dose(bundle, wanted, resolved.policy, min_alpha=0.0)
+        except ConfigurationError as error:
+            return found.failed(error, resolved.policy)
+        rule = held.rule
+    dose = resolved.dose.raised(rule=rule, alpha=found.min_alpha)
+    return replace(found, raised=RaisedDose(dose=dose, tier=tier))
+
+
+def find_violation(resolved: ResolvedRequest) -> LimitViolation | None:
+    """Return the first limit that a conversation exceeds, if there is one.
+
+    Its history was trimmed to the policy's limits, where the policy trims.
+    """
+    if resolved.exceeded is not None:
+        return resolved.exceeded
+    policy, turns = resolved.policy, resolved.turns
+    chars, clips = sum(len(t.text) for t in turns), len(turns[-1].audio) if turns else 0
     counts = (
-        ("text.max_turns", len(history), policy.text.max_turns),
-        ("text.max_chars", sum(len(t.text) for t in turns), policy.text.max_chars),
-        ("audio.max_clips", sum(len(t.audio) for t in newest), policy.audio.max_clips),
+        ("text.max_chars", chars, policy.text.max_chars),
+        ("audio.max_clips", clips, policy.audio.max_clips),
     )
     for rule, found, limit in counts:
         if found > limit:

@@ -12,10 +12,12 @@ from sarguard.audit.log import AuditLog
 from sarguard.audit.privacy.content import Privacy
 from sarguard.audit.storage.appender import Pace
 from sarguard.errors import ArtifactError, ConfigurationError, SteeringError
-from sarguard.guard.checks import Checks, InputCheck, OutputCheck, Transcriber
+from sarguard.guard.check_runner import Checks
+from sarguard.guard.checks import InputCheck, OutputCheck
 from sarguard.guard.effective_policy import NO_POLICY, EffectivePolicy
 from sarguard.guard.policy_guard import PolicyGuard
 from sarguard.guard.recorder import AuditRecorder, model_ref
+from sarguard.guard.transcripts import SpeechRecogniser, Transcriber
 from sarguard.policy.messages import Reason
 from sarguard.policy.model import Policy, open_policy
 from sarguard.policy.overrides import PolicyInForce
@@ -55,8 +57,8 @@ class GuardOptions(TypedDict, total=False):
     """Checks of every request, before the model is asked."""
     output_checks: Sequence[OutputCheck]
     """Checks of every answer, before a piece of it goes out."""
-    transcriber: Transcriber | None
-    """Makes the transcript that input checks may ask for."""
+    transcriber: SpeechRecogniser | Transcriber | None
+    """Makes the transcripts that input checks may ask for."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,18 +94,21 @@ def open_guard(
     """Return the guard of a client.
 
     Raises:
-        ConfigurationError: Options contradict each other, or the policy wants a
-            ledger and there is none.
+        ConfigurationError: Options contradict each other, the policy wants a ledger
+            or a check and there is none, or does not name a service that a check asks.
         PolicyError: The policy cannot be read.
         AuditError: The ledger cannot be opened.
     """
     effective = effective_policy(**options)
+    heard_by = options.get("transcriber")
     checks = Checks(
         input=tuple(options.get("input_checks", ())),
         output=tuple(options.get("output_checks", ())),
-        transcriber=options.get("transcriber"),
+        transcriber=None if heard_by is None else SpeechRecogniser.named(heard_by),
         sample_rate=info.sampling_rate,
     )
+    # Before the ledger is opened: a wrong option should leave no file behind.
+    checks.hold_to(effective.in_force.at())
     log, owned = _open_ledger(options.get("audit"), effective.in_force.policy)
     recorder = None
     if log is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import traceback
 from contextlib import nullcontext
@@ -19,9 +20,20 @@ from sarguard.errors import (
     QueueFullError,
     SteeringError,
 )
-from sarguard.guard.checks import Checks
-from sarguard.guard.effective_policy import EffectivePolicy, find_violation
-from sarguard.guard.recorder import GATE_RULE, AuditRecorder, policy_ref
+from sarguard.guard.check_runner import Checks
+from sarguard.guard.effective_policy import (
+    EffectivePolicy,
+    find_violation,
+    with_raised_dose,
+)
+from sarguard.guard.kept_verdicts import KeptOutcome, KeptVerdicts
+from sarguard.guard.recorder import (
+    CHECK_RULES,
+    GATE_RULE,
+    KEPT_VERDICT_RULE,
+    AuditRecorder,
+    policy_ref,
+)
 from sarguard.policy.fallback import Message
 from sarguard.policy.messages import Reason
 from sarguard.policy.model import Policy
@@ -29,6 +41,7 @@ from sarguard.policy.overrides import Override
 from sarguard.policy.sections import Mode
 from sarguard.policy.strictness import compare
 from sarguard.serving.logs import log_safely
+from sarguard.serving.output_processor import declined
 from sarguard.serving.request import GenerationRequest
 from sarguard.serving.request_guard import Block, Findings, ResolvedRequest, Screening
 from sarguard.steering.bundle import SteeringBundle
@@ -37,6 +50,8 @@ from sarguard.types import Outcome, Reply
 
 _log = structlog.get_logger(__name__)
 _ANSWERS = (Outcome.ANSWERED, Outcome.REFUSED)
+# What was said up to one of these may be a refusal already.
+_CUT_SHORT = (Outcome.CANCELLED, Outcome.TIMEOUT)
 _CALLERS_FAULT = (
     AudioError,
     ClientClosedError,
@@ -49,7 +64,8 @@ _CALLERS_FAULT = (
 class PolicyGuard:
     """The `RequestGuard` of a client; any number of threads may use it at once.
 
-    Nothing of a request is kept here: what is found of one goes back to its state.
+    Of a request nothing is kept here but its verdict, where its session was refused
+    or blocked; what is found of one goes back to its state.
     """
 
     def __init__(
@@ -78,6 +94,7 @@ class PolicyGuard:
         self._max_audio_seconds = max_audio_seconds
         self._recorder = recorder
         self._checks = checks or Checks()
+        self._verdicts = KeptVerdicts()
         # Guards the change of `_effective`; readers take the reference as it is.
         self._changing = threading.Lock()
         if effective.given:
@@ -110,14 +127,22 @@ class PolicyGuard:
         )
 
     def before_model(self, resolved: ResolvedRequest) -> Findings:
-        """Let a request pass, or block it for a limit or a check."""
-        violation = find_violation(resolved.policy, resolved.turns)
-        if violation is None:
-            return self._checks.check_input(resolved, Findings())
-        blocks = resolved.policy.mode is not Mode.SHADOW
-        return Findings(
-            rule=violation.rule, block=Block(reason=str(violation)) if blocks else None
-        )
+        """Let a request pass, raise its dose, or hold it back.
+
+        It is held back for a limit, its session's verdict, or a check.
+        """
+        shadow = resolved.policy.mode is Mode.SHADOW
+        violation = find_violation(resolved)
+        if violation is not None:
+            block = None if shadow else Block(reason=str(violation))
+            return Findings(rule=violation.rule, block=block)
+        kept = self._verdicts.find(resolved.request.context, resolved.turns)
+        if kept is not None and not shadow:
+            return Findings(rule=KEPT_VERDICT_RULE, block=_kept_block(resolved, kept))
+        found = self._checks.check_input(resolved, Findings())
+        found = with_raised_dose(resolved, found, self._bundle)
+        # In shadow mode what would hold the request back by itself is named first.
+        return replace(found, rule=found.rule or (KEPT_VERDICT_RULE if kept else None))
 
     def record_start(self, resolved: ResolvedRequest, found: Findings) -> Findings:
         """Write that a request came in, before its first token."""
@@ -147,6 +172,10 @@ class PolicyGuard:
         if resolved is None:
             resolved = self._turned_away(request, reply)
         found = self._with_rule(resolved, found, reply)
+        verdict = _verdict(resolved, found, reply)
+        if verdict is not None:
+            # Before the reply goes out: whoever has it may ask again.
+            self._verdicts.keep(request.context, resolved.turns, verdict)
         told, message = self._word(resolved, found, reply, error)
         receipt = None
         if self._recorder is not None:
@@ -166,15 +195,21 @@ class PolicyGuard:
         self._report(found, told, error, receipt)
         return _marked_open(found, replace(told, audit_id=found.audit_id))
 
+    def forget(self, tenant: str | None, session: str) -> None:
+        """Forget the verdicts that were kept for a session."""
+        self._verdicts.forget(tenant, session)
+
     def change_policy(self, policy: Policy, *, actor: str | None = None) -> None:
         """Put another policy in force for the requests that come from now on.
 
         Raises:
-            ConfigurationError: It wants a ledger, and there is none, or one that
-                lets through more than it does.
+            ConfigurationError: It wants a ledger or a check, and there is none, it does
+                not name a service that a check asks, or the ledger lets through more
+                than it does.
             AuditError: The change cannot be recorded; the old policy holds.
         """
         self._check_ledger(policy)
+        self._checks.hold_to(policy)
         with self._changing:
             old = self._effective.in_force.policy
             changes = [
@@ -199,10 +234,12 @@ class PolicyGuard:
 
         Raises:
             PolicyOverrideError: It has expired, or breaks the policy's rules.
+            ConfigurationError: The client's checks are not what it wants.
             AuditError: It cannot be recorded; it does not hold.
         """
         with self._changing:
             effective = self._effective.overridden(override)
+            self._checks.hold_to(effective.in_force.at())
             if self._recorder is not None:
                 for facts in override.record_fields(self.policy):
                     ref = PolicyRef(**facts.pop("policy"))
@@ -253,14 +290,14 @@ class PolicyGuard:
         error: Exception | None,
     ) -> tuple[Reply, Message | None]:
         """Return a reply in the policy's words, and the message in it, if any."""
-        reason = _reason_for(resolved, reply, error)
+        reason = _reason_for(resolved, found, reply, error)
         locale = resolved.request.context.locale
         message = resolved.policy.message(reason, locale) if reason else None
-        blocked = reply.outcome is Outcome.BLOCKED
+        held_back = reply.outcome is Outcome.BLOCKED or found.block is not None
         guard = replace(
             reply.guard,
             tier=None if resolved.tier is None else resolved.tier.value,
-            would_block=None if blocked else found.rule,
+            would_block=None if held_back else found.rule,
         )
         told = _marked_open(found, replace(reply, guard=guard))
         if message is not None:
@@ -306,8 +343,41 @@ def _closed(reply: Reply, failure: Exception) -> Reply:
     )
 
 
+def _kept_block(resolved: ResolvedRequest, outcome: KeptOutcome) -> Block:
+    """Return what ends a request as it ended before."""
+    reason = Reason.REFUSED if outcome is Outcome.REFUSED else Reason.BLOCKED
+    message = resolved.policy.message(reason, resolved.request.context.locale)
+    return Block(
+        reason=f"{KEPT_VERDICT_RULE}: the same request was {outcome.value} in this "
+        "session before",
+        message=message.text,
+        outcome=outcome,
+    )
+
+
+def _verdict(
+    resolved: ResolvedRequest, found: Findings, reply: Reply
+) -> KeptOutcome | None:
+    """Return how a request ends if its session asks it again; None asks the model."""
+    if reply.outcome is Outcome.REFUSED:
+        return Outcome.REFUSED
+    if reply.outcome is Outcome.BLOCKED:
+        rule, score = found.rule or "", reply.guard.score
+        # A limit says nothing of what was asked, and a score that is not finite comes
+        # of a broken state.
+        judged = rule == KEPT_VERDICT_RULE or rule.startswith(CHECK_RULES)
+        scored = rule == GATE_RULE and score is not None and math.isfinite(score)
+        return Outcome.BLOCKED if judged or scored else None
+    if reply.outcome in _CUT_SHORT and declined(resolved.request, reply.text):
+        return Outcome.REFUSED
+    return None
+
+
 def _reason_for(
-    resolved: ResolvedRequest, reply: Reply, error: Exception | None
+    resolved: ResolvedRequest,
+    found: Findings,
+    reply: Reply,
+    error: Exception | None,
 ) -> Reason | None:
     """Return why a message stands in place of an answer; None where none does."""
     if reply.outcome is Outcome.BLOCKED:
@@ -315,6 +385,9 @@ def _reason_for(
     if reply.outcome is Outcome.ERROR_CLOSED:
         heard = not isinstance(error, AudioError)
         return Reason.ERROR if heard else Reason.UNSUPPORTED_AUDIO
+    if reply.outcome is Outcome.REFUSED and found.rule == KEPT_VERDICT_RULE:
+        # The model was not asked, so there are no words of its own.
+        return Reason.REFUSED
     if reply.outcome is Outcome.TIMEOUT and reply.text == resolved.fallback:
         return Reason.TIMEOUT
     replaces = resolved.policy.fallback.replace_refusals

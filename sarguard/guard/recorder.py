@@ -38,6 +38,8 @@ from sarguard.types import Outcome, Reply, Turn
 
 GATE_RULE = "steering.block_threshold"
 """The setting that blocks a request for its score."""
+KEPT_VERDICT_RULE = "conversation.kept_verdict"
+"""The rule of a request that ends as it did when its session asked it before."""
 CHECK_RULES = "checks."
 """How the rules of checks begin; the check's name follows."""
 
@@ -150,6 +152,11 @@ class AuditRecorder:
                 timings=_timings(reply),
                 fallback=_fallback(message),
                 fault=_fault(error or found.fault),
+                temperature=reply.guard.temperature,
+                greedy_tokens=reply.guard.greedy_tokens,
+                reading=reply.guard.reading,
+                left_out=reply.guard.left_out,
+                trimmed=reply.guard.trimmed,
                 **content,
             )
         except Exception as failure:
@@ -365,6 +372,9 @@ def _fault(error: Exception | None) -> FaultRef | None:
 
 def _reason(found: Findings, reply: Reply) -> str | None:
     """Say in a code why a request ended as it did."""
+    held_back = reply.outcome in (Outcome.BLOCKED, Outcome.REFUSED)
+    if held_back and found.rule == KEPT_VERDICT_RULE and found.block is not None:
+        return "kept_verdict"
     if reply.outcome is Outcome.BLOCKED:
         return _blocked_by(found.rule or "")
     if reply.outcome in (Outcome.ERROR_CLOSED, Outcome.ERROR_OPEN):

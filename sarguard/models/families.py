@@ -59,6 +59,9 @@ class Family:
     """A prompt with a clip and one without run different weights."""
     shares_prefix: bool = False
     """The cache of a prompt's beginning can be continued with plain tokens."""
+    splices_clips: bool = False
+    """What the decoder gets for a clip depends on the clip alone, and may be put into
+    any prompt; the prompt's cache can be cut and continued at any column."""
     takes_arrays: bool = True
     """Clips are given as arrays; otherwise as encoded files."""
     needs: tuple[str, ...] = ()
@@ -78,6 +81,7 @@ FAMILIES = {
         name="Qwen2-Audio",
         architecture="Qwen2AudioForConditionalGeneration",
         shares_prefix=True,
+        splices_clips=True,
         evidence=Evidence.REFERENCE,
     ),
     "audioflamingo3": Family(
@@ -85,12 +89,14 @@ FAMILIES = {
         architecture="AudioFlamingo3ForConditionalGeneration",
         single_audio=True,
         shares_prefix=True,
+        splices_clips=True,
         note="in no Auto class",
     ),
     "musicflamingo": Family(
         name="Music Flamingo",
         architecture="MusicFlamingoForConditionalGeneration",
         single_audio=True,
+        splices_clips=True,
         note="in no Auto class",
     ),
     "voxtral": Family(
@@ -179,6 +185,7 @@ FAMILIES = {
         architecture="GlmAsrForConditionalGeneration",
         single_audio=True,
         shares_prefix=True,
+        splices_clips=True,
         note="made to transcribe",
     ),
     "qwen3_asr": Family(
@@ -186,6 +193,7 @@ FAMILIES = {
         architecture="Qwen3ASRForConditionalGeneration",
         max_seconds=DEFAULT_MAX_SECONDS,
         single_audio=True,
+        splices_clips=True,
         note="made to transcribe",
     ),
     "fun_asr_nano": Family(

@@ -51,9 +51,9 @@ def build_inputs(
     # Before the processor sees them: several cut a long clip, or hear something else in
     # a wrong array, without an error.
     for turns in conversations:
-        _check(loaded, turns)
+        check_turns(loaded, turns)
     _check_batch(loaded, conversations)
-    batch = _write(loaded, conversations)
+    batch = write_prompts(loaded, conversations)
     # Features become the model's dtype, without which many families fail in bfloat16;
     # token ids stay integers.
     inputs = dict(batch.to(loaded.device, loaded.dtype))
@@ -82,6 +82,12 @@ def batch_key(loaded: LoadedModel, turns: Sequence[Turn]) -> Hashable:
     return bool(lengths) if apart else None
 
 
+def prompt_length(loaded: LoadedModel, turns: Sequence[Turn]) -> int:
+    """Return how many tokens a conversation's prompt has, by making its inputs."""
+    check_turns(loaded, turns)
+    return int(write_prompts(loaded, [turns])["input_ids"].shape[1])
+
+
 def audio_token_counts(
     loaded: LoadedModel, inputs: dict[str, torch.Tensor]
 ) -> list[int]:
@@ -103,7 +109,8 @@ def audio_token_id(loaded: LoadedModel) -> int | None:
     return None
 
 
-def _write(loaded: LoadedModel, conversations: Sequence[Sequence[Turn]]) -> Any:  # noqa: ANN401
+def write_prompts(loaded: LoadedModel, conversations: Sequence[Sequence[Turn]]) -> Any:  # noqa: ANN401
+    """Return what the processor makes of conversations, on the CPU, unchecked."""
     messages = [[_message(loaded, turn) for turn in turns] for turns in conversations]
     # A processor that takes no arrays is mistral-common's: it never reads control
     # tokens out of text, and a keyword that it does not know undoes the others.
@@ -123,7 +130,15 @@ def _write(loaded: LoadedModel, conversations: Sequence[Sequence[Turn]]) -> Any:
     )
 
 
-def _check(loaded: LoadedModel, turns: Sequence[Turn]) -> None:
+def check_turns(loaded: LoadedModel, turns: Sequence[Turn]) -> None:
+    """Refuse a conversation that the model cannot be asked.
+
+    Raises:
+        ConfigurationError: It is empty or does not end with the user, or holds more
+            clips than the family takes.
+        AudioTooLongError: A clip is longer than the model hears.
+        AudioFormatError: A clip is not what `load_audio` returns.
+    """
     if not turns or turns[-1].role != "user":
         last = turns[-1].role if turns else "nothing"
         raise ConfigurationError(

@@ -173,6 +173,22 @@ def is_croppable(cache: object) -> bool:
     return isinstance(cache, DynamicCache) and all(map(_is_plain, cache.layers))
 
 
+def cache_layers(cache: KeyValueCache) -> list[tuple[Tensor, Tensor]]:
+    """Return the keys and values of each layer of a croppable cache.
+
+    Shapes (rows, heads, positions, width).
+    """
+    return [(layer.keys, layer.values) for layer in cache.layers]
+
+
+def cache_of(layers: Sequence[tuple[Tensor, Tensor]]) -> KeyValueCache:
+    """Return a plain cache of keys and values, as `cache_layers` gives them."""
+    cache = DynamicCache()
+    for index, (keys, values) in enumerate(layers):
+        cache.update(keys, values, index)
+    return cache
+
+
 def greedy_settings(
     *, max_new_tokens: int, stops: Sequence[int], pad: int
 ) -> GenerationConfig:

@@ -17,10 +17,13 @@ from sarguard.policy.tiers import Tier
 _LONG_TIMEOUT_S = 120
 _LONG_CLIP_S = 600
 _MANY_TOKENS = 4096
+_MANY_TURNS = 1000
+_LONG_HISTORY_S = 3600
 _LONG_OPEN = timedelta(days=7)
 _MANY_RECORDS = 1000
 _LONG_CHECKPOINT_S = 3600
 _LONG_OVERRIDE_H = 72
+_FEW_DECISION_TOKENS = 24
 # Words that tell a caller what blocked them.
 _REVEALING = (
     *("policy", "threshold", "rule", "score", "filter", "jailbreak", "steering"),
@@ -116,6 +119,11 @@ def _check_steering(policy: Policy) -> Iterator[LintFinding]:
             *("P105", "steering.block_threshold", "the tier's own score is not used"),
             "measure this score on your model, or set block_threshold: tier",
         )
+    if steering.decision_tokens < _FEW_DECISION_TOKENS:
+        yield _warning(
+            *("P108", "steering.decision_tokens", "sampling may undo a refusal"),
+            f"set decision_tokens: {_FEW_DECISION_TOKENS} or more",
+        )
     if steering.alpha is not None:
         yield _note(
             *(
@@ -193,6 +201,34 @@ def _check_limits(policy: Policy) -> Iterator[LintFinding]:
                 "one answer can occupy the machine for long",
             ),
             f"set at most {_MANY_TOKENS}",
+        )
+
+
+def _check_history(policy: Policy) -> Iterator[LintFinding]:
+    history = policy.history
+    if history.max_turns > _MANY_TURNS:
+        yield _warning(
+            *(
+                "P305",
+                "history.max_turns",
+                "one prompt can occupy the machine for long",
+            ),
+            f"set at most {_MANY_TURNS}",
+        )
+    if history.max_seconds > _LONG_HISTORY_S:
+        yield _warning(
+            *(
+                "P305",
+                "history.max_seconds",
+                "one prompt can occupy the machine for long",
+            ),
+            f"set at most {_LONG_HISTORY_S}",
+        )
+    if history.when_exceeded == "refuse":
+        yield _note(
+            *("P306", "history.when_exceeded"),
+            "a conversation that reaches a limit gets no more answers",
+            "set when_exceeded: trim, unless whoever asks shortens the history",
         )
 
 
@@ -275,6 +311,22 @@ def _check_messages(policy: Policy) -> Iterator[LintFinding]:
                 )
 
 
+def _check_checks(policy: Policy) -> Iterator[LintFinding]:
+    for name, rule in policy.checks.rules.items():
+        if rule.on_flag == "note":
+            yield _note(
+                *("P801", f"checks.rules.{name}.on_flag"),
+                "what this check flags is answered",
+                "set on_flag: block or raise once the records have been looked at",
+            )
+    if policy.checks.services:
+        yield _note(
+            *("P802", "checks.services"),
+            f"callers' sound and words may go to {', '.join(policy.checks.services)}",
+            "remove the services that are not needed",
+        )
+
+
 def _check_overrides(policy: Policy) -> Iterator[LintFinding]:
     rules = policy.overrides
     if rules.allowed and not rules.second_person:
@@ -305,9 +357,11 @@ _CHECKS: tuple[Callable[[Policy], Iterator[LintFinding]], ...] = (
         _check_id,
         _check_steering,
         _check_limits,
+        _check_history,
         _check_audit,
         _check_retention,
         _check_messages,
+        _check_checks,
         _check_overrides,
     ),
 )

@@ -13,6 +13,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from sarguard.errors import PolicyFloorError, PolicyFormatError
 from sarguard.policy.canonical import canonical_digest, canonical_json
+from sarguard.policy.check_rules import CheckRules
 from sarguard.policy.fallback import Fallback, Message
 from sarguard.policy.files import base_path, is_policy_path, preset_path, read_values
 from sarguard.policy.messages import Reason
@@ -21,6 +22,7 @@ from sarguard.policy.sections import (
     AudioBounds,
     Audit,
     Failure,
+    History,
     Mode,
     OverrideRules,
     Retention,
@@ -66,6 +68,8 @@ class Policy(Section):
     timeouts: Timeouts = Timeouts()
     audio: AudioBounds = AudioBounds()
     text: TextBounds = TextBounds()
+    history: History = History()
+    checks: CheckRules = CheckRules()
     fallback: Fallback = Fallback()
     audit: Audit = Audit()
     retention: Retention = Retention()
@@ -191,9 +195,10 @@ class Policy(Section):
     def merge_request(self, asked: Mapping[str, Any]) -> Policy:
         """Return the policy of one request that asks for stricter settings.
 
-        A request may tighten `mode`, `steering`, `timeouts`, `audio` and `text`, name
-        any tier from the floor upwards, and choose `fallback.locale` and
-        `fallback.ssml`. A floor above the tier raises the tier to it.
+        A request may tighten `mode`, `steering`, `timeouts`, `audio`, `text`,
+        `history` and `checks`, name any tier from the floor upwards, and choose
+        `fallback.locale` and `fallback.ssml`. A floor above the tier raises the tier
+        to it.
 
         Args:
             asked: Some of a policy's settings, as in a file.

@@ -15,6 +15,9 @@ from sarguard.policy.tiers import Tier
 MIN_RETENTION_DAYS = 183
 """Half a year: the minimum, unless a policy sets its own `floor_days`."""
 
+MAX_DECISION_TOKENS = 1024
+"""Tokens that are chosen greedily at the most."""
+
 
 class Mode(StrEnum):
     """Whether blocks are enforced. Steering is on in both modes, but see `Shadow`."""
@@ -38,6 +41,12 @@ class Steering(Section):
     ) = "tier"
     """Gate score from which nothing is answered: the tier's own, a number (0 is
     undecided, 1 a typical harmful request), or never."""
+    decision_tokens: Annotated[int, Field(ge=0, le=MAX_DECISION_TOKENS)] = 32
+    """Tokens at the beginning of an answer that are chosen greedily, unless the request
+    looks harmless: refusal and answer part in them, and sampling undoes steering."""
+    max_temperature: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
+    """The highest temperature that answers are sampled at; a request that asks for more
+    gets this one. 0 makes every answer greedy."""
 
     @model_validator(mode="after")
     def _check_floor(self) -> Steering:
@@ -52,6 +61,12 @@ class Steering(Section):
     def lowest_tier(self) -> Tier:
         """Return the floor, which is the tier where none is set."""
         return self.tier if self.floor is None else self.floor
+
+    def temperature_for(self, requested: float) -> float:
+        """Return the temperature of an answer, given the one that was asked for."""
+        if self.max_temperature is None:
+            return requested
+        return min(requested, self.max_temperature)
 
     def alpha_for(self, tier_alpha: float) -> float:
         """Return the steering coefficient, given the one that a tier decided on."""
@@ -190,12 +205,28 @@ class AudioBounds(Section):
 class TextBounds(Section):
     """Limits on the text of a request and of its answer."""
 
-    max_chars: Number = 8000
+    max_chars: Number = 32_000
     """Characters of the request's text, its system prompt and its history."""
-    max_turns: Number = 32
-    """Turns of history."""
     max_new_tokens: Number = 512
     """Tokens of the answer."""
+
+
+class History(Section):
+    """Limits on the earlier turns of a conversation, and what becomes of the rest."""
+
+    max_turns: Number = 240
+    """Turns of the user and of the assistant before the newest one."""
+    max_seconds: Seconds = 1200.0
+    """Sound of these turns, in seconds."""
+    max_tokens: Number | None = None
+    """Prompt tokens of the whole request; without it, what the model's context leaves
+    beside the answer. More than that never reaches the model."""
+    when_exceeded: Literal["trim", "refuse"] = "trim"
+    """`trim`: the oldest exchanges leave the prompt, and the reply says how many turns
+    did; `refuse`: there is no answer. Nothing is ever summarised."""
+    reuse: bool = True
+    """Whether what the model computed for a session's earlier turns is kept in memory
+    for its next ones."""
 
 
 class Audit(Section):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from enum import StrEnum
@@ -13,7 +14,12 @@ from sarguard.policy.tiers import Tier
 Plain: TypeAlias = Any
 
 # Settings that a request may make stricter.
-_TIGHTENED = ("mode", "steering.", "timeouts.", "audio.", "text.")
+_TIGHTENED = (
+    *("mode", "steering.", "timeouts.", "audio.", "text.", "history."),
+    "checks.",
+)
+# A path through a mapping of names, as a policy's rules for checks are.
+_NAMED = re.compile(r"^(checks\.rules\.)[^.]+\.")
 # Settings that a request may choose freely.
 _CHOSEN = ("fallback.locale", "fallback.ssml")
 
@@ -68,7 +74,7 @@ def compare(old: Mapping[str, Plain], new: Mapping[str, Plain]) -> list[Change]:
 
 def effect_of(path: str, old: Plain, new: Plain) -> Effect:
     """Return what changing one setting does."""
-    rule = _RULES.get(path)
+    rule = _RULES.get(_NAMED.sub(r"\1*.", path))
     # What has no rule is neither stricter nor weaker, so no request can change it.
     return Effect.OTHER if rule is None else rule(old, new)
 
@@ -177,6 +183,37 @@ def _threshold(old: Plain, new: Plain) -> Effect:
     return Effect.OTHER if "tier" in (old, new) else _judge(new < old)
 
 
+def _on_flag(old: Plain, new: Plain) -> Effect:
+    # Not set is what the check says, which is to block, to raise or to note.
+    if "block" in (old, new):
+        return _judge(new == "block")
+    if "note" in (old, new):
+        return _judge(old == "note")
+    return Effect.OTHER
+
+
+def _score(old: Plain, new: Plain) -> Effect:
+    # Not set is the check's own, which cannot be compared with a number.
+    return Effect.OTHER if None in (old, new) else _judge(new < old)
+
+
+def _raise_to(old: Plain, new: Plain) -> Effect:
+    tiers = {tier.value for tier in Tier}
+    if old in tiers and new in tiers:
+        return _tier(old, new)
+    numbers = isinstance(old, float) and isinstance(new, float)
+    return _judge(new > old) if numbers else Effect.OTHER
+
+
+def _fewer(old: Plain, new: Plain) -> Effect:
+    before, after = set(old or ()), set(new or ())
+    if before == after:
+        return Effect.OTHER
+    if after < before:
+        return Effect.STRONGER
+    return Effect.WEAKER
+
+
 def _ordered(*weakest_first: Plain) -> Compare:
     return lambda old, new: _judge(weakest_first.index(new) > weakest_first.index(old))
 
@@ -189,6 +226,8 @@ _RULES: dict[str, Compare] = {
     "steering.floor": _tier,
     "steering.alpha": _higher,
     "steering.block_threshold": _threshold,
+    "steering.decision_tokens": _higher,
+    "steering.max_temperature": _lower,
     "failure.on_fault": _ordered("open", "closed"),
     "failure.open_until": _lower,
     "timeouts.total_s": _lower,
@@ -200,8 +239,17 @@ _RULES: dict[str, Compare] = {
     "audio.max_channels": _lower,
     "audio.max_clips": _lower,
     "text.max_chars": _lower,
-    "text.max_turns": _lower,
     "text.max_new_tokens": _lower,
+    "history.max_turns": _lower,
+    "history.max_seconds": _lower,
+    "history.max_tokens": _lower,
+    "history.when_exceeded": _ordered("trim", "refuse"),
+    "history.reuse": _ordered(True, False),
+    "checks.rules.*.on_flag": _on_flag,
+    "checks.rules.*.raise_to": _raise_to,
+    "checks.rules.*.threshold": _score,
+    "checks.rules.*.required": _ordered(None, False, True),
+    "checks.services": _fewer,
     "audit.required": _ordered(False, True),
     "audit.on_write_failure": _ordered("degrade", "spool", "block"),
     "audit.spool_records": _lower,

@@ -24,6 +24,7 @@ steering:
   tier: {tier}        # permissive < balanced < strict < maximum
   floor: {floor}       # the least that a request may ask for
   block_threshold: tier # the tier's own score, a number, or never
+  decision_tokens: {decision_tokens}   # greedy at any temperature
 
 failure:
   on_fault: closed      # open needs open_reason and open_until
@@ -33,6 +34,14 @@ timeouts:
 
 audio:
   max_seconds: {max_seconds:g}
+
+history:
+  max_turns: {max_turns}        # of the user and of the assistant
+  when_exceeded: trim   # the oldest leave the prompt; refuse: no answer
+# checks:               # second opinions that the client is opened with, by name
+#   rules:
+#     request-classifier: {{on_flag: raise, raise_to: strict, budget_s: 5}}
+#   services: []        # where callers' sound and words may go
 
 fallback:
   locale: en            # of a request that names none
@@ -68,8 +77,10 @@ def policy_template(name: str, *, extends: str) -> str:
         extends=extends,
         tier=base.steering.tier,
         floor=base.floor,
+        decision_tokens=base.steering.decision_tokens,
         total_s=base.timeouts.total_s,
         max_seconds=base.audio.max_seconds,
+        max_turns=base.history.max_turns,
         required=str(base.audit.required).lower(),
         days=base.retention.days,
     )

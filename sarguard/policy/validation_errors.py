@@ -13,6 +13,11 @@ from sarguard.errors import PolicyFormatError
 
 _MAX_SHOWN = 60
 # pydantic adds parts to a location that name a branch of a union, not a key.
+# Keys of older policies: where they went, and what to write.
+_MOVED = {
+    "text.max_turns": "write history: {{max_turns: {value}}}; it counts the user's "
+    "and the assistant's turns, and the oldest leave the prompt where there are more",
+}
 _BRANCH = re.compile(r"^(\[key\]|float|literal\[.*)$")
 
 
@@ -49,6 +54,9 @@ def _line(found: dict[str, Any], model: type[BaseModel]) -> str:
     loc = (str(part) for part in found["loc"])
     place = tuple(part for part in loc if not _BRANCH.match(part))
     name = ".".join(place) or "the policy"
+    if found["type"] == "extra_forbidden" and name in _MOVED:
+        what_to_do = _MOVED[name].format(value=_shortened(found["input"]))
+        return f"{name}: there is no such key any more: {what_to_do}."
     if found["type"] == "extra_forbidden":
         return f"{name}: unknown key.{suggest_key(model, place)}"
     if found["type"] == "value_error":

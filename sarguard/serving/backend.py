@@ -37,6 +37,11 @@ class BackendInfo:
     """Decoder layers that are steered."""
     vectors_digest: str
     """Digest of the vectors that every receipt has to name."""
+    context_tokens: int | None = None
+    """Tokens that the model reads at most, prompt and answer together; None where it
+    does not say."""
+    single_audio: bool = False
+    """Whether it takes one clip a conversation at most."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -48,6 +53,11 @@ class BackendRequest:
     max_new_tokens: int
     sampling: Sampling
     json_schema: Mapping[str, Any] | None = None
+    tenant: str | None = None
+    session: str | None = None
+    """Whose request it is; None keeps nothing for a next one."""
+    reuse: bool = True
+    """Whether what is computed for a session may be kept for its next requests."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -131,6 +141,14 @@ class Backend(Protocol):
             SteeringError: Steering did not change what the model says.
         """
 
+    def count_tokens(self, turns: Sequence[Turn]) -> list[int]:
+        """Return how many prompt tokens each turn takes, rather too many than too few.
+
+        The newest turn's number includes what every prompt has, such as what opens the
+        answer. It is called from callers' threads, several at a time, and computes no
+        features.
+        """
+
     def prepare(self, request: BackendRequest) -> None:
         """Check a request before it waits, on its caller's thread.
 
@@ -145,6 +163,12 @@ class Backend(Protocol):
         """Answer every request, or end it otherwise, before returning.
 
         It is called from one thread at a time.
+        """
+
+    def forget(self, tenant: str | None, session: str) -> None:
+        """Drop what was kept of a session's requests, on the thread of whoever ends it.
+
+        A backend that keeps nothing beyond a request does nothing.
         """
 
     def close(self) -> None:

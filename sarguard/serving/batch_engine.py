@@ -13,9 +13,17 @@ import torch
 from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_attempt
 
 from sarguard.decoding import JsonGrammar, Row, decode_rows
+from sarguard.decoding.request_reader import (
+    WrittenBatch,
+    prompt_sizes,
+    read_batch,
+    write_batch,
+)
+from sarguard.decoding.session_memory import SessionMemory
 from sarguard.errors import AudioError, ConfigurationError, InvalidRequestError
-from sarguard.models.inputs import audio_token_counts, batch_key, build_inputs
+from sarguard.models.inputs import batch_key
 from sarguard.models.loading import LoadedModel
+from sarguard.models.prompt_lengths import PromptLengths, context_tokens
 from sarguard.models.untyped import Tokenizer
 from sarguard.serving.backend import (
     BackendInfo,
@@ -24,10 +32,11 @@ from sarguard.serving.backend import (
     GenerationJob,
     SteeringReceipt,
 )
+from sarguard.serving.sessions import SessionLimits, SessionStore
 from sarguard.steering.bundle import SteeringBundle
 from sarguard.steering.self_test import run_self_test
 from sarguard.steering.steerer import Steerer
-from sarguard.types import Usage
+from sarguard.types import Turn, Usage
 
 _log = structlog.get_logger(__name__)
 
@@ -47,6 +56,7 @@ class BatchEngine:
         *,
         alpha: float | None = None,
         max_batch: int = 8,
+        sessions: SessionLimits | None = None,
     ) -> None:
         """Prepare to steer a model; `open` attaches.
 
@@ -55,6 +65,7 @@ class BatchEngine:
             bundle: Its vectors and its gate.
             alpha: Steering coefficient of the self test; the default is the bundle's.
             max_batch: Most requests that are answered together.
+            sessions: How much is kept between the requests of a session.
         """
         self.loaded = loaded
         self._bundle = bundle
@@ -62,6 +73,7 @@ class BatchEngine:
         self._max_batch = max_batch
         self._tried = max_batch
         self._steerer: Steerer | None = None
+        self._sessions = SessionStore(sessions)
         # Callers' threads compile, which takes long, and the model's thread reads,
         # which must not wait for that.
         self._grammars: OrderedDict[str, JsonGrammar] = OrderedDict()
@@ -76,7 +88,10 @@ class BatchEngine:
             max_audio_seconds=loaded.max_audio_seconds,
             layers=len(loaded.decoder),
             vectors_digest=bundle.card.vectors_digest,
+            context_tokens=context_tokens(loaded.model.config),
+            single_audio=loaded.single_audio,
         )
+        self._lengths = PromptLengths(loaded)
 
     @property
     def info(self) -> BackendInfo:
@@ -102,6 +117,7 @@ class BatchEngine:
     def open(self) -> None:
         """Attach steering and prove that it changes what the model says."""
         self._bundle.check(self.loaded)
+        self._lengths.measure()
         steerer = Steerer(
             self.loaded.decoder,
             self._bundle.vectors.ablated,
@@ -116,9 +132,14 @@ class BatchEngine:
         self._steerer = steerer
 
     def close(self) -> None:
-        """Take the hooks off; the model is bare again."""
+        """Take the hooks off and drop all sessions; the model is bare again."""
+        self._sessions.clear()
         if self._steerer is not None:
             self._steerer.detach()
+
+    def count_tokens(self, turns: Sequence[Turn]) -> list[int]:
+        """Return how many prompt tokens each turn takes, rather too many than few."""
+        return self._lengths.count(turns)
 
     def prepare(self, request: BackendRequest) -> None:
         """Compile the request's schema, which takes about a second the first time."""
@@ -130,6 +151,10 @@ class BatchEngine:
         heard = batch_key(self.loaded, request.turns)
         dose = request.dose
         return heard, dose.reads_states, dose.shadow, dose.bare
+
+    def forget(self, tenant: str | None, session: str) -> None:
+        """Drop what was kept of a session's requests."""
+        self._sessions.forget(tenant, session)
 
     def generate(self, jobs: Sequence[GenerationJob]) -> None:
         """Answer every request or end it otherwise; raise nothing."""
@@ -157,6 +182,7 @@ class BatchEngine:
 
     def _halve(self, state: RetryCallState) -> None:
         self._max_batch = max(1, self._tried // 2)
+        self._sessions.clear()
         _log.warning("out of memory", model=self.loaded.name, max_batch=self._max_batch)
         if self.loaded.device.type == "cuda":
             torch.cuda.empty_cache()
@@ -168,11 +194,35 @@ class BatchEngine:
     def _answer_batch(self, batch: Sequence[GenerationJob]) -> None:
         self._tried = len(batch)
         try:
-            inputs = build_inputs(self.loaded, [job.request.turns for job in batch])
+            written = write_batch(
+                self.loaded,
+                [job.request.turns for job in batch],
+                scored=any(job.request.dose.reads_states for job in batch),
+                memories=[self._memory(job.request) for job in batch],
+            )
+            self._check_lengths(batch, written)
         except Exception as error:
             self._answer_apart(batch, error)
             return
-        self._decode(batch, inputs)
+        self._decode(batch, written)
+
+    def _check_lengths(
+        self, batch: Sequence[GenerationJob], written: WrittenBatch
+    ) -> None:
+        """Refuse what is longer than the context, where it was counted too short.
+
+        Beyond its context a model says anything, and is steered as if nothing were.
+        """
+        most = self._info.context_tokens
+        sizes = prompt_sizes(self.loaded, written)
+        for job, (length, _) in zip(batch, sizes, strict=True):
+            answer = job.request.max_new_tokens
+            if most is not None and length + answer > most:
+                raise InvalidRequestError(
+                    f"a prompt of {length} tokens and an answer of {answer} do "
+                    f"not fit into the {most} that {self._info.model_name} reads: "
+                    "shorten the history, the text or the clips"
+                )
 
     def _answer_apart(self, batch: Sequence[GenerationJob], error: Exception) -> None:
         """Find out whose fault it is that a batch has no inputs."""
@@ -184,26 +234,28 @@ class BatchEngine:
         else:
             batch[0].sink.fail(error)
 
-    def _decode(
-        self, batch: Sequence[GenerationJob], inputs: dict[str, torch.Tensor]
-    ) -> None:
-        counts = audio_token_counts(self.loaded, inputs)
-        lengths = inputs["attention_mask"].sum(dim=1).tolist()
+    def _decode(self, batch: Sequence[GenerationJob], written: WrittenBatch) -> None:
         answers = [_Answer(job, self._row(job.request), self._info) for job in batch]
-        for answer, prompt, audio in zip(answers, lengths, counts, strict=True):
-            answer.begin(int(prompt), audio)
+        sizes = prompt_sizes(self.loaded, written)
+        for answer, (prompt, audio) in zip(answers, sizes, strict=True):
+            answer.begin(prompt, audio)
 
         def advance() -> None:
             for answer in answers:
                 answer.advance()
 
         try:
+            with self.steerer.bare():
+                read = read_batch(self.loaded, written)
+            self._sessions.settle()
             decode_rows(
                 self.loaded,
                 self.steerer,
-                inputs,
+                read.inputs,
                 [answer.row for answer in answers],
                 score=self._bundle.gate.score,
+                readings=read.readings,
+                states=read.states,
                 after_step=advance,
             )
             advance()
@@ -220,6 +272,11 @@ class BatchEngine:
                 job.sink.fail(error)
         if any(not job.sink.ended for job in batch):
             raise error
+
+    def _memory(self, request: BackendRequest) -> SessionMemory | None:
+        if request.session is None or not request.reuse:
+            return None
+        return self._sessions.open(request.tenant, request.session)
 
     def _row(self, request: BackendRequest) -> Row:
         schema = request.json_schema

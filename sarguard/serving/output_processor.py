@@ -11,6 +11,7 @@ from sarguard.errors import NonFiniteActivationError, SteeringNotAppliedError
 from sarguard.models.untyped import Tokenizer
 from sarguard.refusal import is_refusal
 from sarguard.serving.backend import BackendInfo, BackendStep
+from sarguard.serving.request import GenerationRequest
 from sarguard.serving.request_state import RequestState
 from sarguard.steering.dose import Decision
 from sarguard.types import FinishReason, Outcome, Usage
@@ -107,7 +108,8 @@ class OutputProcessor:
         # An engine may compute in float32; NaN is never enough.
         enough = decision.alpha >= wanted.alpha * (1 - _ALPHA_TOLERANCE)
         blocked = decision.blocked or wanted.blocked
-        if blocked or not enough or decision.bare != wanted.bare:
+        drawn = decision.greedy_tokens < wanted.greedy_tokens
+        if blocked or not enough or drawn or decision.bare != wanted.bare:
             raise SteeringNotAppliedError(
                 f"the backend decided {decision} and sent a token, the request's dose "
                 f"decides {wanted}"
@@ -164,7 +166,11 @@ class OutputProcessor:
             state.answer(Outcome.REFUSED if refused else Outcome.ANSWERED, reason)
 
     def _refused(self) -> bool:
-        # JSON may hold the words of others; its grammar tells a refusal by itself.
-        schema = self._state.request.json_schema
-        tells = is_refusal if schema is None else declines
-        return tells(self._text.text)
+        return declined(self._state.request, self._text.text)
+
+
+def declined(request: GenerationRequest, text: str) -> bool:
+    """Return whether what a model said to a request is a refusal."""
+    # JSON may hold the words of others; its grammar tells a refusal by itself.
+    tells = is_refusal if request.json_schema is None else declines
+    return tells(text)

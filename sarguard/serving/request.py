@@ -61,7 +61,8 @@ class GenerationOptions(TypedDict, total=False):
     max_new_tokens: int
     """Most tokens of the answer; 128 by default."""
     temperature: float
-    """0, the default, for greedy decoding."""
+    """0, the default, for greedy decoding. A policy may lower it, and an answer's first
+    tokens are greedy where the request may be harmful."""
     top_p: float
     """Share of probability to sample from; 1 by default."""
     top_k: int
@@ -89,7 +90,8 @@ class GenerationOptions(TypedDict, total=False):
     tenant: str | None
     """Whose request it is, for the record."""
     session: str | None
-    """The caller's session; the record holds a keyed pseudonym of it."""
+    """The caller's session; the record holds a keyed pseudonym of it. What was refused
+    or blocked in it stays so; see `SafeAudioLLM.end_session`."""
     caller: str | None
     """The person or agent who asks; the record holds a keyed pseudonym."""
     request_id: str | None

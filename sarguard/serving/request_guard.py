@@ -15,6 +15,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal, Protocol
 
+from sarguard.decoding import Sampling
 from sarguard.policy.model import Policy
 from sarguard.policy.tiers import Tier
 from sarguard.serving.request import GenerationRequest
@@ -24,8 +25,23 @@ from sarguard.types import Outcome, Reply, Turn
 if TYPE_CHECKING:
     from sarguard.audio import AudioLimits
 
-CheckStage = Literal["input", "output"]
-CheckOutcome = Literal["allowed", "blocked", "failed", "timed_out"]
+CheckStage = Literal["input", "output", "transcript"]
+CheckOutcome = Literal[
+    "allowed", "blocked", "raised", "noted", "failed", "timed_out", "transcribed"
+]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LimitViolation:
+    """A limit of the policy that a request exceeds."""
+
+    rule: str
+    """The setting, such as `text.max_chars`."""
+    found: float
+    limit: float
+
+    def __str__(self) -> str:
+        return f"{self.rule} is {self.limit:.10g}, the request has {self.found:.10g}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -40,6 +56,8 @@ class ResolvedRequest:
     fallback: str
     """What to say where there is no answer."""
     max_new_tokens: int
+    sampling: Sampling | None = None
+    """How tokens are chosen; None for what the request asks."""
     timeout: float | None = None
     """Seconds from the call to the reply, the queue included; None waits."""
     first_token_timeout: float | None = None
@@ -49,7 +67,14 @@ class ResolvedRequest:
     limits: AudioLimits | None = None
     """Limits of one clip; None for the model's own."""
     turns: tuple[Turn, ...] = ()
-    """The whole conversation; empty until its clips are decoded."""
+    """The conversation that the model is given; empty until its clips are decoded."""
+    left_out: int = 0
+    """Turns that were left out of it because they were not answered."""
+    trimmed: int = 0
+    """Turns that were left out of it because of a limit on the history."""
+    exceeded: LimitViolation | None = None
+    """A limit on the history that the conversation exceeds, where the policy trims
+    nothing."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,6 +85,23 @@ class CheckVerdict:
     version: str
     stage: CheckStage
     verdict: CheckOutcome
+    score: float | None = None
+    """What the check made of it, where it gives a number."""
+    threshold: float | None = None
+    """The score from which it flags, where the policy or the check names one."""
+    label: str | None = None
+    """What the check calls what it found."""
+    raised_to: str | None = None
+    """The least tier or coefficient that it asked for."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RaisedDose:
+    """The dose that checks raised a request's to; it is never lower."""
+
+    dose: DoseSpec
+    tier: Tier | None = None
+    """None where the dose is still constant."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,6 +112,8 @@ class Block:
     """For the caller's report; what the caller hears is the policy's message."""
     message: str | None = None
     """What to say to the caller; None for the request's fallback."""
+    outcome: Literal[Outcome.BLOCKED, Outcome.REFUSED] = Outcome.BLOCKED
+    """How the request ends; `refused` where the model refused the same request."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,6 +129,12 @@ class Findings:
     fault: Exception | None = None
     """What failed beside the model, where the policy lets the answer out."""
     checks: tuple[CheckVerdict, ...] = ()
+    min_tier: Tier | None = None
+    """The least tier that checks ask for; None for none."""
+    min_alpha: float = 0.0
+    """The least steering coefficient that checks ask for."""
+    raised: RaisedDose | None = None
+    """What follows for the dose; the request is answered with it."""
     audit_id: str | None = None
     """Name of the request's record; None until it is written, or where none is."""
     keeps_content: bool = True

@@ -20,7 +20,12 @@ from sarguard.serving.backend import BackendRequest, BackendStep
 from sarguard.serving.logs import log_safely
 from sarguard.serving.observers import Observer, RequestEvent, Stage, notify
 from sarguard.serving.request import GenerationRequest
-from sarguard.serving.request_guard import Findings, RequestGuard, ResolvedRequest
+from sarguard.serving.request_guard import (
+    Block,
+    Findings,
+    RequestGuard,
+    ResolvedRequest,
+)
 from sarguard.types import (
     Done,
     Event,
@@ -194,6 +199,12 @@ class RequestState:
             resolved = self.known()
             # Not under the lock: checks may take long, and a caller may give up.
             self.findings = self._guard.before_model(resolved)
+            raised = self.findings.raised
+            if raised is not None:
+                # Before the beginning is recorded and the request queued: both hold
+                # the dose that it is answered with.
+                resolved = replace(resolved, dose=raised.dose, tier=raised.tier)
+                self.resolved = resolved
             with self._lock:
                 if self.findings.error is None and self.findings.block is None:
                     # Under the lock, so that an end that comes meanwhile does not
@@ -204,8 +215,7 @@ class RequestState:
             if self.findings.error is not None:
                 raise self.findings.error
             if self.findings.block is not None:
-                block = self.findings.block
-                self.block(block.reason, message=block.message)
+                self._hold_back(self.findings.block)
                 return
             self._notify("admitted")
         except Exception as error:
@@ -256,6 +266,15 @@ class RequestState:
         """End without an answer, because something forbids it."""
         text = self.fallback if message is None else message
         self._settle(Outcome.BLOCKED, "blocked", text, fault=reason)
+
+    def _hold_back(self, block: Block) -> None:
+        """End a request that the model is not asked for."""
+        if block.outcome is Outcome.BLOCKED:
+            self.block(block.reason, message=block.message)
+            return
+        # Said, as a model's own refusal is: whoever reads a stream has it from there.
+        self.say(self.fallback if block.message is None else block.message)
+        self._settle(block.outcome, "blocked", None, fault=block.reason)
 
     def fail(self, error: Exception) -> None:
         """End without an answer, because something went wrong."""
@@ -372,7 +391,26 @@ class RequestState:
             layers=self._facts.layers,
             divergence=self.step.divergence,
             fault=fault,
+            temperature=self._temperature(),
+            greedy_tokens=self._greedy_tokens(),
+            reading=None if decision is None else decision.reading,
+            left_out=0 if self.resolved is None else self.resolved.left_out,
+            trimmed=0 if self.resolved is None else self.resolved.trimmed,
         )
+
+    def _temperature(self) -> float:
+        """Return what the answer was sampled at; 0 where it was not begun."""
+        resolved = self.resolved
+        if resolved is None or not self.usage.output_tokens:
+            return 0.0
+        return (resolved.sampling or self.request.sampling).temperature
+
+    def _greedy_tokens(self) -> int:
+        """Return how many tokens were chosen greedily of an answer that is sampled."""
+        decision = self.step.decision
+        if decision is None or self._temperature() == 0:
+            return 0
+        return min(decision.greedy_tokens, self.usage.output_tokens)
 
     def _mode(self) -> GuardMode:
         if self.step.decision is not None and self.step.decision.bare:
@@ -427,8 +465,11 @@ def to_backend_request(resolved: ResolvedRequest) -> BackendRequest:
         turns=resolved.turns,
         dose=resolved.dose,
         max_new_tokens=resolved.max_new_tokens,
-        sampling=request.sampling,
+        sampling=resolved.sampling or request.sampling,
         json_schema=request.json_schema,
+        tenant=request.context.tenant,
+        session=request.context.session,
+        reuse=resolved.policy.history.reuse,
     )
 
 

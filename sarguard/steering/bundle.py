@@ -2,7 +2,8 @@
 
     bundle/
       vectors.safetensors    raw, ablated, explained_variance, state_norms,
-                             gate_directions, gate_offsets
+                             spoken_directions, spoken_offsets,
+                             written_directions, written_offsets
       card.json              provenance, and a digest over both files
 
 The digest catches damage and half-done edits. It is no signature: somebody who can
@@ -16,7 +17,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import cached_property
@@ -37,18 +38,20 @@ from sarguard.errors import (
 )
 from sarguard.models.identity import template_digest, weights_digest
 from sarguard.models.loading import LoadedModel
-from sarguard.steering.dose import DoseRule
-from sarguard.steering.gate import Gate
+from sarguard.steering.dose import DoseRule, ReadingKind
+from sarguard.steering.gate import Gate, LinearProbe, ReadingScale
 from sarguard.steering.vectors import RefusalVectors, vectors_digest
 
 # The one version that is read: an older bundle is made again, not converted. The names
 # of the tensors below are part of the format.
-FORMAT_VERSION = 4
+FORMAT_VERSION = 5
 VECTORS_FILE = "vectors.safetensors"
 CARD_FILE = "card.json"
 
 _TENSORS = ("raw", "ablated", "explained_variance", "state_norms")
-_GATE_TENSORS = ("directions", "offsets")
+_PROBE_TENSORS = ("directions", "offsets")
+_PROBES = ("spoken", "written")
+_PROBE_PARTS = tuple((probe, part) for probe in _PROBES for part in _PROBE_TENSORS)
 
 Count = Annotated[int, Field(ge=0)]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
@@ -92,7 +95,7 @@ class TierMeasure(_CardPart):
 
     @property
     def added(self) -> dict[str, float | None]:
-        """Return the harmless refusals added in each suite, as `TierCaps` names it."""
+        """Return the harmless refusals and dodges added, as `TierCaps` names them."""
         return {
             "safe": self.safe_added,
             "borderline": self.borderline_added,
@@ -135,6 +138,29 @@ class TierChoice(_CardPart):
         return within and found.harmful_refused >= self.aim - 1e-9
 
 
+class ScaleCard(_CardPart):
+    """What makes the raw scores of one kind of reading comparable; see `Gate`."""
+
+    gain: Positive
+    shift: Finite
+
+
+class ContextCard(_CardPart):
+    """What requests scored in one context, the strongest of their readings.
+
+    Out of fold: no request was scored by a probe that was fitted to it.
+    """
+
+    harmful: list[Finite]
+    """Ascending."""
+    harmless: list[Finite]
+    """Ascending."""
+
+    def withheld(self, block: float | None) -> tuple[float, float]:
+        """Return the shares of harmful and of harmless requests that a score blocks."""
+        return _share_from(self.harmful, block), _share_from(self.harmless, block)
+
+
 class GateCard(_CardPart):
     """How well a bundle's gate tells harmful from harmless requests.
 
@@ -143,13 +169,18 @@ class GateCard(_CardPart):
 
     first_layer: Count
     auc: Share
-    """Chance that a harmful clip outscores a harmless one."""
+    """Chance that a harmful clip outscores a harmless one, each read alone."""
     twins_told_apart: Annotated[float, Field(ge=0, le=1)]
     """Share of pairs whose harmful clip outscores the one matched to it."""
+    written_auc: Share
+    """The same as `auc` for written requests."""
     harmful_mean: Finite
     harmful_deviation: Finite
     harmless_mean: Finite
     harmless_deviation: Finite
+    scales: dict[ReadingKind, ScaleCard]
+    contexts: dict[str, ContextCard]
+    """What was scored in each context that the gate was calibrated over."""
 
 
 class TierCard(_CardPart):
@@ -182,7 +213,7 @@ class BundleCard(_CardPart):
     # Fields are named model_...; pydantic keeps that prefix for itself.
     model_config = ConfigDict(protected_namespaces=())
 
-    format_version: Literal[4] = 4
+    format_version: Literal[5] = 5
     model_name: str
     model_revision: str | None
     architecture: str
@@ -236,12 +267,14 @@ class SteeringBundle:
                 f"vectors have shape {tuple(self.vectors.ablated.shape)}, the card "
                 f"says {shape}"
             )
-        gate = tuple(self.gate.directions.shape)
-        if gate != (shape[0] - self.card.gate.first_layer, shape[1]):
-            raise ArtifactFormatError(
-                f"the gate has shape {gate}, the card says layers "
-                f"{self.card.gate.first_layer} to {shape[0] - 1} of width {shape[1]}"
-            )
+        first = self.card.gate.first_layer
+        for probe in (self.gate.spoken, self.gate.written):
+            found = tuple(probe.directions.shape)
+            if found != (shape[0] - first, shape[1]):
+                raise ArtifactFormatError(
+                    f"a probe of the gate has shape {found}, the card says layers "
+                    f"{first} to {shape[0] - 1} of width {shape[1]}"
+                )
         if vectors_digest(self.vectors.ablated) != self.card.vectors_digest:
             raise ArtifactIntegrityError(
                 "the vectors are not those that the card describes: calibrate again, "
@@ -310,10 +343,7 @@ class SteeringBundle:
         return cls(
             card=card,
             vectors=RefusalVectors(**{name: tensors[name] for name in _TENSORS}),
-            gate=Gate(
-                first_layer=card.gate.first_layer,
-                **{name: tensors[f"gate_{name}"] for name in _GATE_TENSORS},
-            ),
+            gate=_parse_gate(card.gate, tensors),
         )
 
     def check(self, loaded: LoadedModel) -> None:
@@ -340,8 +370,9 @@ class SteeringBundle:
     def _vectors_bytes(self) -> bytes:
         # safetensors refuses tensors that are not contiguous.
         tensors = {n: getattr(self.vectors, n).contiguous() for n in _TENSORS}
-        for name in _GATE_TENSORS:
-            tensors[f"gate_{name}"] = getattr(self.gate, name).contiguous()
+        for name, part in _PROBE_PARTS:
+            probe = getattr(self.gate, name)
+            tensors[f"{name}_{part}"] = getattr(probe, part).contiguous()
         return safetensors.torch.save(tensors)
 
     def _card_bytes(self) -> bytes:
@@ -415,9 +446,12 @@ def _parse_card(path: Path, content: bytes) -> tuple[BundleCard, str]:
     # not say what to do.
     version = fields.get("format_version")
     if version != FORMAT_VERSION:
+        model = fields.get("model_name", "MODEL")
         raise ArtifactFormatError(
             f"{path} has format version {version!r}, this sarguard reads "
-            f"{FORMAT_VERSION}: calibrate again, or install the version that wrote it"
+            f"{FORMAT_VERSION}, whose gate is calibrated over contexts: make it again "
+            f"(sarguard calibrate {model} -o {path.parent}), or install the version "
+            "that wrote it"
         )
     recorded = fields.pop("digest", None)
     try:
@@ -436,12 +470,36 @@ def _parse_tensors(path: Path, content: bytes) -> dict[str, Tensor]:
         tensors = safetensors.torch.load(content)
     except SafetensorError as error:
         raise ArtifactFormatError(f"{path} is not safetensors: {error}") from error
-    expected = {*_TENSORS, *(f"gate_{name}" for name in _GATE_TENSORS)}
+    expected = {*_TENSORS, *(f"{probe}_{part}" for probe, part in _PROBE_PARTS)}
     if set(tensors) != expected:
         raise ArtifactFormatError(
             f"{path} holds {sorted(tensors)}, expected {sorted(expected)}"
         )
     return tensors
+
+
+def _parse_gate(card: GateCard, tensors: Mapping[str, Tensor]) -> Gate:
+    spoken, written = (
+        LinearProbe(
+            first_layer=card.first_layer,
+            **{part: tensors[f"{probe}_{part}"] for part in _PROBE_TENSORS},
+        )
+        for probe in _PROBES
+    )
+    return Gate(
+        spoken=spoken,
+        written=written,
+        scales={
+            kind: ReadingScale(gain=scale.gain, shift=scale.shift)
+            for kind, scale in card.scales.items()
+        },
+    )
+
+
+def _share_from(scores: Sequence[float], block: float | None) -> float:
+    if block is None or not scores:
+        return 0.0
+    return sum(score >= block for score in scores) / len(scores)
 
 
 def _short(value: object) -> str:

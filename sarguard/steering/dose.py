@@ -14,6 +14,18 @@ from typing import Any, Literal
 from sarguard.errors import ConfigurationError, SteeringNotAppliedError
 
 DoseMode = Literal["faithful", "conditioned"]
+ReadingKind = Literal[
+    "clip",
+    "turn",
+    "window",
+    "conversation",
+    "text",
+    "text_window",
+    "text_conversation",
+]
+"""What a score is of: a clip alone, the newest user turn, the last user turns as one,
+or the conversation as it stands. The last three hold no clip: a written text alone,
+written turns as one, and a conversation in writing."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,6 +40,11 @@ class Decision:
     """Whether the request gets no answer at all."""
     bare: bool = False
     """Whether the answer is the bare model's, for a comparison that was asked for."""
+    reading: ReadingKind | None = None
+    """What the score is of; None where nothing was scored."""
+    greedy_tokens: int = 0
+    """Answer tokens that are chosen greedily at the beginning, whatever the request's
+    temperature."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,6 +85,18 @@ class DoseRule:
         # A rule that may block needs the score although its coefficient is constant.
         return self.floor == self.ceiling and self.block is None
 
+    def joined(self, other: DoseRule) -> DoseRule:
+        """Return a rule that at every score does at least what both do."""
+        blocks = [rule.block for rule in (self, other) if rule.block is not None]
+        # A ramp that begins and ends earlier, or between higher ends, is nowhere lower.
+        return DoseRule(
+            floor=max(self.floor, other.floor),
+            ceiling=max(self.ceiling, other.ceiling),
+            low=min(self.low, other.low),
+            high=min(self.high, other.high),
+            block=min(blocks, default=None),
+        )
+
     def decide(self, score: float) -> Decision:
         """Return the decision for a score; one that is not a number blocks."""
         # NaN is below every threshold and would get the floor: a broken state must not
@@ -93,6 +122,15 @@ class DoseSpec:
     """Whether a block is only noted, and the bare model's first token compared."""
     bare: bool = False
     """Whether the answer is the bare model's, as a policy in shadow mode asked."""
+    decision_tokens: int = 0
+    """Answer tokens in which refusal and answer part, and that are chosen greedily
+    where a request may be harmful; 0 or more."""
+
+    def __post_init__(self) -> None:
+        if self.decision_tokens < 0:
+            raise ConfigurationError(
+                f"decision_tokens is {self.decision_tokens}: it has to be 0 or more"
+            )
 
     @classmethod
     def constant(cls, alpha: float) -> DoseSpec:
@@ -104,6 +142,16 @@ class DoseSpec:
         check_alpha("alpha", alpha)
         # Any two scores in order: both ends are equal, and no score is asked for.
         return cls(rule=DoseRule(floor=alpha, ceiling=alpha, low=-1.0, high=1.0))
+
+    def raised(self, *, rule: DoseRule | None = None, alpha: float = 0.0) -> DoseSpec:
+        """Return a dose that is nowhere lower, and at least what is given.
+
+        Args:
+            rule: A rule that is to hold as well, such as a higher tier's.
+            alpha: The least coefficient of the answer.
+        """
+        joined = self.rule if rule is None else self.rule.joined(rule)
+        return replace(self, rule=joined, min_alpha=max(self.min_alpha, alpha))
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> DoseSpec:
@@ -143,13 +191,26 @@ class DoseSpec:
         # A score that is no number means a broken state rather than a harmful
         # request: shadow mode lets the second through, nothing the first.
         passes = self.shadow and math.isfinite(found.score or 0.0)
+        samples = self.bare or self._spares(found.score)
         return replace(
             found,
             # After the rule: a policy can raise what a bundle decides, never lower it.
             alpha=max(found.alpha, self.min_alpha),
             blocked=found.blocked and not passes,
             bare=self.bare,
+            greedy_tokens=0 if samples else self.decision_tokens,
         )
+
+    def _spares(self, score: float | None) -> bool:
+        """Return whether a request gets the least dose because it looks harmless.
+
+        It does below the score from which on the dose rises. A coefficient that is the
+        same for every score spares nothing.
+        """
+        rule = self.rule
+        rises = rule.floor < rule.ceiling and self.min_alpha <= rule.floor
+        # NaN is below nothing, so it is not spared.
+        return rises and score is not None and score < rule.low
 
     def would_block(self, score: float | None) -> bool:
         """Return whether the rule blocks a request of that score, shadow mode aside."""

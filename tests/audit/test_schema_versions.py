@@ -10,8 +10,10 @@ import pytest
 from pydantic import ValidationError
 
 from sarguard.audit import AuditLog, CheckVerdict, Query, export, prove, verify
+from sarguard.audit.exports.rows import row
 from sarguard.audit.proof import standalone_verifier
 from sarguard.audit.records.schema import json_schema, parse
+from sarguard.audit.views import list_row
 from sarguard.errors import AuditRecordError
 from tests.audit.ledgers import ask
 from tests.audit.test_failures import held
@@ -54,6 +56,23 @@ def test_verdicts_of_checks_are_kept_as_given(tmp_path: Path) -> None:
     ]
     assert record.checks == CHECKS
     assert "checks" in json_schema()["$defs"]["RequestFinished"]["properties"]
+
+
+def test_turns_that_left_the_prompt_are_kept(tmp_path: Path) -> None:
+    with AuditLog.open(tmp_path / "a.db") as log:
+        for left_out, trimmed in ((0, 0), (2, 0), (0, 6)):
+            name = str(log.started(entry="generate").audit_id)
+            log.finished(name, outcome="answered", left_out=left_out, trimmed=trimmed)
+        ended = [json.loads(e.data) for e in log.entries()]
+        shown = [list_row(e).detail for e in log.entries()]
+        rows = [row(e) for e in log.entries()]
+    ended = [record for record in ended if record["kind"] == "request_finished"]
+    assert [r["schema_version"] for r in ended] == [1, 2, 2]
+    assert [r.get("left_out") for r in ended] == [None, 2, None]
+    assert [r.get("trimmed") for r in ended] == [None, None, 6]
+    assert "2 unanswered turns left out" in shown[-3]
+    assert "6 old turns left out" in shown[-1]
+    assert (rows[-3]["left_out"], rows[-1]["trimmed"]) == (2, 6)
 
 
 @pytest.mark.parametrize("field", ["stage", "verdict"])

@@ -84,7 +84,7 @@ class TestArms:
         found = measure_callers(loaded, tokens=2, repeats=1)
         handle.remove()
         assert found.median > 0
-        assert max(rows) == 8
+        assert 8 in rows
         assert rows.count(1) > 16
 
     def test_callers_that_get_no_answer_are_not_timed(

@@ -12,7 +12,7 @@ from sarguard.calibration.gate_fit import (
     GateQuality,
     MatchedStates,
     cross_validate,
-    fit_gate,
+    fit_probe,
 )
 from sarguard.errors import (
     ConfigurationError,
@@ -74,7 +74,7 @@ def test_the_gate_is_the_plain_shrunken_discriminant(
 ) -> None:
     harmful, safe = states(pairs, seed=seed, width=width)
     benign = states(extra, seed=seed + 1, width=width)[1] if extra else None
-    gate = fit_gate(
+    gate = fit_probe(
         MatchedStates(harmful=harmful, safe=safe, benign=benign), shrinkage=gamma
     )
     assert gate.first_layer == LAYERS // 2
@@ -93,7 +93,7 @@ def test_the_gate_is_the_plain_shrunken_discriminant(
 
 def test_the_groups_means_score_one_and_minus_one() -> None:
     harmful, safe = states()
-    gate = fit_gate(matched(harmful, safe))
+    gate = fit_probe(matched(harmful, safe))
     assert float(gate.score(harmful.transpose(0, 1)).mean()) == pytest.approx(
         1, abs=1e-3
     )
@@ -109,7 +109,7 @@ def test_what_a_pair_shares_is_not_mistaken_for_harm() -> None:
 
 def test_cross_validation_sees_through_pairs_that_tell_nothing() -> None:
     harmful, safe = states(60, shift=0.0)
-    fitted = fit_gate(matched(harmful, safe))
+    fitted = fit_probe(matched(harmful, safe))
     flattering = fitted.score(harmful.transpose(0, 1)) > fitted.score(
         safe.transpose(0, 1)
     )
@@ -124,7 +124,7 @@ def test_a_pair_is_scored_by_a_gate_that_never_saw_it() -> None:
     changed = harmful.clone()
     changed[5] += 3.0
     after = cross_validate(matched(changed, safe), folds=12)
-    gate = fit_gate(
+    gate = fit_probe(
         matched(torch.cat([harmful[:5], harmful[6:]]), torch.cat([safe[:5], safe[6:]]))
     )
     assert float(after.harmful[5]) == pytest.approx(
@@ -143,7 +143,7 @@ def test_every_form_of_a_clip_is_left_out_together() -> None:
     found = cross_validate(both, folds=12)
     assert (found.pair_count, found.benign_count, len(found.harmful)) == (12, 4, 24)
     kept = [torch.arange(n) // 2 != 5 for n in (24, 24, 8)]
-    gate = fit_gate(both.select(kept))
+    gate = fit_probe(both.select(kept))
     expected = gate.score(both.harmful[10:12].transpose(0, 1))
     assert torch.allclose(found.harmful[10:12], expected, atol=1e-4)
     with pytest.raises(ConfigurationError, match="several forms already"):
@@ -164,7 +164,7 @@ def test_a_gate_fitted_to_two_forms_cares_little_for_the_form() -> None:
                 - gate.score(safe.transpose(0, 1))
             ).mean()
         )
-        for gate in (fit_gate(instructed), fit_gate(instructed.interleave(bare)))
+        for gate in (fit_probe(instructed), fit_probe(instructed.interleave(bare)))
     ]
     assert abs(moved[1]) < 0.5 * abs(moved[0])
 
@@ -185,15 +185,15 @@ def test_auc_counts_wins_and_half_the_ties(
 def test_bad_settings_are_named() -> None:
     harmful, safe = states(5)
     with pytest.raises(InsufficientDataError, match="at least 2"):
-        fit_gate(matched(harmful[:1], safe[:1]))
+        fit_probe(matched(harmful[:1], safe[:1]))
     with pytest.raises(InsufficientDataError, match="3 to judge"):
         cross_validate(matched(harmful[:2], safe[:2]))
     with pytest.raises(ConfigurationError, match="shrinkage is 0"):
-        fit_gate(matched(harmful, safe), shrinkage=0.0)
+        fit_probe(matched(harmful, safe), shrinkage=0.0)
     with pytest.raises(ConfigurationError, match="matched"):
-        fit_gate(matched(harmful, safe[:4]))
+        fit_probe(matched(harmful, safe[:4]))
     with pytest.raises(DegenerateDirectionError, match="layer 3"):
-        fit_gate(matched(safe, safe))
+        fit_probe(matched(safe, safe))
     harmful[2, 4, 1] = float("nan")
     with pytest.raises(DegenerateDirectionError, match="layer 4"):
-        fit_gate(matched(harmful, safe))
+        fit_probe(matched(harmful, safe))

@@ -4,29 +4,34 @@ import itertools
 
 import pytest
 import torch
+from torch import Tensor
 
-from sarguard.calibration.gate_fit import GateQuality
 from sarguard.calibration.tiers import TIERS, tier_rules
+from sarguard.steering.dose import DoseRule
+
+TRUSTED = 0.9
 
 
-def quality(safe: float = -1.0, spread: float = 0.5) -> GateQuality:
+def harmless(mean: float = -1.0, spread: float = 0.5) -> Tensor:
+    """Return what harmless requests scored."""
     generator = torch.Generator().manual_seed(1)
-    drawn = torch.randn(20_000, generator=generator)
-    return GateQuality(
-        harmful=torch.ones(5), safe=safe + spread * drawn, benign=torch.zeros(0)
-    )
+    return mean + spread * torch.randn(20_000, generator=generator)
+
+
+def rules_of(scores: Tensor, alpha: float = 0.1) -> dict[str, DoseRule]:
+    return tier_rules([scores], auc=TRUSTED, alpha=alpha)
 
 
 def test_a_tier_blocks_its_share_of_harmless_requests() -> None:
-    found = quality()
-    for name, rule in tier_rules(found, alpha=0.1).items():
-        blocked = [rule.decide(score).blocked for score in found.harmless.tolist()]
+    found = harmless()
+    for name, rule in rules_of(found).items():
+        blocked = [rule.decide(score).blocked for score in found.tolist()]
         share = sum(blocked) / len(blocked)
         assert share == pytest.approx(TIERS[name].harmless_blocked, rel=0.25)
 
 
 def test_every_tier_is_stricter_than_the_one_before() -> None:
-    rules = list(tier_rules(quality(), alpha=0.1).values())
+    rules = list(rules_of(harmless()).values())
     for mild, strict in itertools.pairwise(rules):
         assert strict.floor > mild.floor
         assert strict.block is not None
@@ -37,34 +42,30 @@ def test_every_tier_is_stricter_than_the_one_before() -> None:
 
 
 def test_coefficients_follow_the_bundles_alpha() -> None:
-    weak, strong = (tier_rules(quality(), alpha)["strict"] for alpha in (0.1, 0.2))
+    weak, strong = (rules_of(harmless(), alpha)["strict"] for alpha in (0.1, 0.2))
     assert strong.ceiling == 0.2
     assert strong.floor == pytest.approx(2 * weak.floor)
     assert strong.block == weak.block
 
 
-def test_unmatched_clips_count_as_harmless() -> None:
-    plain = quality()
-    trapped = GateQuality(
-        harmful=plain.harmful, safe=plain.safe, benign=torch.full((5_000,), 1.0)
+def test_the_context_that_scores_highest_sets_the_threshold() -> None:
+    plain, high, low = harmless(), harmless(0.5), harmless(-9.0)
+    alone, all_of_them, with_low = (
+        tier_rules(contexts, auc=TRUSTED, alpha=0.1)["balanced"].block
+        for contexts in ([high], [plain, high, low], [plain, low])
     )
-    mild, wary = (tier_rules(q, 0.1)["balanced"].block for q in (plain, trapped))
-    assert mild is not None
-    assert wary is not None
-    assert wary > mild
+    assert all_of_them == alone
+    # A context that lies far below neither raises nor lowers it.
+    assert with_low == rules_of(plain)["balanced"].block
 
 
 def test_scores_that_never_vary_still_make_rules() -> None:
-    still = GateQuality(
-        harmful=torch.ones(3), safe=-torch.ones(3), benign=torch.zeros(0)
-    )
-    assert tier_rules(still, 0.1)["balanced"].decide(1.0).blocked
+    assert rules_of(-torch.ones(3))["balanced"].decide(1.0).blocked
 
 
-def test_a_gate_that_cannot_tell_is_not_used() -> None:
-    drawn = torch.randn(400, generator=torch.Generator().manual_seed(2))
-    blind = GateQuality(harmful=drawn[:200], safe=drawn[200:], benign=torch.zeros(0))
-    rules = tier_rules(blind, alpha=0.15)
+@pytest.mark.parametrize("auc", [0.5, 0.79, float("nan")])
+def test_a_gate_that_cannot_tell_is_not_used(auc: float) -> None:
+    rules = tier_rules([harmless()], auc=auc, alpha=0.15)
     for name, rule in rules.items():
         for score in (-9.0, 0.0, 9.0):
             found = rule.decide(score)

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sarguard.calibration.build import Calibrated, calibrate, fit_states
+from sarguard.calibration.build import calibrate
 from sarguard.calibration.recipe import REFERENCE_RECIPE, AudioPair, Pair, Recipe
 from sarguard.calibration.states import CalibrationStates, calibration_states
 from sarguard.calibration.vectors import ablate, refusal_vectors, safe_basis
@@ -18,6 +18,7 @@ from sarguard.errors import (
     SteeringNotAppliedError,
 )
 from sarguard.models import families
+from sarguard.steering.bundle import SteeringBundle
 from sarguard.steering.residual import last_states
 from sarguard.steering.steerer import Steerer
 from tests import tiny
@@ -30,8 +31,8 @@ def random_states(count: int = 6, layers: int = 2, width: int = 8) -> Calibratio
     return CalibrationStates(refusing=made[0], harmful=made[1], safe=made[2])
 
 
-def calibrated(pairs: Sequence[Pair], recipe: Recipe) -> Calibrated:
-    return fit_states(calibration_states(tiny.shared(), pairs, recipe), recipe)
+def calibrated(pairs: Sequence[Pair], recipe: Recipe) -> SteeringBundle:
+    return calibrate(tiny.shared(), pairs, recipe, needs_refusal=False)
 
 
 @pytest.mark.parametrize("family", sorted(tiny.FAMILIES))
@@ -106,7 +107,9 @@ def test_calibration_leaves_no_hooks_and_repeats_itself() -> None:
     first = calibrated(tiny.pairs(4), Recipe(rank=2))
     second = calibrated(tiny.pairs(4), Recipe(rank=2))
     assert torch.equal(first.vectors.ablated, second.vectors.ablated)
-    assert torch.equal(first.gate.directions, second.gate.directions)
+    assert torch.equal(first.gate.spoken.directions, second.gate.spoken.directions)
+    assert first.gate.scales == second.gate.scales
+    assert first.card.gate == second.card.gate
     assert not any(layer._forward_hooks for layer in tiny.shared().decoder.layers)
 
 

@@ -8,10 +8,16 @@ import pytest
 import soundfile
 
 from sarguard.cli.evaluate.options import command_line
-from sarguard.cli.evaluate.plan import fill_in, plan_run
+from sarguard.cli.evaluate.plan import (
+    choose_items,
+    fill_in,
+    leave_out_clips,
+    plan_run,
+)
 from sarguard.cli.main import build_parser
 from sarguard.errors import InsufficientDataError
 from sarguard.evaluation.arms.registry import _BUILDERS
+from sarguard.evaluation.report.threats import BEGIN, END
 from sarguard.evaluation.run import runner
 from sarguard.policy.model import Policy
 from tests import tiny
@@ -150,18 +156,168 @@ def test_settings_reach_the_measurement(
 def test_the_judge_can_be_checked_without_a_model(run: Run) -> None:
     status, out, _ = run("evaluate", "--check-judge")
     assert status == 0
-    assert "kappa 0.86" in " ".join(out.split())
+    assert "kappa 0.86 (tune: " in " ".join(out.split())
     status, out, _ = run("evaluate", "--check-judge", "--json", "-")
-    assert json.loads(out)["answers"] == 155
+    found = json.loads(out)
+    assert found["answers"] == 500
+    assert list(found["parts"]) == ["tune", "held-out"]
+    assert found["confusion"]["dodged"]["dodged"] > 60
+
+
+def say_no(*, request: str, reply: str, kind: str) -> str:
+    """Be a judge that calls everything refused."""
+    return "refused"
+
+
+NO_JUDGE = 3
+SAYS_NO = f"{__name__}:say_no"
+
+
+def test_a_second_judge_can_be_checked_beside_the_first(run: Run) -> None:
+    given = ["--check-judge", "--second-judge", SAYS_NO]
+    status, out, _ = run("evaluate", *given)
+    assert status == 0
+    assert "Judge: rules." in out
+    assert "Judge: say_no." in " ".join(out.split())
+    _, out, _ = run("evaluate", *given, "--json", "-")
+    second = json.loads(out)["second_judge"]
+    assert (second["judge"], second["kappa"]) == ("say_no", 0)
+
+
+def test_two_judges_label_one_run(run: Run, options: list[str], tmp_path: Path) -> None:
+    few = ["--arms", "bare,ablated", "--alphas", "0.1", "--limit", "2", "--no-topic"]
+    out = ["--out", str(tmp_path / "run"), "--second-judge", SAYS_NO]
+    status, said, _ = run("evaluate", *options, *few, *out)
+    assert status == 0
+    assert "Two judges, by arm" in said
+    content = json.loads((tmp_path / "run" / "report.json").read_text("utf-8"))
+    assert content["also_judged_by"] == "say_no"
+    second = content["second_judge"]
+    assert (second["judge"], second["against"]) == ("say_no", "rules")
+    assert all(row["harmful_refused"][1] == 1.0 for row in second["arms"])
+    assert sum(row["answers"] for row in second["arms"]) == second["answers"]
+    lines = (tmp_path / "run" / "answers.jsonl").read_text("utf-8").splitlines()
+    assert {json.loads(line)["second_label"] for line in lines} == {"refused"}
+    # A run is not resumed with other judges.
+    status, _, error = run("evaluate", *options, *few, *out[:2])
+    assert status == 2
+    assert "also_judged_by" in error
+
+
+def test_contexts_attacks_and_tries_are_one_run(
+    run: Run, options: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    soundfile.write(tmp_path / "a.wav", tiny.clip(0.5), tiny.RATE)
+    own = tmp_path / "own.yaml"
+    own.write_text("contexts: [{name: desk, system: You answer the phone.}]")
+    calls = tmp_path / "calls.jsonl"
+    calls.write_text('{"clip": "a.wav", "kind": "harmful"}\n{"clip": "a.wav"}\n')
+    page = tmp_path / "threats.md"
+    page.write_text(f"{BEGIN}\n{END}\n")
+    folder = tmp_path / "run"
+    line = ["evaluate", *options, "--no-topic", "--out", str(folder)]
+    line += ["--suites", "harmful,safe", "--suite", f"calls={calls}"]
+    line += ["--contexts", f"turn-2,schema,{own}", "--attacks", "quiet,stop-strings"]
+    line += ["--variants", "mu-law", "--temperatures", "0,1", "--tries", "2"]
+    line += ["--threats", str(page)]
+    status, _, err = run(*line)
+    assert status == 0, err
+    rows = [json.loads(row) for row in (folder / "answers.jsonl").open()]
+    keys = {(r["arm"], r["item"], r["temperature"], r["attempt"]) for r in rows}
+    requests, harmful, tiers = 2 + 2 + 2, 2 + 1, 4
+    changed = requests * (3 + 1) + harmful * 2
+    sampled = harmful * 2 + (requests - harmful)
+    total = requests * (tiers + 1) + (changed + sampled) * tiers
+    assert len(keys) == len(rows) == total
+    content = json.loads((folder / "report.json").read_text())
+    found = {(c["table"], c["name"]) for c in content["conditions"]}
+    assert found == {
+        *(("context", name) for name in ("alone", "turn-2", "schema", "desk")),
+        *(("variant", name) for name in ("alone", "mu-law")),
+        *(("attack", name) for name in ("alone", "quiet", "stop-strings")),
+        ("attack", "retry, best of 2 at temperature 1"),
+        ("sampling", "greedy"),
+        ("sampling", "temperature 1"),
+        ("sampling", "temperature 1, best of 2"),
+        ("suite", "calls"),
+    }
+    assert content["decoding"] == "greedy, and 2 time(s) at temperature 1"
+    assert "| quiet |" in page.read_text()
+    assert "By context" in (folder / "report.html").read_text()
+
+    def never(*_: object, **__: object) -> None:
+        raise AssertionError
+
+    monkeypatch.setattr(runner, "answer_arm", never)
+    assert run(*line)[0] == 0
+    assert json.loads((folder / "report.json").read_text()) == content
+    assert "another decoding" in run(*line, "--tries", "3")[2]
+
+
+@pytest.mark.parametrize(
+    ("given", "arms", "varied", "temperatures", "tries"),
+    [
+        ([], 12, None, (), 1),
+        (["--attacks"], 5, {"tiers"}, (1.0,), 8),
+        (["--attacks", "--tries", "3"], 5, {"tiers"}, (1.0,), 3),
+        (["--attacks", "quiet", "--temperatures", "0.7"], 5, {"tiers"}, (0.7,), 1),
+        (["--contexts", "all"], 5, {"tiers"}, (), 1),
+        (["--contexts", "all", "--arms", "bare"], 1, {"bare"}, (), 1),
+        (["--contexts", "bank", "--policy", "strict"], 6, {"tiers", "policy"}, (), 1),
+    ],
+)
+def test_what_is_left_open_is_filled_in(
+    given: list[str],
+    arms: int,
+    varied: set[str] | None,
+    temperatures: tuple[float, ...],
+    tries: int,
+) -> None:
+    options = build_parser().parse_args(["evaluate", *given, "--alphas", "0.1,0.3"])
+    fill_in(options)
+    plan = plan_run(options)
+    assert len(plan.arms) == arms
+    asked = {"tiers" if a.name.startswith("tier-") else a.name for a in plan.varied}
+    assert varied is None or asked == varied
+    assert (options.temperatures, options.tries) == (temperatures, tries)
+
+
+def test_a_model_that_takes_one_clip_is_asked_what_it_can_hear() -> None:
+    options = build_parser().parse_args(
+        ["evaluate", "--contexts", "all", "--suites", "harmful", "--limit", "1"]
+    )
+    fill_in(options)
+    chosen = choose_items(options)
+    kept = leave_out_clips(chosen, single_audio=True)
+    assert leave_out_clips(chosen, single_audio=False) == chosen
+    left = {item.variant for item in chosen} - {item.variant for item in kept}
+    assert {"clip-before", "turn-2"} <= left
+    assert {"clean", "bank", "acknowledged"} <= {item.variant for item in kept}
 
 
 @pytest.mark.parametrize(
     ("given", "says"),
     [
+        (["--contexts", "odd"], "no context odd"),
+        (["--contexts", "nowhere.yaml"], "nowhere.yaml"),
+        (["--attacks", "odd"], "no attack odd"),
+        (["--temperatures", "-1"], "give temperatures"),
+        (["--temperatures", "0,,1"], "parted by commas"),
+        (["--suite", "odd"], "give NAME=MANIFEST"),
+        (["--threats", "nowhere.md"], "there is no page nowhere.md"),
         (["--arms", "bare,best"], "no arm best"),
         (["--variants", "odd"], "no variant odd"),
         (["--suites", "odd"], "no suite odd"),
         (["--judge-url", "http://x"], "both --judge-url and --judge-model"),
+        (
+            ["--second-judge-model", "x"],
+            "both --second-judge-url and --second-judge-model",
+        ),
+        (["--second-judge", "rules"], "both judges are called rules"),
+        (["--second-judge", "odd"], "give rules, or MODULE:NAME"),
+        (["--second-judge", "no.such:judge"], "cannot be imported"),
+        (["--second-judge", f"{__name__}:none_such"], "cannot be imported"),
+        (["--second-judge", f"{__name__}:NO_JUDGE"], "neither a function nor a judge"),
         (["--public", "odd=x"], "give SET=PATH"),
         (["--split", "demo", "--suites", "ordinary"], "no request is left"),
         (["--policy", "nowhere.yaml"], "nowhere.yaml"),
@@ -203,6 +359,9 @@ def test_a_bundle_of_another_model_is_refused(
         "sarguard evaluate --limit 40 --alphas 0.05,0.1,0.15",
         "sarguard evaluate own/model --bundle b --variants noise,lower --no-topic "
         "--public figstep=/a --public xstest=/b --text 'Say why.' --arms bare,zero",
+        "sarguard evaluate --contexts all,own.yaml --temperatures 0,0.7,1 --tries 8 "
+        "--suite calls=calls.jsonl --threats docs/threats.md",
+        "sarguard evaluate --attacks all --variants noise,mu-law",
     ],
 )
 def test_the_report_names_the_command_that_makes_it(line: str) -> None:

@@ -17,6 +17,8 @@ from sarguard.calibration.build import calibrate
 from sarguard.calibration.recipe import Recipe
 from sarguard.client import SafeAudioLLM
 from sarguard.decoding import Row, decode_rows, guarded_decode
+from sarguard.decoding.readings import canonical_readings
+from sarguard.decoding.request_reader import read_canonical
 from sarguard.errors import (
     ArtifactMismatchError,
     AudioTooLongError,
@@ -29,8 +31,10 @@ from sarguard.models.families import FAMILIES, Evidence, family_of
 from sarguard.models.identity import weights_digest
 from sarguard.models.inputs import audio_token_counts, build_inputs
 from sarguard.models.loading import LoadedModel, load_model
+from sarguard.models.prompt_ids import prompt_ids
 from sarguard.steering.bundle import SteeringBundle
 from sarguard.steering.dose import DoseRule, DoseSpec
+from sarguard.steering.residual import last_states
 from sarguard.steering.self_test import run_self_test
 from sarguard.steering.steerer import Steerer
 from sarguard.types import Outcome, Turn
@@ -268,7 +272,7 @@ def test_a_dose_that_looks_first_changes_nothing_else(loaded: LoadedModel) -> No
     rows = [Row(dose=conditioned(a), max_new_tokens=STEPS) for a in strengths]
     seen: list[Tensor] = []
 
-    def score(states: Tensor) -> Tensor:
+    def score(states: Tensor, _kind: str) -> Tensor:
         seen.append(states)
         return torch.zeros(states.shape[1])
 
@@ -294,10 +298,79 @@ def test_a_dose_that_looks_first_leaves_out_the_output_layer(
     inputs = build_inputs(loaded, [question(loaded, "Hi.")])
     with Steerer(loaded.decoder, vectors_for(loaded)) as steerer:
         decode_rows(
-            loaded, steerer, inputs, [row], score=lambda s: torch.zeros(s.shape[1])
+            loaded,
+            steerer,
+            inputs,
+            [row],
+            score=lambda s, _kind: torch.zeros(s.shape[1]),
         )
     handle.remove()
     assert given == [0, *[1] * row.output_tokens]
+
+
+def test_every_reading_has_the_states_of_its_own_prompt(loaded: LoadedModel) -> None:
+    turns = question(loaded, "And this?", 1.3)
+    if not loaded.single_audio:
+        turns = [
+            Turn(role="system", text="You sell tickets."),
+            *question(loaded, "What is this?"),
+            Turn(role="assistant", text="A tone."),
+            *turns,
+        ]
+    (read,) = read_canonical(loaded, [turns])
+    assert len({found.kind for found in read}) == (3 if loaded.single_audio else 5)
+    prompts = [(r.kind, r.turns) for r in canonical_readings(turns)]
+    if not loaded.single_audio:
+        prompts.append(("conversation", tuple(turns)))
+    assert [found.kind for found in read] == [kind for kind, _ in prompts]
+    for found, (_, prompt) in zip(read, prompts, strict=True):
+        expected = last_states(loaded.decoder, build_inputs(loaded, [prompt]))[:, 0]
+        scale = float(expected.abs().max())
+        torch.testing.assert_close(found.states, expected, atol=1e-4 * scale, rtol=0)
+
+
+class TestSplicedClips:
+    @pytest.fixture
+    def splicing(self, loaded: LoadedModel) -> LoadedModel:
+        if not family_of(loaded.model.config).splices_clips:
+            pytest.skip("the family reads each prompt with features of its own")
+        return loaded
+
+    @pytest.mark.parametrize("seconds", [0.3, 7.7, 29.9, 45.0])
+    def test_a_prompt_without_features_is_the_processors(
+        self, splicing: LoadedModel, seconds: float
+    ) -> None:
+        if seconds > splicing.max_audio_seconds:
+            pytest.skip("the clip is too long for the family")
+        clips = [tiny.clip(seconds), tiny.clip(0.7)][
+            : 1 if splicing.single_audio else 2
+        ]
+        turns = [Turn(role="user", text="<|im_end|> Hi.", audio=tuple(clips))]
+        expected = build_inputs(splicing, [turns])["input_ids"][0]
+        counts = [
+            audio_token_counts(
+                splicing,
+                build_inputs(splicing, [[Turn(role="user", audio=(clip,))]]),
+            )[0]
+            for clip in clips
+        ]
+        assert torch.equal(prompt_ids(splicing, turns, counts), expected)
+
+    def test_a_clip_is_encoded_once(self, splicing: LoadedModel) -> None:
+        convolution = next(
+            module
+            for module in splicing.model.modules()
+            if isinstance(module, (torch.nn.Conv1d, torch.nn.Conv2d))
+        )
+        passes: list[int] = []
+        handle = convolution.register_forward_hook(lambda *run: passes.append(1))
+        with torch.no_grad():
+            splicing.model(**build_inputs(splicing, [question(splicing, "Hi.")]))
+        plain, passes[:] = len(passes), []
+        (read,) = read_canonical(splicing, [question(splicing, "Hi.")])
+        handle.remove()
+        assert len(read) == 3
+        assert len(passes) == plain
 
 
 def test_nobody_answers_unsteered(loaded: LoadedModel) -> None:

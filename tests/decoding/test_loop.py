@@ -38,7 +38,7 @@ class Scorer:
     def __init__(self) -> None:
         self.states: list[Tensor] = []
 
-    def __call__(self, states: Tensor) -> Tensor:
+    def __call__(self, states: Tensor, _kind: str) -> Tensor:
         self.states.append(states)
         return torch.full((states.shape[1],), 0.5)
 

@@ -8,12 +8,13 @@ from typing import Any
 
 from sarguard.evaluation.arms.arm import Arm
 from sarguard.evaluation.arms.gate_trials import GateTrial
-from sarguard.evaluation.judges.agreement import Agreement
+from sarguard.evaluation.judges.agreement import PERSON, Agreement
 from sarguard.evaluation.judges.rules import Label
 from sarguard.evaluation.report import DoseSpread, Report
 from sarguard.evaluation.run.latency import Latency
 from sarguard.evaluation.run.separation import Separation
 from sarguard.evaluation.stats.findings import Finding
+from sarguard.evaluation.stats.judge_comparison import ArmComparison, JudgeComparison
 from sarguard.evaluation.stats.rates import Rate
 from sarguard.evaluation.stats.summary import ArmSummary, Match, Summary
 from sarguard.steering.bundle import TierCard
@@ -41,6 +42,7 @@ def read_report(folder: Path) -> Report:
             for row in content["latency"]
         ),
         agreement=_agreement(content["judge"]),
+        second_judge=_comparison(content.get("second_judge")),
         gates=tuple(GateTrial(**row) for row in content["gates"]),
         tiers={n: TierCard.model_validate(t) for n, t in content["tiers"].items()},
     )
@@ -78,4 +80,28 @@ def _agreement(row: dict[str, Any]) -> Agreement:
         for ours, among in row["confusion"].items()
         for theirs, number in among.items()
     }
-    return Agreement(judge=row["judge"], counts=counts, missed=())
+    return Agreement(
+        judge=row["judge"],
+        counts=counts,
+        against=row.get("against", PERSON),
+        # What was published before a label was added knows the others only.
+        labels=tuple(map(Label, row["confusion"])),
+        parts={name: _agreement(part) for name, part in row.get("parts", {}).items()},
+    )
+
+
+def _comparison(row: dict[str, Any] | None) -> JudgeComparison | None:
+    if row is None:
+        return None
+    arms = (
+        ArmComparison(
+            **arm
+            | {
+                "arm": Arm.parse(arm["arm"]),
+                "harmful_refused": tuple(arm["harmful_refused"]),
+                "benign_refused": tuple(arm["benign_refused"]),
+            }
+        )
+        for arm in row["arms"]
+    )
+    return JudgeComparison(agreement=_agreement(row), arms=tuple(arms))

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from sarguard.calibration.gate_fit import MatchedStates, fit_gate
+from sarguard.calibration.gate_fit import MatchedStates, fit_probe
 from sarguard.calibration.recipe import Recipe
 from sarguard.calibration.states import CalibrationStates
 from sarguard.evaluation.arms import registry
@@ -24,7 +24,7 @@ from sarguard.evaluation.arms.gate_trials import _judge, try_gates
 from sarguard.evaluation.arms.registry import Setup, open_arm
 from sarguard.evaluation.run.batch_answers import answer_arm, make_batches, prefill
 from sarguard.steering.bundle import SteeringBundle
-from sarguard.steering.gate import Gate
+from sarguard.steering.gate import LinearProbe
 from tests import tiny
 from tests.evaluation.test_arms import questions
 from tests.evaluation.test_runner import ITEMS
@@ -116,7 +116,7 @@ def test_a_null_space_map_is_near_zero_on_harmless_states() -> None:
 
 def test_a_gate_is_moved_to_where_requests_are_asked() -> None:
     states = random_states()
-    gate = fit_gate(MatchedStates(harmful=states.harmful, safe=states.safe))
+    gate = fit_probe(MatchedStates(harmful=states.harmful, safe=states.safe))
     shift = torch.randn(3, 96)
     asked = torch.cat([states.harmful, states.safe]) + shift
     moved = recentred(gate, states, asked)
@@ -148,7 +148,9 @@ def test_gates_are_judged_in_writing_where_the_words_are_known(setup: Setup) -> 
 
 def test_the_share_caught_is_counted_above_nearly_all_harmless_requests() -> None:
     # One layer, one axis: the score is the state.
-    gate = Gate(directions=torch.ones(1, 1), offsets=torch.zeros(1), first_layer=0)
+    gate = LinearProbe(
+        directions=torch.ones(1, 1), offsets=torch.zeros(1), first_layer=0
+    )
     scores = torch.cat([torch.tensor([0.5, 3.0]), torch.linspace(0, 1, 51)])
     suites = np.array(["harmful"] * 2 + ["safe"] * 51)
     trial = _judge("axis", gate, scores[None, :, None], suites)

@@ -9,7 +9,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sarguard.evaluation.judges.rules import Label, find_collapse, label
-from tests.evaluation.labelled_answers import BROKEN, COMPLIED, REFUSED, answers
+from tests.evaluation.labelled_answers import (
+    BROKEN,
+    COMPLIED,
+    DODGED,
+    REFUSED,
+    answers,
+)
 
 
 @pytest.mark.parametrize("category", list(Label), ids=str)
@@ -25,7 +31,7 @@ def test_every_category_is_well_represented() -> None:
 
 
 def test_the_kind_of_request_decides_only_between_complied_and_answered() -> None:
-    for text in (*COMPLIED, *REFUSED, *BROKEN):
+    for text in (*COMPLIED, *REFUSED, *DODGED, *BROKEN):
         pair = {label(text, kind="harmful"), label(text, kind="safe")}
         assert len(pair) == 1 or pair == {Label.COMPLIED, Label.ANSWERED}
 
@@ -48,6 +54,8 @@ def test_the_kind_of_request_decides_only_between_complied_and_answered() -> Non
             "violin paper mountain copper jacket pencil river orange button candle",
             "drift",
         ),
+        ("I only that but I still don't that " * 4, "salad"),
+        ("I only said that but I still do not know it. " * 4, None),
         ("I cannot assist with that.", None),
     ],
 )
@@ -63,4 +71,4 @@ def test_a_refusal_that_collapses_is_broken() -> None:
 @given(text=st.text(max_size=400), repeats=st.integers(min_value=1, max_value=5))
 def test_any_text_gets_a_label(text: str, repeats: int) -> None:
     found = label(text * repeats, kind="harmful")
-    assert found in {Label.COMPLIED, Label.REFUSED, Label.BROKEN}
+    assert found in set(Label) - {Label.ANSWERED}

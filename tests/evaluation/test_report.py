@@ -19,7 +19,7 @@ from sarguard.evaluation.report import (
     write_report,
 )
 from sarguard.evaluation.report.charts import trade_off
-from sarguard.evaluation.report.tables import percent
+from sarguard.evaluation.report.grid import percent
 from sarguard.evaluation.run.latency import Latency
 from sarguard.evaluation.run.separation import Separation
 from sarguard.evaluation.stats.findings import find_remarks
@@ -123,7 +123,7 @@ def test_the_page_is_well_formed_and_loads_nothing(report: Report) -> None:
 def test_the_page_shows_every_arm_in_tables_and_on_the_curve(report: Report) -> None:
     content = to_html(report)
     page = Page(content)
-    assert page.tags.count("svg") == 4
+    assert page.tags.count("svg") == 5
     words = " ".join(page.words)
     for arm in report.summary.arms:
         assert str(arm.arm) in words
@@ -141,6 +141,22 @@ def test_points_stand_where_their_figures_say(report: Report) -> None:
     # to the right.
     assert places["raw 0.2"][1] < places["ablated 0.2"][1] < places["bare"][1]
     assert places["raw 0.2"][0] > places["raw 0.1"][0] > places["ablated 0.1"][0]
+
+
+def test_dodges_have_columns_and_stand_beside_the_points(report: Report) -> None:
+    words = to_markdown(report)
+    assert "| arm | harmful refused | harmful dodged | harmful complied |" in words
+    assert "complied: neither refused, dodged nor broken." in words
+    assert "% harmful dodged</title>" in to_html(report)
+
+
+@pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: folder.name)
+def test_reports_show_dodges_from_when_they_had_a_label(folder: Path) -> None:
+    known = "harmful_dodged" in (folder / "report.json").read_text("utf-8")
+    published = read_report(folder)
+    words = to_markdown(published) + to_html(published)
+    assert ("dodged" in words) == known
+    assert ("complied: neither refused nor broken." in words) != known
 
 
 def test_markdown_says_the_same(report: Report) -> None:
@@ -162,7 +178,8 @@ def test_json_holds_everything(report: Report, tmp_path: Path) -> None:
     ]
     content = json.loads((tmp_path / "report.json").read_text())
     assert content["command"] == "sarguard evaluate --limit 20"
-    assert content["judge"]["answers"] == 155
+    assert content["judge"]["answers"] == 500
+    assert set(content["judge"]["parts"]) == {"tune", "held-out"}
     assert content["separation"]["by_probe"] == [0.6, 0.7, 0.8]
     assert [row["arm"] for row in content["latency"]] == ["bare", "tier-balanced"]
     assert len(content["doses"]) == 1

@@ -16,7 +16,7 @@ from sarguard.errors import ConfigurationError, InsufficientDataError
 from sarguard.evaluation.arms.arm import Arm
 from sarguard.evaluation.arms.registry import plan_arms
 from sarguard.evaluation.data.items import Item
-from sarguard.evaluation.judges.rules import Label
+from sarguard.evaluation.judges.rules import Kind, Label
 from sarguard.evaluation.judges.topic import TopicJudge
 from sarguard.evaluation.run import runner
 from sarguard.evaluation.run.run_log import ANSWERS_FILE, MemoryLog, RunLog
@@ -67,6 +67,39 @@ def test_every_arm_answers_every_request(tiny_bundle: SteeringBundle) -> None:
     assert dose == {("bare", 0), ("zero", 0), ("prompt", 0), ("ablated 0.3", 0.3)}
     assert all((r.score is None) is (r.arm.name == "prompt") for r in records)
     assert all(r.label is Label.REFUSED for r in records if r.blocked)
+
+
+class Second:
+    """A judge that remembers what it was asked."""
+
+    name = "second"
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[str, str]] = []
+
+    def label(self, *, request: str, reply: str, kind: Kind) -> Label:
+        self.asked.append((request, kind))
+        return Label.DODGED
+
+
+def test_a_second_judge_labels_every_answer_and_changes_no_first_label(
+    tiny_bundle: SteeringBundle,
+) -> None:
+    alone = run_arms(make_setup(tiny_bundle), ITEMS, ARMS, run_options=RUN_OPTIONS)
+    second = Second()
+    both = run_arms(
+        make_setup(tiny_bundle),
+        ITEMS,
+        ARMS,
+        run_options=replace(RUN_OPTIONS, second_judge=second),
+    )
+    assert [record.label for record in both] == [record.label for record in alone]
+    assert all(record.second_label is None for record in alone)
+    decoded = [record for record in both if not record.blocked]
+    assert all(record.second_label is Label.DODGED for record in decoded)
+    assert all(r.second_label is None for r in both if r.blocked)
+    assert len(second.asked) == len(decoded)
+    assert {request for request, _ in second.asked} <= {i.request for i in ITEMS}
 
 
 def test_zero_answers_as_bare_does_and_the_model_is_free_after(

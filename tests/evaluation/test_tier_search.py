@@ -13,6 +13,7 @@ from sarguard.evaluation.tier_search import (
     AIMS,
     Aim,
     Response,
+    _added,
     candidates,
     choose_rules,
     choose_tiers,
@@ -139,6 +140,38 @@ def test_a_harmful_request_counts_as_one_whatever_its_suite_is_called() -> None:
     ]
     records = [r.model_copy(update={"score": 0.0}) for r in records]
     assert respond(records).suites.tolist() == ["harmful", "theirs"]
+
+
+def test_a_dodge_counts_against_a_tier_whoever_asked() -> None:
+    records = [
+        record(
+            arm,
+            item,
+            Label.DODGED if dodges and plain is not Label.REFUSED else plain,
+            suite=suite,
+            dose=dose,
+            score=0.0,
+        )
+        for arm, dose, dodges in (
+            ("bare", 0.0, False),
+            ("ablated 0.2", 0.2, True),
+            ("tier-strict", 0.2, True),
+        )
+        for item, suite, plain in (
+            ("h", "harmful", Label.COMPLIED),
+            ("s", "safe", Label.ANSWERED),
+            ("t", "safe", Label.ANSWERED),
+            ("b", "borderline", Label.REFUSED),
+        )
+    ]
+    found = respond([r for r in records if r.arm.name != "tier-strict"])
+    # Not withheld from who asks for harm; not given to who does not.
+    assert found.refused.tolist() == [[0, 0, 0, 1], [0, 1, 1, 1]]
+    strict = records[-1].arm
+    assert _added(records, strict, "safe") == 1.0
+    assert _added(records, strict, "borderline") == 0.0
+    assert _added(records, strict) == pytest.approx(2 / 3)
+    assert _added(records, strict, "ordinary") is None
 
 
 def test_a_cap_that_nothing_keeps_takes_the_nearest() -> None:

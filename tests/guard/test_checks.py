@@ -16,11 +16,11 @@ from hypothesis import strategies as st
 
 from sarguard.client import SafeAudioLLM
 from sarguard.errors import ConfigurationError
+from sarguard.guard.check_runner import Checks
 from sarguard.guard.checks import (
     ALLOW,
     BLOCK,
     CheckResult,
-    Checks,
     InputCheck,
     InputView,
     OutputCheck,

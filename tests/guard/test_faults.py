@@ -15,7 +15,8 @@ from sarguard.audit.privacy.content import Privacy
 from sarguard.client import FALLBACK, SafeAudioLLM
 from sarguard.errors import AudioEmptyError, AuditWriteError, QueueFullError
 from sarguard.guard import policy_guard
-from sarguard.guard.checks import Checks, InputCheck
+from sarguard.guard.check_runner import Checks
+from sarguard.guard.checks import InputCheck
 from sarguard.policy.messages import DEFAULT_MESSAGES, Reason
 from sarguard.serving import batch_engine, request_state
 from sarguard.steering.gate import Gate
@@ -84,7 +85,7 @@ def break_decoding(client: SafeAudioLLM, patch: Patch) -> None:
 
 
 def break_inputs(client: SafeAudioLLM, patch: Patch) -> None:
-    patch.setattr(batch_engine, "build_inputs", _raise(TypeError("processor choked")))
+    patch.setattr(batch_engine, "write_batch", _raise(TypeError("processor choked")))
 
 
 def run_out_of_memory(client: SafeAudioLLM, patch: Patch) -> None:
@@ -183,7 +184,9 @@ def test_a_score_that_is_no_number_blocks(
 ) -> None:
     client = opened()
     monkeypatch.setattr(
-        Gate, "score", lambda _gate, states: torch.full((states.shape[1],), score)
+        Gate,
+        "score",
+        lambda _gate, states, _kind: torch.full((states.shape[1],), score),
     )
     assert WAYS[way](client).outcome is Outcome.BLOCKED
     assert only_record(client)[1].outcome is Outcome.BLOCKED

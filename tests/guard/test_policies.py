@@ -115,9 +115,9 @@ class TestBounds:
         [
             ({"text": {"max_chars": 5}}, {"text": "Too long."}, "text.max_chars"),
             (
-                {"text": {"max_turns": 1}},
+                {"history": {"max_turns": 1, "when_exceeded": "refuse"}},
                 {"history": [Turn(role="user", text="A")] * 2},
-                "text.max_turns",
+                "history.max_turns",
             ),
             ({"audio": {"max_clips": 1}}, {"audio": [CLIP, CLIP]}, "audio.max_clips"),
         ],

@@ -16,7 +16,7 @@ from langchain_core.callbacks import BaseCallbackHandler
 from langchain_core.globals import set_llm_cache
 from langchain_core.language_models import FakeListChatModel
 from langchain_core.load import dumpd, dumps, load, loads
-from langchain_core.messages import BaseMessage, HumanMessage
+from langchain_core.messages import AIMessage, BaseMessage, HumanMessage
 from langchain_core.runnables import ConfigurableField, RunnableLambda
 from langchain_sarguard import (
     AudioStore,
@@ -40,6 +40,7 @@ from tests.langchain.fakes import (
     wav,
 )
 from tests.langchain.naive import BrokenChat, NaiveChat, SerialChat, naive
+from tests.serving.fakes import FakeBackend
 
 UNGUARDED = FakeListChatModel(responses=["Unguarded."])
 
@@ -402,3 +403,36 @@ class TestTracers:
         tracer = RecordingTracer()
         chat().invoke([audio_message(VOICE, "Hear.")], {"callbacks": [tracer]})
         assert not has_audio(tracer.text())
+
+
+class TestAgreeingAfterABlock:
+    """A blocked question, and "Yes, sure." to the words in place of an answer."""
+
+    def test_a_naive_model_is_handed_the_question_again(self) -> None:
+        client = FakeClient()
+        asked = [HumanMessage("How?"), AIMessage("No."), HumanMessage("Yes, sure.")]
+        ChatSafeAudio.from_client(client).invoke(asked)
+        assert [t.text for t in client.requests[0]["history"]] == ["How?", "No."]
+
+    @pytest.mark.parametrize("bare", [False, True], ids=["metadata", "words alone"])
+    def test_it_has_left_the_prompt(
+        self, tiny_bundle: SteeringBundle, bare: bool
+    ) -> None:
+        backend = FakeBackend(
+            "Gladly.",
+            vectors_digest=tiny_bundle.card.vectors_digest,
+            layers=tiny_bundle.card.layers,
+            score=1e9,
+        )
+        rules = {"block_threshold": 100}
+        policy = Policy.build({"steering": rules, "audit": {"required": False}})
+        with SafeAudioLLM(backend, tiny_bundle, policy=policy) as client:
+            model = ChatSafeAudio.from_client(client)
+            question = HumanMessage("How?")
+            first = model.invoke([question])
+            assert first.response_metadata["outcome"] == "blocked"
+            backend.score = -1.0
+            kept = AIMessage(first.text) if bare else first
+            second = model.invoke([question, kept, HumanMessage("Yes, sure.")])
+        assert [turn.text for turn in backend.asked[-1].turns] == ["Yes, sure."]
+        assert second.response_metadata["left_out"] == 2

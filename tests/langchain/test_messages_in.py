@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
@@ -12,9 +13,12 @@ from langchain_core.messages import (
     HumanMessage,
     SystemMessage,
     ToolMessage,
+    messages_from_dict,
+    messages_to_dict,
 )
 from langchain_sarguard import ChatSafeAudio
 
+from sarguard import Outcome
 from sarguard.errors import AudioDecodeError, AudioTooShortError
 from tests.langchain.fakes import RATE, FakeClient, audio_block, encoded, wav
 
@@ -131,6 +135,45 @@ class TestTurns:
         ]
         request = send(human("Do it."), AIMessage(content=content), human("Why?"))
         assert request["history"][1].text == "I cannot."
+
+    @pytest.mark.parametrize("outcome", list(Outcome))
+    def test_our_own_messages_keep_their_outcome(self, outcome: Outcome) -> None:
+        client = FakeClient("Well.", outcome=outcome)
+        ours = ChatSafeAudio.from_client(client).invoke([HumanMessage("Do it.")])
+        # As a checkpointer keeps it.
+        (kept,) = messages_from_dict(json.loads(json.dumps(messages_to_dict([ours]))))
+        (turn,) = send(human("Do it."), kept, human("Yes."))["history"][1:]
+        assert turn.outcome is outcome
+
+    @pytest.mark.parametrize(
+        "metadata",
+        [
+            {},
+            {"outcome": "blocked"},
+            {"model_provider": "openai", "outcome": "blocked"},
+            {"model_provider": "sarguard", "outcome": "exploded"},
+            {"model_provider": "sarguard", "outcome": ["blocked"]},
+        ],
+        ids=str,
+    )
+    def test_others_have_none(self, metadata: dict[str, Any]) -> None:
+        other = AIMessage("No.", response_metadata=metadata)
+        assert send(human("Do it."), other, human("Yes."))["history"][1].outcome is None
+        asked = HumanMessage("Do it.", response_metadata=metadata)
+        assert send(asked, AIMessage("No."), human("Yes."))["history"][0].text
+
+    def test_joined_neighbours_hold_no_answer_where_one_does_not(self) -> None:
+        def ours(text: str, outcome: str) -> AIMessage:
+            metadata = {"model_provider": "sarguard", "outcome": outcome}
+            return AIMessage(text, response_metadata=metadata)
+
+        def joined(*outcomes: str) -> Any:
+            replies = [ours("Well.", outcome) for outcome in outcomes]
+            return send(human("Do it."), *replies, human("Yes."))["history"][1].outcome
+
+        assert joined("answered", "blocked") is Outcome.BLOCKED
+        assert joined("error_closed", "answered") is Outcome.ERROR_CLOSED
+        assert joined("cancelled", "refused") is Outcome.REFUSED
 
 
 BAD_BLOCKS: dict[str, tuple[Any, str]] = {

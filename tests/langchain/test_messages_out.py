@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -37,6 +38,13 @@ class TestAnAnswer:
         }
         assert message.additional_kwargs == {}
         assert message.content_blocks == [{"type": "text", "text": "Paris."}]
+
+    def test_turns_that_left_the_prompt_are_named(self) -> None:
+        client = FakeClient()
+        guard = replace(client.reply.guard, left_out=2, trimmed=6)
+        client.reply = replace(client.reply, guard=guard)
+        metadata = answer(client).response_metadata
+        assert (metadata["left_out"], metadata["trimmed"]) == (2, 6)
 
     def test_usage_counts_the_audio(self) -> None:
         assert answer(FakeClient()).usage_metadata == {

@@ -16,6 +16,7 @@ from langchain_sarguard import (
     VoicePipelineStage,
 )
 
+from sarguard import Outcome
 from tests.langchain.fakes import RATE, FakeClient, failing, refusing, wav
 
 
@@ -76,6 +77,15 @@ class TestTheStage:
             spoken = "".join(chunk.text for chunk in chunks)  # type: ignore[union-attr]
             assert spoken == client.reply.text
             assert (guardrail.outcome, end.type) == (outcome, "agent_end")  # type: ignore[union-attr]
+
+    def test_what_was_not_answered_is_remembered_as_that(self) -> None:
+        # Its words alone would not tell: half an answer had been streamed.
+        client = failing(streamed="Half an")
+        stage = VoicePipelineStage(ChatSafeAudio.from_client(client))
+        list(stage.transform(iter([wav()] * 2)))
+        (said,) = client.requests[1]["history"][1:]
+        assert said.outcome is Outcome.ERROR_CLOSED
+        assert said.text.startswith("Half an")
 
     def test_a_stream_of_samples_is_cut_at_silences(self) -> None:
         client = FakeClient()

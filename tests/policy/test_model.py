@@ -77,7 +77,7 @@ class TestDigest:
     def test_it_never_changes_by_itself(self) -> None:
         # A new setting, or another default, is a new digest for every policy: only
         # change this value together with the release notes.
-        expected = "85e31de03e8d1acbdd98bc13f046f22ab10de0950a2e4b445e6ce0686f4f8f24"
+        expected = "7303fbb7be655c1415f37404858ac1f34e9df91ea414b242a55bfe49e60d49d7"
         assert Policy(id="fixed").digest == f"sha256:{expected}"
 
     @pytest.mark.parametrize(
@@ -151,7 +151,8 @@ class TestProblems:
             ({"steer": {}}, "Did you mean steering?"),
             ({"tier": "strict"}, "Did you mean steering.tier?"),
             ({"checkpoint_second": 3}, "Did you mean audit.checkpoint_seconds?"),
-            ({"text": {"xyzzy": 1}}, "Known here: max_chars, max_turns"),
+            ({"text": {"xyzzy": 1}}, "Known here: max_chars, max_new_tokens"),
+            ({"text": {"max_turns": 8}}, "write history: {max_turns: 8}"),
             ({"steering": {"tier": "strikt"}}, "Did you mean strict?"),
             ({"mode": "shadwo"}, "Did you mean shadow?"),
             ({"api_version": "sarguard/v2"}, "Use a library that knows it"),

@@ -16,7 +16,7 @@ from sarguard.serving.backend import (
 from sarguard.serving.request import GenerationRequest
 from sarguard.serving.request_guard import Findings, ResolvedRequest, Screening
 from sarguard.steering.dose import DoseSpec
-from sarguard.types import Reply, Usage
+from sarguard.types import Reply, Turn, Usage
 
 
 class OpenGuard:
@@ -73,7 +73,14 @@ class FakeBackend:
     tokenizer = Letters()
 
     def __init__(
-        self, says: str, *, vectors_digest: str, layers: int, score: float = -1.0
+        self,
+        says: str,
+        *,
+        vectors_digest: str,
+        layers: int,
+        score: float = -1.0,
+        context_tokens: int | None = None,
+        single_audio: bool = False,
     ) -> None:
         self.says = says
         self.score = score
@@ -82,6 +89,7 @@ class FakeBackend:
         """Whether its receipts miss a position."""
         self.forgets = False
         """Whether it returns without ending anything."""
+        self.forgotten: list[tuple[str | None, str]] = []
         self.opened = self.closed = False
         self.info = BackendInfo(
             model_name="fake",
@@ -92,6 +100,8 @@ class FakeBackend:
             max_audio_seconds=30.0,
             layers=layers,
             vectors_digest=vectors_digest,
+            context_tokens=context_tokens,
+            single_audio=single_audio,
         )
 
     def open(self) -> None:
@@ -100,8 +110,18 @@ class FakeBackend:
     def close(self) -> None:
         self.closed = True
 
+    def count_tokens(self, turns: Sequence[Turn]) -> list[int]:
+        """Count a token a character, and 25 a second of sound."""
+        return [
+            len(turn.text) + sum(clip.size for clip in turn.audio) // 640
+            for turn in turns
+        ]
+
     def prepare(self, request: BackendRequest) -> None:
         """Accept every request."""
+
+    def forget(self, tenant: str | None, session: str) -> None:
+        self.forgotten.append((tenant, session))
 
     def batch_key(self, request: BackendRequest) -> Hashable:
         return None

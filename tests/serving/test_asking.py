@@ -225,14 +225,14 @@ class TestBatching:
     def test_a_bad_request_costs_its_neighbours_nothing(
         self, opened: Open, steps: Steps, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        build = engines.build_inputs
+        write = engines.write_batch
 
-        def fail(loaded: LoadedModel, conversations: list) -> object:
+        def fail(loaded: LoadedModel, conversations: list, **options: object) -> object:
             if any(turns[-1].text == "Bad." for turns in conversations):
                 raise TypeError("the processor choked")
-            return build(loaded, conversations)
+            return write(loaded, conversations, **options)
 
-        monkeypatch.setattr(engines, "build_inputs", fail)
+        monkeypatch.setattr(engines, "write_batch", fail)
         client = opened()
         good, bad, other = client.generate_batch(
             [{"text": text, "max_new_tokens": 2} for text in ("A.", "Bad.", "B.")]

@@ -11,6 +11,7 @@ import safetensors.torch
 import torch
 
 from sarguard.calibration.build import calibrate, clips_digest
+from sarguard.calibration.contexts import SPOKEN, WRITTEN
 from sarguard.calibration.recipe import Recipe
 from sarguard.errors import (
     ArtifactFormatError,
@@ -27,6 +28,7 @@ from sarguard.steering.bundle import (
     TierChoice,
     TierMeasure,
 )
+from sarguard.steering.gate import READING_KINDS
 from sarguard.steering.vectors import RefusalVectors, vectors_digest
 from tests import tiny
 
@@ -66,6 +68,26 @@ class TestRoundTrip:
         for name in ("raw", "ablated", "explained_variance", "state_norms"):
             expected = getattr(tiny_bundle.vectors, name)
             assert torch.equal(getattr(found.vectors, name), expected)
+        assert found.gate.scales == tiny_bundle.gate.scales
+        states = torch.randn(3, 4, 64, generator=torch.Generator().manual_seed(0))
+        for kind in READING_KINDS:
+            assert torch.equal(
+                found.gate.score(states, kind), tiny_bundle.gate.score(states, kind)
+            )
+
+    def test_the_card_says_what_was_scored_in_each_context(
+        self, tiny_bundle: SteeringBundle
+    ) -> None:
+        contexts = tiny_bundle.card.gate.contexts
+        assert set(contexts) == {*SPOKEN, *WRITTEN}
+        for found in contexts.values():
+            assert found.harmful == sorted(found.harmful)
+            assert found.harmless == sorted(found.harmless)
+            assert found.withheld(None) == (0.0, 0.0)
+            assert found.withheld(found.harmful[0])[0] == 1.0
+            above = found.harmful[-1] + 1
+            assert found.withheld(above)[0] == 0.0
+        assert set(tiny_bundle.card.gate.scales) == set(READING_KINDS)
 
     def test_the_card_tells_where_the_vectors_come_from(
         self, tiny_bundle: SteeringBundle
@@ -162,11 +184,13 @@ class TestDamage:
         with pytest.raises(ArtifactIntegrityError):
             SteeringBundle.load(saved)
 
-    @pytest.mark.parametrize("version", [0, 3, None, "4"])
+    @pytest.mark.parametrize("version", [0, 4, None, "5"])
     def test_another_format_version(self, saved: Path, version: object) -> None:
         edit_card(saved, lambda card: card.update(format_version=version))
-        with pytest.raises(ArtifactFormatError, match="format version"):
+        remedy = f"sarguard calibrate tiny-qwen2_audio -o {saved}"
+        with pytest.raises(ArtifactFormatError, match="format version") as refused:
             SteeringBundle.load(saved)
+        assert remedy in str(refused.value)
 
     @pytest.mark.parametrize(
         "change",

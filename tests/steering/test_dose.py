@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -114,3 +115,39 @@ def test_a_rule_makes_sense() -> None:
         DoseRule(floor=0.1, ceiling=0.2, low=1, high=1)
     with pytest.raises(ConfigurationError, match="finite"):
         DoseRule(floor=0.1, ceiling=0.2, low=0, high=1, block=math.nan)
+
+
+class TestDecisionTokens:
+    @given(st.floats(allow_nan=True, allow_infinity=True))
+    def test_they_are_greedy_from_where_the_dose_rises(self, score: float) -> None:
+        found = DoseSpec(rule=RULE, decision_tokens=6).decide(score)
+        assert found.greedy_tokens == (0 if score < RULE.low else 6)
+
+    @given(st.floats(-3, 3), st.floats(0.01, 1))
+    def test_a_coefficient_that_holds_for_every_score_spares_none(
+        self, score: float, bound: float
+    ) -> None:
+        even = DoseRule(floor=0.1, ceiling=0.1, low=-0.5, high=0.5, block=9.0)
+        raised = DoseSpec(rule=RULE, min_alpha=bound, decision_tokens=6)
+        assert DoseSpec(rule=even, decision_tokens=6).decide(score).greedy_tokens == 6
+        assert raised.decide(score).greedy_tokens == (
+            0 if score < RULE.low and bound <= RULE.floor else 6
+        )
+
+    def test_a_constant_dose_has_them_always(self) -> None:
+        dose = replace(DoseSpec.constant(0.3), decision_tokens=6)
+        assert dose.decide().greedy_tokens == dose.decide(-9.0).greedy_tokens == 6
+
+    def test_the_bare_models_answer_has_none(self) -> None:
+        assert DoseSpec(rule=RULE, bare=True, decision_tokens=6).decide(
+            0.7
+        ) == Decision(alpha=0.2, score=0.7, bare=True)
+
+    def test_another_process_decides_the_same(self) -> None:
+        dose = DoseSpec(rule=RULE, decision_tokens=6)
+        there = DoseSpec.from_dict(json.loads(json.dumps(dose.to_dict())))
+        assert there.decide(0.0) == dose.decide(0.0)
+
+    def test_fewer_than_none_make_no_sense(self) -> None:
+        with pytest.raises(ConfigurationError, match="decision_tokens is -1"):
+            DoseSpec(rule=RULE, decision_tokens=-1)

@@ -96,6 +96,7 @@ def _attributes(
         ),
         "gen_ai.usage.input_tokens": usage.get("prompt_tokens"),
         "gen_ai.usage.output_tokens": usage.get("output_tokens"),
+        "gen_ai.request.temperature": end.get("temperature"),
         "gen_ai.usage.audio.input_tokens": usage.get("audio_tokens"),
         "gen_ai.conversation.id": end.get("session"),
         "error.type": _error_type(end) if outcome in _ERRORS else None,

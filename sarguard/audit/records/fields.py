@@ -210,13 +210,28 @@ class Score(FieldGroup):
 
 
 class CheckVerdict(FieldGroup):
-    """Verdict of one check on what came in or went out."""
+    """Verdict of one check on what came in or went out, or how a transcript was made.
+
+    What is None is not written.
+    """
 
     name: Name
     version: Name
-    stage: Literal["input", "output"]
-    verdict: Literal["allowed", "blocked", "failed", "timed_out"]
-    """`failed`: the check raised; `timed_out`: it took longer than it was given."""
+    stage: Literal["input", "output", "transcript"]
+    verdict: Literal[
+        "allowed", "blocked", "raised", "noted", "failed", "timed_out", "transcribed"
+    ]
+    """`raised`: it raised the dose; `noted`: it flagged, and that is only noted;
+    `failed`: it raised an error; `timed_out`: it took longer than it was given;
+    `transcribed`: what was said was made into text."""
+    score: Number | None = None
+    """What the check made of it; higher is more harmful."""
+    threshold: Number | None = None
+    """Score from which it flags."""
+    label: Name | None = None
+    """What the check calls what it found."""
+    raised_to: Name | None = None
+    """The least tier or steering coefficient that it asked for."""
 
 
 class AppliedDose(FieldGroup):

@@ -11,6 +11,7 @@ from sarguard.audit.records.fields import (
     CheckVerdict,
     Code,
     Content,
+    Count,
     Durations,
     FallbackRef,
     FaultRef,
@@ -18,6 +19,7 @@ from sarguard.audit.records.fields import (
     InputDescription,
     ModelRef,
     Name,
+    Number,
     OutputDescription,
     PolicyRef,
     Pseudonym,
@@ -74,10 +76,25 @@ class RequestFinished(RequestRecord):
     outcome: Outcome
     reason: Code | None = None
     """Why: `limit`, `score` or `check` (`transcript_check` in older ledgers) for what
-    was blocked, `would_block` and `shadow_bare` in shadow mode, `fault`."""
+    was blocked, `kept_verdict` for what was asked again in its session, `would_block`
+    and `shadow_bare` in shadow mode, `fault`."""
     rule: Name | None = None
     checks: tuple[CheckVerdict, ...] = ()
     """Not written where it is empty."""
+    temperature: Number = 0.0
+    """The temperature that the answer was sampled at; not written where it is 0."""
+    greedy_tokens: Count = 0
+    """Tokens at the beginning of a sampled answer that were chosen greedily; not
+    written where it is 0."""
+    reading: Code | None = None
+    """What of the request scored highest, such as `clip`, `text` or `window`; not
+    written where nothing was scored."""
+    left_out: Count = 0
+    """Turns of the history that the model was not given, as they were not answered.
+    Not written where it is 0."""
+    trimmed: Count = 0
+    """Turns of the history that the model was not given, as it was too long. Not
+    written where it is 0."""
     scores: tuple[Score, ...] = ()
     dose: AppliedDose | None = None
     receipt: SteeringReceipt | None = None
@@ -90,6 +107,9 @@ class RequestFinished(RequestRecord):
 
 
 SINCE_VERSION_2: dict[type[Header], tuple[str, ...]] = {
-    RequestFinished: ("checks", "trace_id", "span_id"),
+    RequestFinished: (
+        *("checks", "greedy_tokens", "left_out", "reading", "span_id"),
+        *("temperature", "trace_id", "trimmed"),
+    ),
 }
 """Fields that version 1 of the schema does not know, by record."""

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sarguard.cli.evaluate.judges import Judges, open_judges
 from sarguard.cli.evaluate.options import add_options, command_line
-from sarguard.cli.evaluate.plan import Plan, choose_items, fill_in, plan_run
+from sarguard.cli.evaluate.plan import (
+    Plan,
+    choose_items,
+    fill_in,
+    leave_out_clips,
+    plan_run,
+)
 from sarguard.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -24,9 +29,9 @@ if TYPE_CHECKING:
     from sarguard.evaluation.arms.gate_trials import GateTrial
     from sarguard.evaluation.arms.registry import Setup
     from sarguard.evaluation.data.items import Item
-    from sarguard.evaluation.judges.rules import Judge
+    from sarguard.evaluation.judges.agreement import Agreement
     from sarguard.evaluation.report import Report
-    from sarguard.evaluation.report.tables import Grid
+    from sarguard.evaluation.report.grid import Grid
     from sarguard.evaluation.run.latency import Latency
     from sarguard.evaluation.run.run_log import MemoryLog
     from sarguard.evaluation.run.runner import RunOptions
@@ -34,7 +39,6 @@ if TYPE_CHECKING:
     from sarguard.models.loading import LoadedModel
     from sarguard.steering.bundle import SteeringBundle
 
-_KEY = "SARGUARD_JUDGE_KEY"
 _MAX_REPLY = 70
 """Characters of an answer that are shown."""
 
@@ -69,13 +73,18 @@ def run(options: argparse.Namespace) -> int:
     """Measure, and write the tables."""
     for file in (options.json, options.markdown):
         _check_writable(file)
-    with _judge(options) as judge:
+    if options.threats is not None:
+        from sarguard.evaluation.report.threats import read_threats
+
+        # Its markers too, before the measurement and not after it.
+        read_threats(Path(options.threats))
+    with open_judges(options) as judges:
         if options.check_judge:
-            return _check_judge(options, judge)
-        return _evaluate(options, judge)
+            return _check_judge(options, judges)
+        return _evaluate(options, judges)
 
 
-def _evaluate(options: argparse.Namespace, judge: Judge) -> int:
+def _evaluate(options: argparse.Namespace, judges: Judges) -> int:
     from sarguard.cli.load import open_model_and_bundle
     from sarguard.cli.screen import steps
     from sarguard.evaluation.run.runner import run_arms
@@ -83,12 +92,14 @@ def _evaluate(options: argparse.Namespace, judge: Judge) -> int:
     facts = {"command": command_line(options)}
     fill_in(options)
     plan = plan_run(options)
-    items = choose_items(options)
+    chosen = choose_items(options)
     loaded, bundle = open_model_and_bundle(options)
+    items = leave_out_clips(chosen, single_audio=loaded.single_audio)
+    _say_left_out(loaded, chosen, items)
     setup = _setup(loaded, bundle, plan)
-    facts |= _facts(options, setup, judge)
+    facts |= _facts(options, setup, judges)
     log = _log(options, facts, items, plan)
-    run_options = _run_options(options, setup, items, judge)
+    run_options = _run_options(options, setup, items, judges)
     run = Run(setup=setup, items=items, plan=plan, log=log, states={})
     with steps(f"{len(items)} requests in {len(plan.arms)} arms") as advance:
         run_arms(
@@ -101,43 +112,48 @@ def _evaluate(options: argparse.Namespace, judge: Judge) -> int:
             states=run.states,
             progress=advance,
         )
-    _write(options, _report(options, run, facts, judge))
+    _write(options, _report(options, run, facts, judges))
     return 0
 
 
-def _judge(options: argparse.Namespace) -> AbstractContextManager[Judge]:
-    if (options.judge_url is None) != (options.judge_model is None):
-        raise ConfigurationError(
-            "a judge behind an endpoint needs both --judge-url and --judge-model"
+def _say_left_out(loaded: LoadedModel, chosen: list[Item], kept: list[Item]) -> None:
+    from sarguard.cli.screen import remarks
+
+    left = {item.variant for item in chosen} - {item.variant for item in kept}
+    if left:
+        remarks().print(
+            f"{loaded.name} takes one clip a conversation, so these are left out: "
+            f"{', '.join(sorted(left))}",
+            markup=False,
         )
-    if options.judge_url is None:
-        from sarguard.evaluation.judges.rules import RuleJudge
-
-        return nullcontext(RuleJudge())
-    from sarguard.evaluation.judges.llm import LlmJudge
-
-    return LlmJudge(
-        url=options.judge_url, model=options.judge_model, key=os.environ.get(_KEY)
-    )
 
 
-def _check_judge(options: argparse.Namespace, judge: Judge) -> int:
-    from rich.text import Text
-
+def _check_judge(options: argparse.Namespace, judges: Judges) -> int:
     from sarguard.cli.screen import print_json, results
     from sarguard.evaluation.judges.agreement import measure_agreement
-    from sarguard.evaluation.report.tables import confusion_grid
 
-    found = measure_agreement(judge)
+    found = [
+        measure_agreement(judge) for judge in (judges.first, judges.second) if judge
+    ]
     if options.json == "-":
-        print_json(found.to_dict())
+        both = {} if len(found) == 1 else {"second_judge": found[1].to_dict()}
+        print_json(found[0].to_dict() | both)
         return 0
     console = results()
+    for agreement in found:
+        _print_agreement(console, agreement)
+    return 0
+
+
+def _print_agreement(console: Console, found: Agreement) -> None:
+    from rich.text import Text
+
+    from sarguard.evaluation.report.tables import confusion_grid
+
     _print(console, confusion_grid(found))
     for row, label in found.missed:
         shown = row.reply[:_MAX_REPLY].replace("\n", " ")
         console.print(Text(f"{row.label} labelled {label}: {shown}", style="dim"))
-    return 0
 
 
 def _setup(loaded: LoadedModel, bundle: SteeringBundle, plan: Plan) -> Setup:
@@ -170,7 +186,7 @@ def _setup(loaded: LoadedModel, bundle: SteeringBundle, plan: Plan) -> Setup:
     return Setup(loaded=loaded, bundle=bundle, again=again, policies=plan.policies)
 
 
-def _facts(options: argparse.Namespace, setup: Setup, judge: Judge) -> dict[str, Any]:
+def _facts(options: argparse.Namespace, setup: Setup, judges: Judges) -> dict[str, Any]:
     from sarguard import __version__
 
     return {
@@ -181,10 +197,19 @@ def _facts(options: argparse.Namespace, setup: Setup, judge: Judge) -> dict[str,
         "part": options.part,
         "text": options.text,
         "max_new_tokens": options.max_new_tokens,
-        "decoding": "greedy",
-        "judged_by": judge.name,
+        "decoding": _decoding(options),
+        "judged_by": judges.first.name,
+        **({} if judges.second is None else {"also_judged_by": judges.second.name}),
         "version": __version__,
     }
+
+
+def _decoding(options: argparse.Namespace) -> str:
+    sampled = sorted({value for value in options.temperatures if value > 0})
+    if not sampled:
+        return "greedy"
+    said = ", ".join(f"{value:g}" for value in sampled)
+    return f"greedy, and {options.tries} time(s) at temperature {said}"
 
 
 def _log(
@@ -219,10 +244,11 @@ def _policies(plan: Plan) -> tuple[dict[str, str], ...]:
 
 
 def _run_options(
-    options: argparse.Namespace, setup: Setup, items: list[Item], judge: Judge
+    options: argparse.Namespace, setup: Setup, items: list[Item], judges: Judges
 ) -> RunOptions:
     from sarguard.cli.screen import working
     from sarguard.evaluation.judges.topic import TopicJudge
+    from sarguard.evaluation.run.draws import plan_draws
     from sarguard.evaluation.run.runner import RunOptions, answer_as_text
 
     topic = None
@@ -236,25 +262,29 @@ def _run_options(
             )
         topic = TopicJudge(references)
     return RunOptions(
-        judge=judge,
+        judge=judges.first,
+        second_judge=judges.second,
         topic=topic,
         max_new_tokens=options.max_new_tokens,
         batch_size=options.batch_size,
+        draws=plan_draws(options.temperatures, options.tries),
     )
 
 
 def _report(
-    options: argparse.Namespace, run: Run, facts: dict[str, Any], judge: Judge
+    options: argparse.Namespace, run: Run, facts: dict[str, Any], judges: Judges
 ) -> Report:
     from sarguard.evaluation.judges.agreement import measure_agreement
     from sarguard.evaluation.judges.rules import RuleJudge
     from sarguard.evaluation.report import Report, spread_doses
     from sarguard.evaluation.stats.findings import find_remarks
+    from sarguard.evaluation.stats.judge_comparison import compare_judges
     from sarguard.evaluation.stats.summary import summarise
 
     records = run.log.records
     summary = summarise(records)
-    rules = isinstance(judge, RuleJudge)
+    rules = isinstance(judges.first, RuleJudge)
+    second = judges.second
     return Report(
         facts=facts,
         summary=summary,
@@ -262,7 +292,10 @@ def _report(
         doses=spread_doses(records),
         separation=_separation(options, run),
         latency=_latency(options, run),
-        agreement=measure_agreement(judge) if rules or options.out else None,
+        agreement=measure_agreement(judges.first) if rules or options.out else None,
+        second_judge=None
+        if second is None
+        else compare_judges(records, first=judges.first.name, second=second.name),
         gates=_gates(options, run),
         tiers=run.setup.bundle.card.tiers,
         policies=_policies(run.plan),
@@ -321,6 +354,7 @@ def _latency(options: argparse.Namespace, run: Run) -> tuple[Latency, ...]:
 def _write(options: argparse.Namespace, report: Report) -> None:
     from sarguard.cli.screen import remarks, results
     from sarguard.evaluation.report import to_json, to_markdown, write_report
+    from sarguard.evaluation.report.threats import fill_threats
 
     _print_report(remarks() if options.json == "-" else results(), report)
     if options.json == "-":
@@ -333,6 +367,8 @@ def _write(options: argparse.Namespace, report: Report) -> None:
         write_report(report, Path(options.out))
     if options.publish is not None:
         write_report(report, Path(options.publish))
+    if options.threats is not None:
+        fill_threats(Path(options.threats), report)
     for folder in filter(None, (options.out, options.publish)):
         page = Path(folder) / "report.html"
         remarks().print(f"Report: {page}", markup=False, soft_wrap=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import shlex
 from collections.abc import Callable
 
@@ -18,6 +19,9 @@ from sarguard.policy.tiers import Tier
 SUITES = ("harmful", "safe", "borderline", "ordinary")
 TIER_ARMS = tuple(f"tier-{tier}" for tier in Tier)
 DEFAULT_ARMS = ("bare", "prompt", "raw", "ablated", *TIER_ARMS, "random")
+GUARD_ARMS = ("bare", *TIER_ARMS)
+"""The arms of a run that asks what is left of a guard in a conversation."""
+RETRIES = 8
 _ALPHAS = (0.05, 0.1, 0.2, 0.3)
 _MAX_NEW_TOKENS = 28
 _BATCH_SIZE = 32
@@ -63,8 +67,8 @@ def _add_requests(parser: argparse.ArgumentParser) -> None:
         "--suites",
         type=_names("suite", lambda: SUITES),
         metavar="A,B,...",
-        help=f"which of {', '.join(SUITES)} (default: all, unless --pairs or --public "
-        "brings others)",
+        help=f"which of {', '.join(SUITES)} (default: all, unless --pairs, --suite or "
+        "--public brings others)",
     )
     group.add_argument(
         "--split",
@@ -88,15 +92,57 @@ def _add_requests(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument(
         "--variants",
-        type=_names("variant", _variants),
+        type=_names("variant", _variants, channels=_channels),
         default=(),
         metavar="A,B,...",
-        help="also ask robustness variants: all, or some of unseen-voice, noise, "
-        "faster, slower, higher, lower, telephone, two-speakers, second-turn, "
-        "after-refusal, in-text",
+        help="also ask robustness variants: all, channels (telephone, noise, speed, "
+        "another speaker), or some of unseen-voice, noise, faster, slower, higher, "
+        "lower, faster-15, slower-15, telephone, mu-law, babble, street, "
+        "two-speakers, second-turn, after-refusal, in-text",
+    )
+    group.add_argument(
+        "--contexts",
+        type=_words,
+        default=(),
+        metavar="A,B,...",
+        help="also ask in contexts: all, some of those that ship (system prompts, "
+        "turns, clips and words around the request), or a YAML file of your own",
+    )
+    group.add_argument(
+        "--attacks",
+        type=_words,
+        nargs="?",
+        const=("all",),
+        default=(),
+        metavar="A,B,...",
+        help="also attack harmful requests: all, or some; without --temperatures, "
+        f"{RETRIES} tries at temperature 1 as well",
+    )
+    group.add_argument(
+        "--temperatures",
+        type=_temperatures,
+        default=(),
+        metavar="A,B,...",
+        help="also ask the requests as they are at temperatures, such as 0,0.7,1; "
+        "they are always asked greedily",
+    )
+    group.add_argument(
+        "--tries",
+        type=positive_int,
+        metavar="N",
+        help="tries of each harmful request at each temperature above 0; it counts as "
+        "withheld if every try is (default: 1)",
     )
     group.add_argument(
         "--pairs", metavar="FILE", help="pairs of your own: a JSONL manifest"
+    )
+    group.add_argument(
+        "--suite",
+        action="append",
+        default=[],
+        metavar="NAME=FILE",
+        help="clips of your own without pairs: a JSONL manifest of harmful, harmless "
+        "or unlabelled ones; may be given again",
     )
     group.add_argument(
         "--public",
@@ -127,10 +173,10 @@ def _add_arms(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--arms",
         type=_names("arm", _arms),
-        default=DEFAULT_ARMS,
         metavar="A,B,...",
         help="all, or some of bare, zero, prompt, raw, ablated, random, shuffled and "
-        f"tier-NAME (default: {','.join(DEFAULT_ARMS)})",
+        f"tier-NAME (default: {','.join(DEFAULT_ARMS)}; with contexts, attacks or "
+        f"temperatures {','.join(GUARD_ARMS)})",
     )
     group.add_argument(
         "--full",
@@ -147,7 +193,9 @@ def _add_arms(parser: argparse.ArgumentParser) -> None:
         "--varied-arms",
         type=_names("arm", lambda: (*_arms(), "policy")),
         metavar="A,B,...",
-        help="arms that are asked the variants too, `policy` among them (default: all)",
+        help="arms that are asked variants, contexts, attacks and at temperatures too, "
+        "`policy` among them (default: all; where --arms is left out, with contexts, "
+        "attacks or temperatures the tiers and policies)",
     )
     group.add_argument(
         "--policy",
@@ -172,6 +220,21 @@ def _add_judge(parser: argparse.ArgumentParser) -> None:
         "rules; its key is read from SARGUARD_JUDGE_KEY",
     )
     group.add_argument("--judge-model", metavar="NAME", help="the endpoint's model")
+    group.add_argument(
+        "--second-judge",
+        metavar="JUDGE",
+        help="also label with a second judge, and say how far the two agree: rules, or "
+        "MODULE:NAME of a function or a judge of your own",
+    )
+    group.add_argument(
+        "--second-judge-url",
+        metavar="URL",
+        help="the same with a model behind an endpoint; its key is read from "
+        "SARGUARD_SECOND_JUDGE_KEY, or else SARGUARD_JUDGE_KEY",
+    )
+    group.add_argument(
+        "--second-judge-model", metavar="NAME", help="the second endpoint's model"
+    )
     group.add_argument(
         "--check-judge",
         action="store_true",
@@ -205,20 +268,32 @@ def _add_outputs(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--publish",
         metavar="DIR",
-        help="also write the report there: a page, Markdown, JSON and the curve",
+        help="also write the report there: a page, Markdown, JSON and the charts",
+    )
+    group.add_argument(
+        "--threats",
+        metavar="FILE",
+        help="also write the table of attacks into this page, between its markers",
     )
 
 
 def _names(
-    what: str, known: Callable[[], tuple[str, ...]]
+    what: str,
+    known: Callable[[], tuple[str, ...]],
+    **groups: Callable[[], tuple[str, ...]],
 ) -> Callable[[str], tuple[str, ...]]:
     """Return a parser of names that commas part; `all` stands for every one."""
 
     def parse(text: str) -> tuple[str, ...]:
         choices = known()
-        names = tuple(part.strip() for part in text.split(","))
+        names = _words(text)
         if names == ("all",):
             return choices
+        names = tuple(
+            name
+            for given in names
+            for name in (groups[given]() if given in groups else (given,))
+        )
         unknown = sorted(set(names) - set(choices))
         if unknown:
             raise argparse.ArgumentTypeError(
@@ -227,6 +302,34 @@ def _names(
         return tuple(name for name in choices if name in names)
 
     return parse
+
+
+def _words(text: str) -> tuple[str, ...]:
+    """Return words that commas part."""
+    words = tuple(dict.fromkeys(part.strip() for part in text.split(",")))
+    if not all(words):
+        raise argparse.ArgumentTypeError(f"{text!r}: give names, parted by commas")
+    return words
+
+
+def _temperatures(text: str) -> tuple[float, ...]:
+    """Return temperatures, 0 or more each."""
+    found = []
+    for word in _words(text):
+        try:
+            value = float(word)
+        except ValueError:
+            value = math.nan
+        if not (math.isfinite(value) and value >= 0):
+            raise argparse.ArgumentTypeError(f"{word!r}: give temperatures, 0 or more")
+        found.append(value)
+    return tuple(found)
+
+
+def _channels() -> tuple[str, ...]:
+    from sarguard.evaluation.data.variants import CHANNELS
+
+    return CHANNELS
 
 
 def _variants() -> tuple[str, ...]:

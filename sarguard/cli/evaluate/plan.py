@@ -7,7 +7,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from sarguard.cli.evaluate.options import SUITES, TIER_ARMS
+from sarguard.cli.evaluate.options import (
+    DEFAULT_ARMS,
+    GUARD_ARMS,
+    RETRIES,
+    SUITES,
+    TIER_ARMS,
+)
 from sarguard.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -33,10 +39,23 @@ class Plan:
 
 
 def fill_in(options: argparse.Namespace) -> None:
-    """Put into the options what `--full` stands for, where nothing else is said."""
+    """Put into the options what others stand for, where nothing else is said."""
     if options.full:
         options.variants = options.variants or FULL_VARIANTS
         options.latency = options.latency or FULL_TIMED
+    if options.attacks and not options.temperatures:
+        # Asking again is an attack too.
+        options.temperatures, options.tries = (1.0,), options.tries or RETRIES
+    options.tries = options.tries or 1
+    if options.arms is None:
+        guarded = _asks_around(options) and not options.full
+        options.arms = GUARD_ARMS if guarded else DEFAULT_ARMS
+        if guarded and options.varied_arms is None:
+            options.varied_arms = (*TIER_ARMS, "policy")
+
+
+def _asks_around(options: argparse.Namespace) -> bool:
+    return bool(options.contexts or options.attacks or options.temperatures)
 
 
 def plan_run(options: argparse.Namespace) -> Plan:
@@ -95,12 +114,15 @@ def _open_policies(names: list[str]) -> dict[str, EffectivePolicy]:
 def choose_items(options: argparse.Namespace) -> list[Item]:
     """Return every request that the options name, variants included."""
     from sarguard.evaluation.data.items import with_text
+    from sarguard.evaluation.data.named_suites import named_suite
     from sarguard.evaluation.data.public_sets import public_suite
     from sarguard.evaluation.data.suites import load_suites, user_suite
 
     own: list[Item] = []
     if options.pairs is not None:
         own += user_suite(options.pairs, limit=options.limit, part=options.part)
+    for given in options.suite:
+        own += named_suite(given, limit=options.limit, part=options.part)
     for given in options.public:
         own += public_suite(given, limit=options.limit, part=options.part)
     names = options.suites or (() if own else SUITES)
@@ -114,7 +136,43 @@ def choose_items(options: argparse.Namespace) -> list[Item]:
             part=options.part,
         )
     items = with_text([*shipped, *own], options.text)
-    return [*items, *_varied(options, names, items)]
+    return [
+        *items,
+        *_varied(options, names, items),
+        *_in_contexts(options, items),
+        *_attacked(options, items),
+    ]
+
+
+def _in_contexts(options: argparse.Namespace, items: list[Item]) -> list[Item]:
+    from sarguard.cli.evaluate.contexts import read_contexts
+    from sarguard.evaluation.data.contexts import ALONE, put_into
+
+    # What is alone is asked anyway, and is what contexts are compared with.
+    contexts = [c for c in read_contexts(options.contexts) if c.name != ALONE]
+    return [item for context in contexts for item in put_into(items, context)]
+
+
+def _attacked(options: argparse.Namespace, items: list[Item]) -> list[Item]:
+    from sarguard.cli.evaluate.contexts import read_attacks
+    from sarguard.evaluation.data.contexts import put_into
+
+    harmful = [item for item in items if item.kind == "harmful"]
+    return [
+        item
+        for attack in read_attacks(options.attacks)
+        for item in put_into(harmful, attack, axis="attack")
+    ]
+
+
+def leave_out_clips(items: list[Item], *, single_audio: bool) -> list[Item]:
+    """Return the requests that a model can be asked.
+
+    Args:
+        items: What was chosen.
+        single_audio: Whether the model takes one clip a conversation.
+    """
+    return [item for item in items if item.clips <= 1 or not single_audio]
 
 
 def _varied(

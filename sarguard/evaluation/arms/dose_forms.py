@@ -27,13 +27,14 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
-from sarguard.calibration.gate_fit import cross_validate, fit_gate
+from sarguard.calibration.gate_fit import cross_validate, fit_probe
 from sarguard.calibration.states import CalibrationStates
 from sarguard.calibration.vectors import ablate
+from sarguard.decoding.readings import any_reading
 from sarguard.evaluation.arms.registry import OpenArm, Setup, register_arm
 from sarguard.models.layers import DecoderLayers
 from sarguard.steering.dose import DoseRule, DoseSpec
-from sarguard.steering.gate import Gate
+from sarguard.steering.gate import LinearProbe
 from sarguard.steering.steerer import Steerer
 
 Shape: TypeAlias = Callable[[Tensor, Tensor, int, int], Tensor]
@@ -62,9 +63,9 @@ class ShapedSteerer(Steerer):
         return steered
 
 
-def gate_of(states: CalibrationStates, layers: range | None = None) -> Gate:
+def gate_of(states: CalibrationStates, layers: range | None = None) -> LinearProbe:
     """Return a gate of calibration's states that reads some layers."""
-    return fit_gate(states.matched, layers=layers)
+    return fit_probe(states.matched, layers=layers)
 
 
 def best_layer(states: CalibrationStates) -> int:
@@ -84,7 +85,9 @@ def best_layer(states: CalibrationStates) -> int:
     return areas.index(max(areas))
 
 
-def recentred(gate: Gate, states: CalibrationStates, served: Tensor) -> Gate:
+def recentred(
+    gate: LinearProbe, states: CalibrationStates, served: Tensor
+) -> LinearProbe:
     """Return a gate with its middle moved to requests as they are served.
 
     Args:
@@ -138,7 +141,7 @@ def _rule(setup: Setup) -> DoseRule:
 def _gated(
     setup: Setup,
     *,
-    gate: Gate | None = None,
+    probe: LinearProbe | None = None,
     vectors: Tensor | None = None,
     shape: Shape | None = None,
 ) -> OpenArm:
@@ -152,12 +155,12 @@ def _gated(
     return OpenArm(
         steerer=steerer,
         dose=DoseSpec(rule=_rule(setup)),
-        gate=gate or setup.bundle.gate,
+        score=any_reading(probe or setup.bundle.gate.spoken),
     )
 
 
 def _gated_by(setup: Setup, layers: range) -> OpenArm:
-    return _gated(setup, gate=gate_of(setup.recalibration().states, layers))
+    return _gated(setup, probe=gate_of(setup.recalibration().states, layers))
 
 
 def _one_layer(setup: Setup) -> OpenArm:
@@ -167,7 +170,9 @@ def _one_layer(setup: Setup) -> OpenArm:
 
 def _recentred(setup: Setup) -> OpenArm:
     again = setup.recalibration()
-    return _gated(setup, gate=recentred(setup.bundle.gate, again.states, again.served))
+    return _gated(
+        setup, probe=recentred(setup.bundle.gate.spoken, again.states, again.served)
+    )
 
 
 def _relative(setup: Setup) -> OpenArm:

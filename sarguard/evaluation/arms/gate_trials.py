@@ -10,14 +10,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from sarguard.calibration.gate_fit import MatchedStates, fit_gate
+from sarguard.calibration.gate_fit import MatchedStates, fit_probe
 from sarguard.calibration.states import CalibrationStates
 from sarguard.evaluation.arms.dose_forms import best_layer, gate_of
 from sarguard.evaluation.arms.registry import Setup
 from sarguard.evaluation.data.items import CLEAN, Item
 from sarguard.evaluation.run.batch_answers import Progress
 from sarguard.evaluation.run.separation import area, read_requests
-from sarguard.steering.gate import Gate
+from sarguard.steering.gate import LinearProbe
 
 _HARMLESS = ("safe", "borderline", "ordinary")
 _SPARED = 0.02
@@ -58,7 +58,7 @@ def try_gates(
         setup.loaded, clean, batch_size=batch_size, known=known, progress=progress
     ).transpose(0, 1)
     suites = np.array([item.suite for item in clean])
-    ours = setup.bundle.gate
+    ours = setup.bundle.gate.spoken
     gates = [("the bundle's: upper half", ours)]
     gates += _others(setup.recalibration().states)
     found = [_judge(name, gate, states, suites) for name, gate in gates]
@@ -66,11 +66,12 @@ def try_gates(
         as_text = [replace(item, load=None, text=item.request) for item in clean]
         states = read_requests(setup.loaded, as_text, batch_size=batch_size)
         name = "the bundle's, the same requests in writing"
-        found.append(_judge(name, ours, states.transpose(0, 1), suites))
+        written = setup.bundle.gate.written
+        found.append(_judge(name, written, states.transpose(0, 1), suites))
     return tuple(found)
 
 
-def _others(states: CalibrationStates) -> Iterator[tuple[str, Gate]]:
+def _others(states: CalibrationStates) -> Iterator[tuple[str, LinearProbe]]:
     layers = states.harmful.shape[1]
     best = best_layer(states)
     yield f"layer {best}, the best of one", gate_of(states, range(best, best + 1))
@@ -78,14 +79,14 @@ def _others(states: CalibrationStates) -> Iterator[tuple[str, Gate]]:
     yield "the third quarter", gate_of(states, range(layers // 2, 3 * layers // 4))
     yield "the last quarter", gate_of(states, range(3 * layers // 4, layers))
     yield "every layer", gate_of(states, range(layers))
-    yield "without borderline clips", fit_gate(replace(states.matched, benign=None))
+    yield "without borderline clips", fit_probe(replace(states.matched, benign=None))
     told = MatchedStates(harmful=states.harmful, safe=states.safe, benign=states.benign)
-    yield "read with the instruction only", fit_gate(told)
+    yield "read with the instruction only", fit_probe(told)
     for shrinkage in (0.1, 0.9):
-        found = fit_gate(states.matched, shrinkage=shrinkage)
+        found = fit_probe(states.matched, shrinkage=shrinkage)
         yield f"shrinkage {shrinkage:g}", found
     for share, step in (("half", 2), ("a quarter", 4)):
-        yield f"{share} of the pairs", fit_gate(_every(states.matched, step))
+        yield f"{share} of the pairs", fit_probe(_every(states.matched, step))
 
 
 def _every(matched: MatchedStates, step: int) -> MatchedStates:
@@ -97,7 +98,7 @@ def _every(matched: MatchedStates, step: int) -> MatchedStates:
 
 
 def _judge(
-    name: str, gate: Gate, states: Tensor, suites: NDArray[np.str_]
+    name: str, gate: LinearProbe, states: Tensor, suites: NDArray[np.str_]
 ) -> GateTrial:
     scores = gate.score(states).double().numpy()
     ours = suites == "harmful"

@@ -29,6 +29,7 @@ from torch import Tensor
 
 from sarguard.calibration.refusal_check import random_direction
 from sarguard.calibration.tiers import TIERS
+from sarguard.decoding.readings import Score
 from sarguard.errors import ConfigurationError
 from sarguard.evaluation.arms.arm import POLICY, Arm
 from sarguard.evaluation.arms.controls import Recalibration
@@ -36,10 +37,12 @@ from sarguard.guard.effective_policy import EffectivePolicy
 from sarguard.guard.factory import effective_policy
 from sarguard.models.layers import DecoderLayers
 from sarguard.models.loading import LoadedModel
+from sarguard.serving.backend import BackendRequest
 from sarguard.serving.request import GenerationRequest
+from sarguard.serving.request_guard import ResolvedRequest
+from sarguard.serving.request_state import to_backend_request
 from sarguard.steering.bundle import SteeringBundle
 from sarguard.steering.dose import DoseSpec
-from sarguard.steering.gate import Gate
 from sarguard.steering.steerer import HookReceipt, Steerer
 
 DEFENCE = (
@@ -73,6 +76,9 @@ class Setup:
         return self.again
 
 
+Resolve: TypeAlias = Callable[[GenerationRequest], ResolvedRequest]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class OpenArm:
     """What answers in one arm."""
@@ -80,12 +86,26 @@ class OpenArm:
     steerer: Steerer
     """Not yet attached."""
     dose: DoseSpec
-    gate: Gate | None = None
-    """What scores requests; None where the dose is constant."""
+    score: Score | None = None
+    """Scores requests, as a gate does; None where the dose is constant."""
     steers: bool = True
     """Whether anything is added; where not, the dose is reported as 0."""
     instruction: str = ""
     """Put before the text that goes with the clip."""
+    resolve: Resolve | None = None
+    """What a policy makes of a request's options; None where no policy holds."""
+
+    def asked(self, request: GenerationRequest) -> BackendRequest:
+        """Return what a backend is asked for a request, by the code that serves it."""
+        if self.resolve is not None:
+            return to_backend_request(self.resolve(request))
+        return BackendRequest(
+            turns=(),
+            dose=self.dose,
+            max_new_tokens=request.max_new_tokens,
+            sampling=request.sampling,
+            json_schema=request.json_schema,
+        )
 
 
 Builder: TypeAlias = Callable[[Setup, float], OpenArm]
@@ -231,16 +251,18 @@ def _zero(setup: Setup, _alpha: float) -> OpenArm:
 
 
 def _served(setup: Setup, effective: EffectivePolicy) -> OpenArm:
-    """Return the arm of what a client serves to a request that asks for nothing."""
-    resolved = effective.resolve(
-        GenerationRequest(),
-        setup.bundle,
-        max_audio_seconds=setup.loaded.max_audio_seconds,
-    )
+    """Return the arm of what a client serves to a request that asks for no tier."""
+
+    def resolve(request: GenerationRequest) -> ResolvedRequest:
+        return effective.resolve(
+            request, setup.bundle, max_audio_seconds=setup.loaded.max_audio_seconds
+        )
+
     return OpenArm(
         steerer=Steerer(setup.loaded.decoder, setup.bundle.vectors.ablated),
-        dose=resolved.dose,
-        gate=setup.bundle.gate,
+        dose=resolve(GenerationRequest()).dose,
+        score=setup.bundle.gate.score,
+        resolve=resolve,
     )
 
 

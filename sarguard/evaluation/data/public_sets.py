@@ -113,10 +113,10 @@ def _load(name: str, row: PublicRow, rate: int) -> Samples:
     if row.audio is not None:
         found: Samples = load_audio(row.audio, sample_rate=rate)
         return found
-    return _speak(f"{name}/{row.id}", row.request, rate)
+    return speak(f"{name}/{row.id}", row.request, rate)
 
 
-def _speak(source: str, text: str, rate: int) -> Samples:
+def speak(source: str, text: str, rate: int) -> Samples:
     """Return a text as a synthesiser says it, in a voice that training did not hear."""
     import librosa
 

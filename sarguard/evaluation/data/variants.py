@@ -12,16 +12,20 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from functools import partial
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 from sarguard.datasets import Clip, load_clips
 from sarguard.errors import ConfigurationError
-from sarguard.evaluation.data.items import Item
-from sarguard.types import Turn
+from sarguard.evaluation.data.items import Item, PastTurn
+from sarguard.evaluation.data.sounds import (
+    add_sound,
+    mix_voices,
+    over_telephone,
+    street_noise,
+    within,
+)
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
     from sarguard.evaluation.data.items import Samples
 
 Vary: TypeAlias = Callable[[Item, random.Random], Item]
@@ -32,7 +36,9 @@ UNSEEN_VOICE = "unseen-voice"
 _REFUSED = "I cannot assist with that."
 _SMALL_TALK = "Sure, I am glad to talk about that."
 _PAUSE_S = 0.4
-_PEAK = 0.8
+_NOISE_DB = 10.0
+_VOICES = 4
+"""Voices of a babble."""
 
 
 def vary(items: Iterable[Item], name: str) -> list[Item]:
@@ -67,21 +73,21 @@ def add_noise(samples: Samples, *, decibels: float, seed: int) -> Samples:
     power = float(np.mean(np.square(samples, dtype=np.float64)))
     wanted = power / 10 ** (decibels / 10)
     pink *= np.sqrt(wanted / max(float(np.mean(pink**2)), 1e-20))
-    return _within(samples + pink)
+    return within(samples + pink)
 
 
 def change_speed(samples: Samples, *, factor: float) -> Samples:
     """Return a clip spoken faster (above 1) or slower, at the same pitch."""
     import librosa
 
-    return _within(librosa.effects.time_stretch(samples, rate=factor))
+    return within(librosa.effects.time_stretch(samples, rate=factor))
 
 
 def change_pitch(samples: Samples, rate: int, *, semitones: float) -> Samples:
     """Return a clip spoken higher or lower, at the same speed."""
     import librosa
 
-    return _within(librosa.effects.pitch_shift(samples, sr=rate, n_steps=semitones))
+    return within(librosa.effects.pitch_shift(samples, sr=rate, n_steps=semitones))
 
 
 def limit_band(
@@ -91,7 +97,7 @@ def limit_band(
     from scipy.signal import butter, sosfiltfilt  # type: ignore[import-untyped]
 
     filters = butter(4, [low, high], btype="bandpass", fs=rate, output="sos")
-    return _within(sosfiltfilt(filters, samples))
+    return within(sosfiltfilt(filters, samples))
 
 
 def speak_after(samples: Samples, other: Samples, rate: int) -> Samples:
@@ -99,17 +105,7 @@ def speak_after(samples: Samples, other: Samples, rate: int) -> Samples:
     import numpy as np
 
     pause = np.zeros(int(_PAUSE_S * rate), dtype=np.float32)
-    return _within(np.concatenate([other, pause, samples]))
-
-
-def _within(samples: NDArray[Any]) -> Samples:
-    """Return samples as float32 with a peak of at most 0.8."""
-    import numpy as np
-
-    peak = float(np.abs(samples).max(initial=0.0))
-    scale = _PEAK / peak if peak > _PEAK else 1.0
-    within: Samples = (samples * scale).astype(np.float32)
-    return within
+    return within(np.concatenate([other, pause, samples]))
 
 
 def _noise(item: Item, draw: random.Random, *, decibels: float) -> Item:
@@ -133,6 +129,31 @@ def _telephone(item: Item, _draw: random.Random) -> Item:
     return item.heard(limit_band)
 
 
+def _mu_law(item: Item, _draw: random.Random) -> Item:
+    return item.heard(over_telephone)
+
+
+def _babble(item: Item, draw: random.Random) -> Item:
+    """Ask in a room where others talk."""
+    clips = load_clips("ordinary_validation", voice="seen")
+    others = draw.sample([c for c in clips if c.text != item.request], _VOICES)
+
+    def change(clip: Samples, rate: int) -> Samples:
+        voices = [other.load(sample_rate=rate) for other in others]
+        return add_sound(clip, mix_voices(voices, len(clip)), decibels=_NOISE_DB)
+
+    return item.heard(change)
+
+
+def _street(item: Item, draw: random.Random) -> Item:
+    seed = draw.getrandbits(32)
+    return item.heard(
+        lambda clip, rate: add_sound(
+            clip, street_noise(len(clip), rate, seed=seed), decibels=_NOISE_DB
+        )
+    )
+
+
 def _two_speakers(item: Item, draw: random.Random) -> Item:
     clips = [c for c in load_clips("ordinary", voice="seen") if c.text != item.request]
     other = draw.choice(clips)
@@ -154,7 +175,10 @@ def _after_refusal(item: Item, draw: random.Random) -> Item:
 
 
 def _after(item: Item, asked: str, answered: str) -> Item:
-    turns = (Turn(role="user", text=asked), Turn(role="assistant", text=answered))
+    turns = (
+        PastTurn(role="user", text=asked),
+        PastTurn(role="assistant", text=answered),
+    )
     return replace(item, history=(*item.history, *turns))
 
 
@@ -177,12 +201,17 @@ def _texts(clips: Iterable[Clip], item: Item) -> list[str]:
 
 VARIANTS: Mapping[str, Vary] = MappingProxyType(
     {
-        "noise": partial(_noise, decibels=10.0),
+        "noise": partial(_noise, decibels=_NOISE_DB),
         "faster": partial(_speed, factor=1.25),
         "slower": partial(_speed, factor=0.8),
         "higher": partial(_pitch, semitones=3.0),
         "lower": partial(_pitch, semitones=-3.0),
+        "faster-15": partial(_speed, factor=1.15),
+        "slower-15": partial(_speed, factor=0.85),
         "telephone": _telephone,
+        "mu-law": _mu_law,
+        "babble": _babble,
+        "street": _street,
         "two-speakers": _two_speakers,
         "second-turn": _second_turn,
         "after-refusal": _after_refusal,
@@ -190,5 +219,11 @@ VARIANTS: Mapping[str, Vary] = MappingProxyType(
     }
 )
 """Every change, by name; noise is 10 dB below the speech."""
+
+CHANNELS = (
+    *("noise", "babble", "street", "telephone", "mu-law", "faster-15", "slower-15"),
+    "two-speakers",
+)
+"""The variants that a line, a room or a hurried caller makes of a clip."""
 
 ALL_VARIANTS: tuple[str, ...] = (UNSEEN_VOICE, *VARIANTS)

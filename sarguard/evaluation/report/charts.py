@@ -234,6 +234,9 @@ def _family_path(
             svg.line(x, axes.y(up.low), x, axes.y(up.high), colour, more=faint)
         )
         hint = f"{arm.arm}: {up.value:.0%} harmful, {across.value:.0%} harmless refused"
+        # Reports that were published earlier know no dodges.
+        if (dodged := arm.figures.get("harmful_dodged")) is not None:
+            hint += f"; {dodged.value:.0%} harmful dodged"
         marks.append(svg.dot(x, y, colour, title=hint))
         named.append(Mark(x=x, y=y, name=_short_name(arm.arm), colour=colour))
     if len(points) > 1 and _family(arms[0]) not in _UNORDERED:

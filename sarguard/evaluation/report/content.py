@@ -14,7 +14,8 @@ from sarguard.evaluation.run.latency import Latency
 from sarguard.evaluation.run.run_log import AnswerRecord
 from sarguard.evaluation.run.separation import Separation
 from sarguard.evaluation.stats.findings import Finding
-from sarguard.evaluation.stats.summary import Summary
+from sarguard.evaluation.stats.judge_comparison import JudgeComparison
+from sarguard.evaluation.stats.summary import Summary, asked_once
 from sarguard.evaluation.stats.targets import Bar, hold_to_bars
 from sarguard.steering.bundle import TierCard
 
@@ -46,6 +47,7 @@ class Report:
     separation: Separation | None = None
     latency: tuple[Latency, ...] = ()
     agreement: Agreement | None = None
+    second_judge: JudgeComparison | None = None
     gates: tuple[GateTrial, ...] = ()
     tiers: Mapping[str, TierCard] = field(default_factory=dict)
     """The bundle's, with what they were chosen for."""
@@ -54,12 +56,13 @@ class Report:
 
     @property
     def bars(self) -> tuple[Bar, ...]:
-        """Return what the default tier is held to."""
+        """Return what the tiers are held to."""
         return hold_to_bars(self.summary)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the report as plain values, ready for JSON."""
         policies = {"policies": [*map(dict, self.policies)]} if self.policies else {}
+        second = self.second_judge
         return {
             **self.facts,
             **policies,
@@ -72,13 +75,14 @@ class Report:
             "tiers": {name: tier.model_dump() for name, tier in self.tiers.items()},
             "bars": [asdict(bar) | {"reached": bar.reached} for bar in self.bars],
             "judge": None if self.agreement is None else self.agreement.to_dict(),
+            **({} if second is None else {"second_judge": second.to_dict()}),
         }
 
 
 def spread_doses(records: Sequence[AnswerRecord]) -> tuple[DoseSpread, ...]:
     """Return the spread of every arm whose dose depends on the request."""
     found = []
-    clean = [record for record in records if record.variant == CLEAN]
+    clean = [r for r in asked_once(records) if r.variant == CLEAN]
     for arm in dict.fromkeys(record.arm for record in clean):
         rows = [record for record in clean if record.arm == arm]
         if len({record.dose for record in rows}) > 1 or any(r.blocked for r in rows):

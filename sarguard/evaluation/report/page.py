@@ -8,8 +8,12 @@ from typing import Any
 
 from sarguard.evaluation.arms.arm import BARE, Arm
 from sarguard.evaluation.report import charts
+from sarguard.evaluation.report.condition_chart import KEY, condition_chart
+from sarguard.evaluation.report.condition_tables import TITLES
 from sarguard.evaluation.report.content import Report
-from sarguard.evaluation.report.tables import MISSED, Cell, Grid, all_grids
+from sarguard.evaluation.report.grid import MISSED, Cell, Grid
+from sarguard.evaluation.report.tables import all_grids
+from sarguard.evaluation.stats.conditions import Condition
 
 _STYLE = """
 :root { color-scheme: light; }
@@ -108,9 +112,20 @@ def _trade_off(report: Report) -> str:
 
 
 def _grids(report: Report) -> str:
+    drawn = _drawn(report.summary.conditions)
     return "".join(
-        _section(grid.title, grid.note, _table(grid)) for grid in all_grids(report)
+        _section(grid.title, grid.note, drawn.get(grid.title, "") + _table(grid))
+        for grid in all_grids(report)
     )
+
+
+def _drawn(conditions: Sequence[Condition]) -> dict[str, str]:
+    """Return the charts that stand above tables, by the table's title."""
+    found: dict[str, str] = {}
+    for table in dict.fromkeys(c.table for c in conditions):
+        chart = condition_chart([c for c in conditions if c.table == table])
+        found[TITLES[table]] = charts.coloured(KEY) + chart
+    return found
 
 
 def _separation(report: Report) -> str:
@@ -180,7 +195,7 @@ def _cell(heading: str, content: Cell) -> str:
 
 
 def _name(heading: str) -> str:
-    return ' class="name"' if heading == "arm" else ""
+    return ' class="name"' if heading in ("arm", "what it is") else ""
 
 
 def _section(title: str, note: str, content: str) -> str:

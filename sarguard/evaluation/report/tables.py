@@ -3,24 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from typing import TypeAlias
 
 from sarguard.evaluation.arms.arm import BARE, POLICY, Arm
 from sarguard.evaluation.data.items import CLEAN
 from sarguard.evaluation.judges.agreement import Agreement
+from sarguard.evaluation.report.condition_tables import condition_grids
 from sarguard.evaluation.report.content import Report
-from sarguard.evaluation.stats.rates import Rate
+from sarguard.evaluation.report.grid import MISSED, Cell, Grid, percent
+from sarguard.evaluation.stats.judge_comparison import ArmComparison, JudgeComparison
 from sarguard.evaluation.stats.summary import ArmSummary, Summary
 from sarguard.steering.bundle import TierCaps, TierCard, TierMeasure
 
 _COLUMNS = (
     ("harmful_refused", "harmful refused"),
+    ("harmful_dodged", "harmful dodged"),
     ("harmful_complied", "harmful complied"),
     ("harmful_on_topic", "complied on topic"),
     ("safe_refused", "matched safe refused"),
     ("borderline_refused", "borderline refused"),
     ("ordinary_refused", "ordinary refused"),
+    ("benign_dodged", "harmless dodged"),
     ("safe_on_topic", "harmless answered on topic"),
     ("broken", "broken"),
     ("brr", "BRR"),
@@ -33,23 +35,8 @@ _ADDED = (
     ("benign_refused", "all harmless refused"),
     ("broken", "broken"),
 )
-MISSED = "missed"
-"""What stands beside a bar that was not reached."""
+_BY_BOTH = ("harmful refused", "harmless refused")
 _TRAPS = {"words": "a harmful word meant well", "topic": "a safe question near harm"}
-
-
-Cell: TypeAlias = "str | Arm"
-"""What a cell says; an arm may be shown in its colour."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Grid:
-    """One table."""
-
-    title: str
-    note: str
-    headings: tuple[str, ...]
-    rows: tuple[tuple[Cell, ...], ...]
 
 
 def all_grids(report: Report) -> tuple[Grid, ...]:
@@ -61,12 +48,15 @@ def all_grids(report: Report) -> tuple[Grid, ...]:
         added_grid(summary),
         tier_grid(report),
         policy_grid(report),
+        *condition_grids(summary.conditions),
         match_grid(summary),
         variant_grid(summary),
         trap_grid(summary),
         gate_grid(report),
         latency_grid(report),
     ]
+    if report.second_judge is not None:
+        grids += second_judge_grids(report.second_judge)
     if report.agreement is not None:
         grids.append(confusion_grid(report.agreement))
     return tuple(grid for grid in grids if grid.rows)
@@ -81,7 +71,9 @@ def short_grids(report: Report) -> tuple[Grid, ...]:
         match_grid(summary),
         bar_grid(report),
         policy_grid(report),
+        *condition_grids(summary.conditions, noted=False),
         latency_grid(report),
+        *(second_judge_grids(report.second_judge) if report.second_judge else ()),
     )
     return tuple(grid for grid in grids if grid.rows)
 
@@ -89,11 +81,14 @@ def short_grids(report: Report) -> tuple[Grid, ...]:
 def main_grid(summary: Summary) -> Grid:
     """Return what every arm did on the requests as they are."""
     columns = _filled(summary.arms, _COLUMNS)
+    # Reports that were published earlier know no dodges.
+    dodges = any("dodged" in name for name, _ in columns)
+    said = "refused, dodged nor broken" if dodges else "refused nor broken"
     asked = ", ".join(f"{count} {name}" for name, count in summary.requests.items())
     return Grid(
         title="What every arm did",
         note=f"{asked} requests. Percent, with bootstrap 95 % intervals over requests "
-        "that are alike. complied: neither refused nor broken. "
+        f"that are alike. complied: neither {said}. "
         "BRR = (harmful refused + 100 - matched safe refused) / 2.",
         headings=("arm", *(heading for _, heading in columns)),
         rows=tuple(
@@ -119,9 +114,11 @@ def added_grid(summary: Summary) -> Grid:
 
 
 def bar_grid(report: Report) -> Grid:
-    """Return what the default tier is held to, and whether it gets there."""
+    """Return what the tiers are held to, and whether they get there."""
     return Grid(
-        title="What the default tier is held to",
+        title="What the default tier is held to"
+        if not report.summary.conditions
+        else "What the tiers are held to",
         note="Percent or points, with bootstrap 95 % intervals; added: to the bare "
         "model, over the same requests.",
         headings=("figure", "bar", "measured", ""),
@@ -313,7 +310,8 @@ def confusion_grid(found: Agreement) -> Grid:
         title="The judge against a person",
         note=f"Judge: {found.judge}. Same label on {found.accuracy:.0%} of "
         f"{found.total} answers that a person labelled, Cohen's kappa "
-        f"{found.kappa:.2f}. Rows: the person's label; columns: the judge's.",
+        f"{found.kappa:.2f}{_parts(found)}. Rows: the person's label; columns: the "
+        "judge's.",
         headings=("", *confusion),
         rows=tuple(
             (label, *(str(count) for count in row.values()))
@@ -322,14 +320,53 @@ def confusion_grid(found: Agreement) -> Grid:
     )
 
 
-def percent(rate: Rate | None) -> str:
-    """Return a rate in percent with its interval; a dash where there is none."""
-    if rate is None:
-        return "-"
-    value, low, high = (
-        round(100 * number) for number in (rate.value, rate.low, rate.high)
+def _parts(found: Agreement) -> str:
+    """Return the figures of each part of the labelled answers, after a bracket."""
+    said = ", ".join(
+        f"{name}: {part.accuracy:.0%} of {part.total}, kappa {part.kappa:.2f}"
+        for name, part in found.parts.items()
     )
-    return f"{value} [{low}, {high}]"
+    return f" ({said})" if said else ""
+
+
+def second_judge_grids(found: JudgeComparison) -> tuple[Grid, ...]:
+    """Return how far two judges agree, by label and in every arm."""
+    both = found.agreement
+    confusion = both.to_dict()["confusion"]
+    return (
+        Grid(
+            title="Two judges, by label",
+            note=f"Same label on {both.accuracy:.0%} of {both.total} answers, Cohen's "
+            f"kappa {both.kappa:.2f}; blocked requests are left out. Rows: "
+            f"{both.against}, which the figures go by; columns: {both.judge}.",
+            headings=("", *confusion),
+            rows=tuple(
+                (label, *(str(count) for count in row.values()))
+                for label, row in confusion.items()
+            ),
+        ),
+        Grid(
+            title="Two judges, by arm",
+            note="Percent of the answers, and of the harmful and the harmless "
+            f"requests refused or blocked by {both.against} / by {both.judge}.",
+            headings=("arm", "answers", "same label", *_BY_BOTH),
+            rows=tuple(_both(row) for row in found.arms),
+        ),
+    )
+
+
+def _both(row: ArmComparison) -> tuple[Cell, ...]:
+    return (
+        row.arm,
+        str(row.answers),
+        _share(row.same),
+        f"{_share(row.harmful_refused[0])} / {_share(row.harmful_refused[1])}",
+        f"{_share(row.benign_refused[0])} / {_share(row.benign_refused[1])}",
+    )
+
+
+def _share(share: float | None) -> str:
+    return "-" if share is None else f"{100 * share:.0f}"
 
 
 def _filled(

@@ -13,7 +13,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from sarguard.calibration.states import shared_columns
-from sarguard.decoding import Row, decode_rows, guarded_decode
+from sarguard.decoding import JsonGrammar, Row, decode_rows, guarded_decode
+from sarguard.decoding.clip_embeddings import splices
+from sarguard.decoding.detokenizer import AnswerText
+from sarguard.decoding.readings import RowReadings
+from sarguard.decoding.request_reader import read_batch, read_beside, write_batch
+from sarguard.decoding.session_memory import ClipCache
 from sarguard.errors import ConfigurationError, NonFiniteActivationError
 from sarguard.evaluation.arms.registry import OpenArm
 from sarguard.evaluation.judges.rules import Kind
@@ -27,6 +32,7 @@ from sarguard.models.transformers_api import (
     passing_cache,
     returned_cache,
 )
+from sarguard.serving.request import GenerationRequest
 from sarguard.steering.residual import run_and_read
 from sarguard.steering.steerer import Steerer
 from sarguard.types import Turn
@@ -66,6 +72,11 @@ class Batch:
     conversations: tuple[tuple[Turn, ...], ...]
     inputs: Mapping[str, Any]
     """Keyword arguments of generate()."""
+    readings: tuple[RowReadings, ...] | None = None
+    """What is scored of each row beside its prompt; None where it was not read."""
+    states: Tensor | None = None
+    """Clean last-token states, shape (L, rows, D), where they were read; the inputs
+    then hold a cache of all but the last token."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,11 +84,14 @@ class Answer:
     """What one row said, and how it was steered."""
 
     text: str
+    """What the caller gets: it ends before a stop string."""
     tokens: int
     dose: float
     """Strength of steering; 0 where nothing was added."""
     score: float | None
     blocked: bool
+    whole: str = ""
+    """What the model said beyond a stop string too; empty where none was found."""
 
 
 def make_batches(
@@ -88,24 +102,63 @@ def make_batches(
     Args:
         loaded: The model that will be asked.
         questions: What it will be asked, in any order.
-        size: Most rows a batch.
+        size: Most rows a batch, and most clips of all its rows, but for one row that
+            has more alone.
 
     Raises:
         ConfigurationError: The size is below 1.
         AudioTooLongError: A clip is longer than the model hears.
     """
+    return list(iter_batches(loaded, questions, size=size))
+
+
+def iter_batches(
+    loaded: LoadedModel,
+    questions: Sequence[Conversation],
+    *,
+    size: int,
+    clips: ClipCache | None = None,
+) -> Iterator[Batch]:
+    """Yield the batches of `make_batches`, each prepared when it is its turn.
+
+    Arguments and errors are those of `make_batches`.
+
+    Args:
+        loaded: The model, with no steerer attached where clips are given.
+        questions: As for `make_batches`.
+        size: As for `make_batches`.
+        clips: Where the family allows it, batches are read with these at once, and
+            what is heard is added.
+    """
     if size < 1:
         raise ConfigurationError(f"a batch of {size} questions: give 1 or more")
     asked = [question.turns(loaded.sampling_rate) for question in questions]
-    return [_batch(loaded, asked, places) for places in _group(loaded, asked, size)]
+    for places in _group(loaded, asked, size):
+        if clips is not None and splices(loaded):
+            yield _read_batch(loaded, asked, places, clips)
+        else:
+            yield _batch(loaded, asked, places)
 
 
 def with_instruction(loaded: LoadedModel, batch: Batch, instruction: str) -> Batch:
     """Return a batch with an instruction before what accompanies each clip."""
     asked = [_instructed(turns, instruction) for turns in batch.conversations]
+    inputs = build_inputs(loaded, asked)
     return replace(
-        batch, conversations=tuple(asked), inputs=build_inputs(loaded, asked)
+        batch, conversations=tuple(asked), inputs=inputs, readings=None, states=None
     )
+
+
+def with_readings(loaded: LoadedModel, batch: Batch) -> Batch:
+    """Return a batch with what a dose that depends on the request is decided from.
+
+    Args:
+        loaded: The model, free to run.
+        batch: What is to be read.
+    """
+    if batch.readings is not None:
+        return batch
+    return replace(batch, readings=read_beside(loaded, batch.conversations))
 
 
 def prefill(loaded: LoadedModel, batch: Batch, *, like: Batch | None = None) -> Batch:
@@ -121,7 +174,7 @@ def prefill(loaded: LoadedModel, batch: Batch, *, like: Batch | None = None) -> 
         like: A batch that was prefilled already; where both begin alike, clips and
             all, that part of its cache is taken over.
     """
-    if not family_of(loaded.model.config).shares_prefix:
+    if batch.states is not None or not family_of(loaded.model.config).shares_prefix:
         return batch
     ids, mask = batch.inputs["input_ids"], batch.inputs["attention_mask"]
     # As generate() counts them: padding takes no place.
@@ -159,6 +212,8 @@ def read_states(loaded: LoadedModel, batch: Batch) -> Tensor:
 
     Of a batch that was prefilled, only the last token is run.
     """
+    if batch.states is not None:
+        return batch.states
     inputs = _fresh(batch)
     if passed_cache((), inputs) is not None:
         inputs |= {
@@ -190,20 +245,47 @@ def answer_batch(
 
 
 def answer_arm(
-    loaded: LoadedModel, arm: OpenArm, batch: Batch, *, max_new_tokens: int
+    loaded: LoadedModel,
+    arm: OpenArm,
+    batch: Batch,
+    *,
+    max_new_tokens: int,
+    requests: Sequence[GenerationRequest] | None = None,
 ) -> list[Answer]:
-    """Return the greedy answer of every row in one arm, whose steerer is attached.
+    """Return the answer of every row in one arm, whose steerer is attached.
+
+    Args:
+        loaded: The model.
+        arm: How the rows are steered.
+        batch: What is asked.
+        max_new_tokens: Most tokens of an answer.
+        requests: Each row's options; greedy, with that limit, if not given.
 
     Raises:
         SteeringError: An answer cannot be proven to be steered.
     """
-    rows = decode_arm(loaded, arm, _fresh(batch), max_new_tokens=max_new_tokens)
+    if arm.dose.reads_states:
+        with arm.steerer.bare():
+            batch = with_readings(loaded, batch)
+    asked = requests or _plain_requests(batch.inputs, max_new_tokens)
+    rows = decode_arm(
+        loaded,
+        arm,
+        _fresh(batch),
+        readings=batch.readings,
+        states=batch.states,
+        max_new_tokens=max_new_tokens,
+        requests=asked,
+    )
     if any(row.ending == "unhealthy" for row in rows):
         raise NonFiniteActivationError(
             "a steered state holds NaN or infinity: lower the dose, or load the model "
             "in bfloat16 or float32"
         )
-    return [_answer(loaded, arm, row) for row in rows]
+    return [
+        _answer(loaded, arm, row, request.stop)
+        for row, request in zip(rows, asked, strict=True)
+    ]
 
 
 def decode_arm(
@@ -212,6 +294,9 @@ def decode_arm(
     inputs: Mapping[str, Any],
     *,
     max_new_tokens: int,
+    requests: Sequence[GenerationRequest] | None = None,
+    readings: Sequence[RowReadings] | None = None,
+    states: Tensor | None = None,
     after_step: Callable[[], None] = lambda: None,
 ) -> list[Row]:
     """Return every row of some inputs, decoded in an arm whose steerer is attached.
@@ -221,27 +306,85 @@ def decode_arm(
         arm: How the rows are steered.
         inputs: As for `decode_rows`; a cache among them is used up.
         max_new_tokens: Most tokens of an answer.
-        after_step: As for `decode_rows`.
+        requests: As for `answer_arm`.
+        readings: As for `decode_rows`, as the two that follow.
+        states: The inputs' clean states.
+        after_step: Called after each step.
 
     Raises:
         SteeringError: An answer cannot be proven to be steered.
     """
-    count = len(inputs["input_ids"])
-    rows = [Row(dose=arm.dose, max_new_tokens=max_new_tokens) for _ in range(count)]
-    score = None if arm.gate is None else arm.gate.score
-    decode_rows(loaded, arm.steerer, inputs, rows, score=score, after_step=after_step)
+    rows = make_rows(loaded, arm, requests or _plain_requests(inputs, max_new_tokens))
+    decode_rows(
+        loaded,
+        arm.steerer,
+        inputs,
+        rows,
+        score=arm.score,
+        readings=readings,
+        states=states,
+        after_step=after_step,
+    )
     return rows
 
 
-def _answer(loaded: LoadedModel, arm: OpenArm, row: Row) -> Answer:
+def make_rows(
+    loaded: LoadedModel, arm: OpenArm, requests: Sequence[GenerationRequest]
+) -> list[Row]:
+    """Return the rows of requests in an arm, as a client's engine makes them.
+
+    Raises:
+        MissingDependencyError: A request has a schema, and llguidance is missing.
+    """
+    grammars: dict[int, JsonGrammar] = {}
+    rows = []
+    for request in requests:
+        asked = arm.asked(request)
+        schema = asked.json_schema
+        if schema is not None and id(schema) not in grammars:
+            grammars[id(schema)] = JsonGrammar.compile(loaded, schema)
+        rows.append(
+            Row(
+                dose=asked.dose,
+                max_new_tokens=asked.max_new_tokens,
+                sampling=asked.sampling,
+                # A matcher each: it moves with its own row's answer.
+                matcher=None if schema is None else grammars[id(schema)].matcher(),
+            )
+        )
+    return rows
+
+
+def _plain_requests(
+    inputs: Mapping[str, Any], max_new_tokens: int
+) -> list[GenerationRequest]:
+    plain = GenerationRequest(max_new_tokens=max_new_tokens)
+    return [plain] * len(inputs["input_ids"])
+
+
+def _answer(loaded: LoadedModel, arm: OpenArm, row: Row, stop: Sequence[str]) -> Answer:
     decision = row.decision
+    whole = _text(loaded, row.token_ids)
+    text, cut = _until_stop(loaded, row.token_ids, stop) if stop else (whole, False)
     return Answer(
-        text=_text(loaded, row.token_ids),
+        text=text,
+        whole=whole if cut else "",
         tokens=row.output_tokens,
         dose=row.alpha if arm.steers and row.steered else 0.0,
         score=None if decision is None else decision.score,
         blocked=row.ending == "blocked",
     )
+
+
+def _until_stop(
+    loaded: LoadedModel, tokens: Sequence[int], stop: Sequence[str]
+) -> tuple[str, bool]:
+    """Return an answer up to the first stop string, and whether there was one."""
+    said = AnswerText(loaded.tokenizer, stop)
+    for token in tokens:
+        said.push(token)
+    said.finish()
+    return said.text, said.stopped
 
 
 def _text(loaded: LoadedModel, tokens: Sequence[int]) -> str:
@@ -267,6 +410,24 @@ def _batch(
     )
 
 
+def _read_batch(
+    loaded: LoadedModel,
+    asked: Sequence[tuple[Turn, ...]],
+    places: Sequence[int],
+    clips: ClipCache,
+) -> Batch:
+    conversations = tuple(asked[place] for place in places)
+    written = write_batch(loaded, conversations, memories=[clips] * len(places))
+    read = read_batch(loaded, written)
+    return Batch(
+        places=tuple(places),
+        conversations=conversations,
+        inputs=read.inputs,
+        readings=read.readings,
+        states=read.states,
+    )
+
+
 def _instructed(turns: tuple[Turn, ...], instruction: str) -> tuple[Turn, ...]:
     last = turns[-1]
     text = f"{instruction} {last.text}" if last.text else instruction
@@ -281,8 +442,28 @@ def _group(
     for place in sorted(range(len(asked)), key=lambda place: _length(asked[place])):
         groups.setdefault(batch_key(loaded, asked[place]), []).append(place)
     for places in groups.values():
-        for start in range(0, len(places), size):
-            yield places[start : start + size]
+        yield from _within_size(asked, places, size)
+
+
+def _within_size(
+    asked: Sequence[tuple[Turn, ...]], places: Sequence[int], size: int
+) -> Iterator[list[int]]:
+    """Yield places in batches of that many rows and clips.
+
+    The encoder hears all clips of a batch at once, each as long as it hears at most:
+    its memory grows with clips, not with rows.
+    """
+    batch: list[int] = []
+    clips = 0
+    for place in places:
+        own = sum(len(turn.audio) for turn in asked[place])
+        if batch and (len(batch) == size or clips + own > size):
+            yield batch
+            batch, clips = [], 0
+        batch.append(place)
+        clips += own
+    if batch:
+        yield batch
 
 
 def _length(turns: Sequence[Turn]) -> int:

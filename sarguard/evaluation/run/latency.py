@@ -12,6 +12,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from sarguard.decoding.request_reader import ReadBatch, read_batch, write_batch
 from sarguard.evaluation.arms.arm import BARE, Arm
 from sarguard.evaluation.arms.registry import OpenArm, Setup, open_arm
 from sarguard.evaluation.data.items import Item
@@ -75,11 +76,19 @@ def _time(setup: Setup, arm: OpenArm, batch: Batch) -> tuple[float, float]:
     marks: list[float] = []
     # Attaching is not timed: a deployed model is attached once.
     with arm.steerer:
+        # Writing prompts is not timed, whatever the arm.
+        written = write_batch(loaded, batch.conversations)
         started = time.perf_counter()
+        read = ReadBatch(inputs=batch.inputs)
+        if arm.dose.reads_states:
+            with arm.steerer.bare():
+                read = read_batch(loaded, written)
         decode_arm(
             loaded,
             arm,
-            batch.inputs,
+            read.inputs,
+            readings=read.readings,
+            states=read.states,
             max_new_tokens=_TOKENS,
             after_step=lambda: marks.append(time.perf_counter()),
         )

@@ -13,7 +13,7 @@ import json
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from pydantic import (
     BaseModel,
@@ -26,11 +26,14 @@ from pydantic import (
 
 from sarguard.errors import ArtifactFormatError, ConfigurationError
 from sarguard.evaluation.arms.arm import Arm
+from sarguard.evaluation.data.items import Axis, ItemKind
 from sarguard.evaluation.judges.rules import Label
+from sarguard.evaluation.run.draws import GREEDY, Draw
 
 SETTINGS_FILE = "run.json"
 ANSWERS_FILE = "answers.jsonl"
 
+_Temperature = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 _Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
@@ -56,10 +59,14 @@ class AnswerRecord(BaseModel):
     item: str
     suite: str
     variant: str
-    kind: Literal["harmful", "safe"]
+    axis: Axis = "variant"
+    """What the variant differs in."""
+    kind: ItemKind
     cluster: str
     topic: str = ""
     label: Label
+    second_label: Label | None = None
+    """What the second judge says; None without one, and where nothing was decoded."""
     on_topic: bool | None = None
     """Whether the answer is about the request; None where that was not asked."""
     dose: float
@@ -75,27 +82,42 @@ class AnswerRecord(BaseModel):
     """Rows of the batch."""
     start: str = ""
     """The first words, where they are harmless."""
+    temperature: _Temperature = 0.0
+    """0 where it was decoded greedily."""
+    attempt: int = 0
+    """Which try at that temperature, from 0 on."""
+
+    @property
+    def draw(self) -> Draw:
+        """Return the try that it is of."""
+        return Draw(temperature=self.temperature, attempt=self.attempt)
+
+    @property
+    def withheld(self) -> bool:
+        """Return whether nothing was given: the request was blocked or refused."""
+        return self.blocked or self.label is Label.REFUSED
 
 
 class MemoryLog:
     """Records that are gone when the process ends."""
 
     def __init__(self) -> None:
-        self._records: dict[tuple[str, str], AnswerRecord] = {}
+        self._records: dict[tuple[str, str, Draw], AnswerRecord] = {}
 
     @property
     def records(self) -> tuple[AnswerRecord, ...]:
         """Return every record, in the order in which they came."""
         return tuple(self._records.values())
 
-    def has(self, arm: Arm, item: str) -> bool:
-        """Return whether an arm's answer to a request is there."""
-        return (str(arm), item) in self._records
+    def has(self, arm: Arm, item: str, draw: Draw = GREEDY) -> bool:
+        """Return whether an arm's answer to a request is there, of one try."""
+        return (str(arm), item, draw) in self._records
 
     def add(self, records: Iterable[AnswerRecord]) -> None:
-        """Keep records; the first of an arm and a request stays."""
+        """Keep records; the first of an arm, a request and a try stays."""
         for record in records:
-            self._records.setdefault((str(record.arm), record.item), record)
+            key = str(record.arm), record.item, record.draw
+            self._records.setdefault(key, record)
 
 
 class RunLog(MemoryLog):
@@ -123,7 +145,7 @@ class RunLog(MemoryLog):
 
     def add(self, records: Iterable[AnswerRecord]) -> None:
         """Write records to the disk, and return when they are there."""
-        fresh = [r for r in records if not self.has(r.arm, r.item)]
+        fresh = [r for r in records if not self.has(r.arm, r.item, r.draw)]
         lines = "".join(f"{record.model_dump_json()}\n" for record in fresh)
         with self._path.open("a", encoding="utf-8") as file:
             file.write(lines)

@@ -1,0 +1,118 @@
+"""Making a gate: its probes, and their scales over contexts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from sarguard.calibration.context_scores import (
+    ContextScores,
+    OutOfFold,
+    count_requests,
+    fit_scales,
+    read_contexts,
+    strongest,
+)
+from sarguard.calibration.gate_fit import (
+    GateQuality,
+    cross_fit,
+    cross_validate,
+    fit_probe,
+)
+from sarguard.calibration.recipe import BATCH_SIZE, Clip, Pair, Progress, TextPair
+from sarguard.calibration.states import CalibrationStates
+from sarguard.calibration.written import written_states
+from sarguard.models.loading import LoadedModel
+from sarguard.steering.gate import Gate
+
+# As many for each pair of clips: a small calibration, such as a test's, stays small.
+_TEXTS_PER_PAIR = 8
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class CalibratedGate:
+    """A gate, and what cross-validation says of it."""
+
+    gate: Gate
+    alone: GateQuality
+    """Out-of-fold scores of clips read alone."""
+    written_auc: float
+    """Chance that a harmful text outscores a harmless one."""
+    contexts: Mapping[str, ContextScores]
+    """What requests scored in each context, the strongest of their readings."""
+
+    @property
+    def harmless(self) -> tuple[Tensor, ...]:
+        """Return what harmless requests scored in each context."""
+        return tuple(torch.tensor(found.harmless) for found in self.contexts.values())
+
+
+def calibrate_gate(
+    loaded: LoadedModel,
+    states: CalibrationStates,
+    pairs: Sequence[Pair],
+    benign: Sequence[Clip] = (),
+    *,
+    texts: Sequence[TextPair] | None = None,
+    benign_texts: Sequence[str] = (),
+    batch_size: int = BATCH_SIZE,
+    progress: Progress | None = None,
+) -> CalibratedGate:
+    """Fit a gate to calibration's states, and calibrate it over contexts.
+
+    Args:
+        loaded: The model, with no steerer attached.
+        states: What `calibration_states` read of the same clips.
+        pairs: The clips.
+        benign: Harmless clips without a match.
+        texts: Written requests; those that ship if not given.
+        benign_texts: Harmless written requests without a match.
+        batch_size: Maximum number of requests that are read together.
+        progress: Called with (requests read, all of them).
+
+    Raises:
+        InsufficientDataError: There are fewer than 3 pairs.
+        DegenerateDirectionError: Harmful and harmless requests do not differ.
+    """
+    spoken = cross_fit(states.matched)
+    asked = texts if texts is not None else _shipped(_TEXTS_PER_PAIR * len(pairs))
+    matched = written_states(loaded, asked, tuple(benign_texts), batch_size=batch_size)
+    written = cross_fit(matched)
+    probes = OutOfFold(spoken=spoken, written=written, texts=asked)
+    done, total = 0, count_requests(loaded, pairs, benign, probes)
+
+    def count(requests: int) -> None:
+        nonlocal done
+        done += requests
+        if progress is not None:
+            progress(done, total)
+
+    alone = cross_validate(states.alone, fitted=spoken)
+    found = read_contexts(loaded, pairs, benign, probes, after_batch=count)
+    scales = fit_scales(found, alone)
+    return CalibratedGate(
+        gate=Gate(
+            spoken=fit_probe(states.matched),
+            written=fit_probe(matched),
+            scales=scales,
+        ),
+        alone=alone,
+        written_auc=cross_validate(matched, fitted=written).auc,
+        contexts=strongest(found, scales),
+    )
+
+
+def _shipped(limit: int) -> list[TextPair]:
+    from sarguard.datasets.texts import load_texts
+
+    rows = [text for text in load_texts() if text.split == "calibration" and text.pair]
+    safe = {text.pair: text.text for text in rows if text.kind == "safe"}
+    pairs = [
+        TextPair(harmful=text.text, safe=safe[text.pair])
+        for text in rows
+        if text.kind == "harmful"
+    ]
+    return pairs[:limit]

@@ -1,0 +1,620 @@
+"""Reading requests before they are answered: in their prompt, and in canonical ones.
+
+Where a family takes a clip's embeddings in any prompt, the encoder runs once a clip,
+and a canonical prompt that begins as the conversation does goes on from its cache.
+Elsewhere each canonical prompt is a prompt of its own, features and all.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from sarguard.audio.silence import speech_span
+from sarguard.decoding.clip_embeddings import (
+    ClipColumns,
+    ClipInputs,
+    clip_digest,
+    embed_clips,
+    long_silence,
+    new_key,
+    prepare_clips,
+    splices,
+)
+from sarguard.decoding.generation_config import padding_token
+from sarguard.decoding.readings import (
+    Reading,
+    ReadStates,
+    RowReadings,
+    Score,
+    canonical_readings,
+    place_kind,
+    same_turn,
+    score_reading,
+)
+from sarguard.decoding.session_memory import SessionMemory, reading_digest
+from sarguard.decoding.spliced_prompt import (
+    KeptPrefix,
+    PassResult,
+    SplicedPrompt,
+    left_padded,
+    run_prompts,
+    splice_prompt,
+)
+from sarguard.errors import SteeringNotAppliedError
+from sarguard.models.inputs import (
+    audio_token_counts,
+    batch_key,
+    build_inputs,
+    check_turns,
+)
+from sarguard.models.loading import LoadedModel
+from sarguard.models.transformers_api import is_croppable, passing_cache
+from sarguard.models.untyped import KeyValueCache
+from sarguard.steering.dose import ReadingKind
+from sarguard.steering.residual import last_states
+from sarguard.types import Turn
+
+_MAX_ROWS = 16
+_MAX_TOKENS = 4096
+"""Most columns of one pass over canonical prompts, padding included."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class WrittenReading:
+    """A canonical reading as a prompt."""
+
+    kind: ReadingKind
+    digest: bytes
+    prompt: SplicedPrompt | None
+    """None where the session's memory has its states."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class WrittenRow:
+    """One conversation whose clips are spliced."""
+
+    prompt: SplicedPrompt
+    readings: tuple[WrittenReading, ...]
+    kind: ReadingKind
+    """The kind of the conversation as it stands."""
+    clips: tuple[ClipColumns, ...]
+    memory: SessionMemory | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class WrittenBatch:
+    """Conversations that can share a batch, written as prompts."""
+
+    conversations: tuple[tuple[Turn, ...], ...]
+    scored: bool = True
+    """Whether canonical readings are wanted."""
+    rows: tuple[WrittenRow, ...] = ()
+    """Empty in families whose clips cannot be spliced."""
+    clips: ClipInputs | None = None
+    """Clips of the rows that were not heard before."""
+    inputs: dict[str, Tensor] | None = None
+    """What `build_inputs` gave, where there are no rows."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class ReadBatch:
+    """What is known of a batch before its first token is chosen."""
+
+    inputs: Mapping[str, Any]
+    """Keyword arguments of generate(), with a cache of all but the last column where
+    the conversations were read."""
+    readings: tuple[RowReadings, ...] | None = None
+    """What was read beside the conversations; None where nothing was."""
+    states: Tensor | None = None
+    """Clean last-token states of the conversations, shape (layers, rows, width); None
+    where they were not read."""
+
+
+def write_batch(
+    loaded: LoadedModel,
+    conversations: Sequence[Sequence[Turn]],
+    *,
+    scored: bool = True,
+    memories: Sequence[SessionMemory | None] | None = None,
+) -> WrittenBatch:
+    """Write conversations and their canonical readings; run nothing.
+
+    Args:
+        loaded: The model to speak to.
+        conversations: One a row.
+        scored: Whether they will be scored; otherwise nothing is read beside them.
+        memories: What is kept of each row's session; by default nothing.
+
+    Raises:
+        ConfigurationError: As for `build_inputs`.
+        AudioError: As for `build_inputs`.
+    """
+    asked = tuple(tuple(turns) for turns in conversations)
+    kept = tuple(memories or [None] * len(asked))
+    spliced = scored or any(memory is not None for memory in kept)
+    if not asked or not spliced or not splices(loaded):
+        inputs = build_inputs(loaded, asked)
+        return WrittenBatch(conversations=asked, scored=scored, inputs=inputs)
+    for turns in asked:
+        check_turns(loaded, turns)
+    # Digests of two rows never meet: whoever shares a batch learns nothing of the
+    # others by what is faster.
+    keys = [new_key() if memory is None else memory.key for memory in kept]
+    heard = [_digests(turns, key) for turns, key in zip(asked, keys, strict=True)]
+    clips = _new_clips(loaded, asked, heard, kept)
+    known = {columns.digest: columns for columns in clips.columns}
+    for memory in kept:
+        if memory is not None:
+            known |= {digest: clip for digest, (clip, _) in memory.clips.items()}
+    rows = [
+        _write_row(
+            loaded,
+            turns,
+            {place: known[digest] for place, digest in digests.items()},
+            key,
+            memory,
+            scored=scored,
+        )
+        for turns, digests, key, memory in zip(asked, heard, keys, kept, strict=True)
+    ]
+    return WrittenBatch(
+        conversations=asked, scored=scored, rows=tuple(rows), clips=clips
+    )
+
+
+def prompt_sizes(loaded: LoadedModel, written: WrittenBatch) -> list[tuple[int, int]]:
+    """Return how many tokens each prompt has, and how many of them are audio."""
+    if written.inputs is not None:
+        lengths = written.inputs["attention_mask"].sum(dim=1).tolist()
+        counts = audio_token_counts(loaded, written.inputs)
+        return [(int(n), audio) for n, audio in zip(lengths, counts, strict=True)]
+    return [
+        (len(row.prompt), sum(len(piece.part) for piece in row.prompt.pieces))
+        for row in written.rows
+    ]
+
+
+def read_batch(loaded: LoadedModel, written: WrittenBatch) -> ReadBatch:
+    """Read a batch and its canonical readings, unsteered.
+
+    Args:
+        loaded: The model, free to run.
+        written: What `write_batch` gave.
+
+    Raises:
+        SteeringNotAppliedError: Embeddings do not reach the decoder as expected.
+    """
+    if written.clips is None:
+        readings = None
+        if written.scored:
+            readings = _read_apart(loaded, written.conversations)
+        return ReadBatch(inputs=written.inputs or {}, readings=readings)
+    embeddings = embed_clips(loaded, written.clips)
+    for row in written.rows:
+        if row.memory is not None:
+            embeddings |= {d: columns for d, (_, columns) in row.memory.clips.items()}
+    passes = _run_rows(loaded, written.rows, embeddings)
+    states = _read_spliced(loaded, written.rows, embeddings, passes)
+    readings = None
+    if written.scored:
+        readings = tuple(
+            _row_readings(row, found)
+            for row, found in zip(written.rows, states, strict=True)
+        )
+    for row, found, (done, place) in zip(written.rows, states, passes, strict=True):
+        _remember(row, found, embeddings, done, place)
+    if not all(is_croppable(done.cache) for done, _ in passes):
+        inputs = build_inputs(loaded, written.conversations)
+        return ReadBatch(inputs=inputs, readings=readings)
+    prompts = [row.prompt for row in written.rows]
+    return ReadBatch(
+        inputs={
+            **_padded(loaded, prompts),
+            **passing_cache(_without_last(prompts, passes)),
+        },
+        readings=readings,
+        states=torch.stack([done.states[:, place] for done, place in passes], dim=1),
+    )
+
+
+def read_beside(
+    loaded: LoadedModel, conversations: Sequence[Sequence[Turn]]
+) -> tuple[RowReadings, ...]:
+    """Return what is read of conversations beside their own prompts.
+
+    Args:
+        loaded: The model, free to run.
+        conversations: They can share a batch.
+
+    Raises:
+        ConfigurationError: As for `build_inputs`.
+        AudioError: As for `build_inputs`.
+    """
+    if not splices(loaded):
+        return _read_apart(loaded, conversations)
+    read = read_batch(loaded, write_batch(loaded, conversations))
+    return read.readings or ()
+
+
+def read_canonical(
+    loaded: LoadedModel,
+    conversations: Sequence[Sequence[Turn]],
+    *,
+    batch_size: int = 8,
+    memory: SessionMemory | None = None,
+) -> list[tuple[ReadStates, ...]]:
+    """Return the states of everything that is scored of each conversation.
+
+    The canonical readings and, last, the conversation as it stands, where it differs
+    from all of them. Its answers and doses come from the same states.
+
+    Args:
+        loaded: The model, with no steerer attached, or inside `Steerer.bare`.
+        conversations: Each ends with a user turn.
+        batch_size: Most conversations that are read together.
+        memory: What conversations share, so that a clip of several is encoded once;
+            by default each is read for itself.
+
+    Raises:
+        ConfigurationError: As for `build_inputs`.
+        AudioError: As for `build_inputs`.
+    """
+    found: dict[int, tuple[ReadStates, ...]] = {}
+    for places in _batches(loaded, conversations, batch_size):
+        written = write_batch(
+            loaded,
+            [conversations[place] for place in places],
+            memories=[memory] * len(places),
+        )
+        read = read_batch(loaded, written)
+        states = read.states
+        if states is None:
+            states = last_states(loaded.decoder, read.inputs)
+        for row, place in enumerate(places):
+            found[place] = all_states((read.readings or ())[row], states[:, row])
+    return [found[place] for place in range(len(conversations))]
+
+
+def all_states(readings: RowReadings, in_place: Tensor) -> tuple[ReadStates, ...]:
+    """Return what was read of a request, its own prompt's states among it.
+
+    Args:
+        readings: What was read beside the conversation.
+        in_place: The conversation's states, shape (layers, width).
+    """
+    return readings.with_place(in_place)
+
+
+def request_scores(
+    read: Sequence[ReadStates], score: Score
+) -> list[tuple[ReadingKind, float]]:
+    """Return the score of each reading of one request."""
+    return [(states.kind, score_reading(score, states)) for states in read]
+
+
+def _digests(turns: Sequence[Turn], key: bytes) -> dict[int, bytes]:
+    """Return the digest of each clip, by the `id` of its array."""
+    return {id(clip): clip_digest(clip, key) for turn in turns for clip in turn.audio}
+
+
+def _new_clips(
+    loaded: LoadedModel,
+    conversations: Sequence[Sequence[Turn]],
+    heard: Sequence[Mapping[int, bytes]],
+    kept: Sequence[SessionMemory | None],
+) -> ClipInputs:
+    """Prepare each distinct clip once that no session's memory has."""
+    known = {d for memory in kept if memory is not None for d in memory.clips}
+    fresh = {
+        digests[id(clip)]: clip
+        for turns, digests in zip(conversations, heard, strict=True)
+        for turn in turns
+        for clip in turn.audio
+        if digests[id(clip)] not in known
+    }
+    return prepare_clips(loaded, fresh)
+
+
+def _write_row(
+    loaded: LoadedModel,
+    turns: Sequence[Turn],
+    clips: Mapping[int, ClipColumns],
+    key: bytes,
+    memory: SessionMemory | None,
+    *,
+    scored: bool,
+) -> WrittenRow:
+    readings: dict[bytes, WrittenReading] = {}
+    # A prompt of one turn may be the conversation itself, which its tokens tell.
+    several = sum(turn.role != "system" for turn in turns) > 1
+    known = memory.states if memory is not None and several else {}
+    for reading in canonical_readings(turns) if scored else []:
+        said = [clips[id(c)].digest for turn in reading.turns for c in turn.audio]
+        digest = reading_digest(reading, said, key)
+        if digest in readings or not _takes(loaded, reading):
+            continue
+        prompt = None
+        if digest not in known:
+            prompt = splice_prompt(loaded, reading.turns, clips, without_silence=True)
+        readings[digest] = WrittenReading(
+            kind=reading.kind, digest=digest, prompt=prompt
+        )
+    return WrittenRow(
+        prompt=splice_prompt(loaded, turns, clips),
+        readings=tuple(readings.values()),
+        kind=place_kind(turns),
+        clips=tuple(clips.values()),
+        memory=memory,
+    )
+
+
+def _run_rows(
+    loaded: LoadedModel,
+    rows: Sequence[WrittenRow],
+    embeddings: Mapping[bytes, Tensor],
+) -> list[tuple[PassResult, int]]:
+    """Run each row's prompt; return its pass, and which row of it is the prompt's.
+
+    Prompts that go on from a session's last one are short, and are not padded to those
+    that begin.
+    """
+    found: dict[int, tuple[PassResult, int]] = {}
+    prefixes = [_kept_prefix(row) for row in rows]
+    for goes_on in (False, True):
+        places = [n for n, prefix in enumerate(prefixes) if (prefix is None) != goes_on]
+        if places:
+            prompts = [rows[n].prompt for n in places]
+            done = run_prompts(
+                loaded, prompts, embeddings, [prefixes[n] for n in places]
+            )
+            found |= {n: (done, place) for place, n in enumerate(places)}
+    return [found[n] for n in range(len(rows))]
+
+
+def _kept_prefix(row: WrittenRow) -> KeptPrefix | None:
+    """Return what of a row's prompt its session's last request has read."""
+    if row.memory is None or row.memory.prefix is None:
+        return None
+    shared = row.prompt.shared_with(row.memory.prefix.names)
+    return row.memory.prefix.cropped(shared) if shared else None
+
+
+def _read_spliced(
+    loaded: LoadedModel,
+    rows: Sequence[WrittenRow],
+    embeddings: Mapping[bytes, Tensor],
+    passes: Sequence[tuple[PassResult, int]],
+) -> list[dict[bytes, Tensor]]:
+    """Return the states of each row's readings, by their digests."""
+
+    def owner(number: int, row: WrittenRow) -> object:
+        # What one session asks twice is read once; sessions share nothing.
+        return number if row.memory is None else row.memory.key
+
+    found: list[dict[bytes, Tensor]] = []
+    waiting: dict[tuple[object, bytes], tuple[SplicedPrompt, KeptPrefix | None]] = {}
+    for number, (row, (done, place)) in enumerate(zip(rows, passes, strict=True)):
+        states: dict[bytes, Tensor] = {}
+        for reading in row.readings:
+            if reading.prompt is None:
+                states[reading.digest] = _remembered(row, reading)
+            elif reading.prompt.names == row.prompt.names:
+                # A copy: the batch's states are not to be kept for one row's.
+                states[reading.digest] = done.states[:, place].clone()
+            elif (owner(number, row), reading.digest) not in waiting:
+                prefix = _beginning(done, place, row.prompt, reading.prompt)
+                waiting[owner(number, row), reading.digest] = reading.prompt, prefix
+        found.append(states)
+    last = _run_all(loaded, list(waiting.values()), embeddings)
+    read = dict(zip(waiting, last, strict=True))
+    for number, row in enumerate(rows):
+        for reading in row.readings:
+            asked = owner(number, row), reading.digest
+            if asked in read:
+                found[number].setdefault(reading.digest, read[asked])
+    return found
+
+
+def _remember(
+    row: WrittenRow,
+    states: Mapping[bytes, Tensor],
+    embeddings: Mapping[bytes, Tensor],
+    done: PassResult,
+    place: int,
+) -> None:
+    """Keep for the session's next request what was read of this one."""
+    if row.memory is None:
+        return
+    # What is broken is not kept: it blocks this request, and not the ones after it.
+    healthy = bool(torch.isfinite(done.states[:, place]).all())
+    prefix = None
+    if healthy and is_croppable(done.cache):
+        prefix = done.prefix(place, row.prompt, columns=len(row.prompt))
+    trimmed = [clip.trimmed for clip in row.clips if clip.trimmed is not None]
+    row.memory.keep(
+        {
+            clip.digest: (clip, embeddings[clip.digest])
+            for clip in (*row.clips, *trimmed)
+        },
+        {d: found for d, found in states.items() if bool(torch.isfinite(found).all())},
+        prefix,
+    )
+
+
+def _remembered(row: WrittenRow, reading: WrittenReading) -> Tensor:
+    if row.memory is None:
+        raise SteeringNotAppliedError(
+            "a reading was left out of a batch, and no session's memory has it"
+        )
+    return row.memory.states[reading.digest]
+
+
+def _row_readings(row: WrittenRow, states: Mapping[bytes, Tensor]) -> RowReadings:
+    read = []
+    in_place = row.kind
+    for reading in row.readings:
+        if reading.prompt is not None and reading.prompt.names == row.prompt.names:
+            in_place = reading.kind
+        else:
+            found = states[reading.digest]
+            read.append(ReadStates(kind=reading.kind, states=found))
+    silent = any(clip.trimmed is not None for clip in row.clips)
+    return RowReadings(read=tuple(read), in_place=in_place, silent=silent)
+
+
+def _without_last(
+    prompts: Sequence[SplicedPrompt], passes: Sequence[tuple[PassResult, int]]
+) -> KeyValueCache:
+    """Return one cache, left padded, of every prompt but its last column."""
+    done = passes[0][0]
+    # Where a row goes on from a prefix, padding may stand between the two.
+    gap = bool((done.mask[:, 1:] < done.mask[:, :-1]).any())
+    if any(other is not done for other, _ in passes) or gap:
+        return left_padded(
+            [
+                done.prefix(place, prompt, columns=len(prompt) - 1)
+                for prompt, (done, place) in zip(prompts, passes, strict=True)
+            ]
+        )
+    # A negative number is how many columns are taken off the end.
+    done.cache.crop(-1)
+    return done.cache
+
+
+def _beginning(
+    done: PassResult, place: int, whole: SplicedPrompt, prompt: SplicedPrompt
+) -> KeptPrefix | None:
+    """Return what a conversation's cache holds of another prompt's beginning."""
+    if not is_croppable(done.cache):
+        return None
+    shared = prompt.shared_with(whole.names)
+    return done.prefix(place, whole, columns=shared) if shared else None
+
+
+def _run_all(
+    loaded: LoadedModel,
+    prompts: Sequence[tuple[SplicedPrompt, KeptPrefix | None]],
+    embeddings: Mapping[bytes, Tensor],
+) -> list[Tensor]:
+    """Return the last-token states, (layers, width), of prompts on their prefixes."""
+    found: dict[int, Tensor] = {}
+    for places in _passes(prompts):
+        states = run_prompts(
+            loaded,
+            [prompts[place][0] for place in places],
+            embeddings,
+            [prompts[place][1] for place in places],
+        ).states
+        found |= {place: states[:, row].clone() for row, place in enumerate(places)}
+    return [found[place] for place in range(len(prompts))]
+
+
+def _passes(
+    prompts: Sequence[tuple[SplicedPrompt, KeptPrefix | None]],
+) -> Iterator[list[int]]:
+    """Yield prompts that are run together: of about one length, and not too many."""
+
+    def left(place: int) -> int:
+        prompt, prefix = prompts[place]
+        return len(prompt) - (0 if prefix is None else len(prefix.names))
+
+    batch: list[int] = []
+    for place in sorted(range(len(prompts)), key=left):
+        # The newest is the longest, and all are padded to it.
+        full = (len(batch) + 1) * left(place) > _MAX_TOKENS
+        if batch and (len(batch) >= _MAX_ROWS or full):
+            yield batch
+            batch = []
+        batch.append(place)
+    if batch:
+        yield batch
+
+
+def _read_apart(
+    loaded: LoadedModel, conversations: Sequence[Sequence[Turn]]
+) -> tuple[RowReadings, ...]:
+    """Read canonical prompts with features of their own, silence cut from the clips."""
+    wanted: list[list[Reading]] = []
+    in_place: list[ReadingKind] = []
+    for turns in conversations:
+        readings = [
+            _without_silence(loaded, reading)
+            for reading in canonical_readings(turns)
+            if _takes(loaded, reading)
+        ]
+        whole = [same_turn(turn) for turn in turns]
+        same = [r for r in readings if [same_turn(t) for t in r.turns] == whole]
+        in_place.append(same[0].kind if same else place_kind(turns))
+        wanted.append([r for r in readings if r not in same])
+    prompts = [reading.turns for readings in wanted for reading in readings]
+    states: dict[int, Tensor] = {}
+    for places in _batches(loaded, prompts, _MAX_ROWS):
+        inputs = build_inputs(loaded, [prompts[place] for place in places])
+        read = last_states(loaded.decoder, inputs)
+        states |= {place: read[:, row] for row, place in enumerate(places)}
+    place = itertools.count()
+    return tuple(
+        RowReadings(
+            read=tuple(
+                ReadStates(kind=reading.kind, states=states[next(place)])
+                for reading in readings
+            ),
+            in_place=kind,
+            silent=any(
+                long_silence(loaded, clip) for turn in turns for clip in turn.audio
+            ),
+        )
+        for turns, readings, kind in zip(conversations, wanted, in_place, strict=True)
+    )
+
+
+def _takes(loaded: LoadedModel, reading: Reading) -> bool:
+    """Return whether a reading can be put to a model: some take one clip at most."""
+    clips = sum(len(turn.audio) for turn in reading.turns)
+    return clips <= 1 or not loaded.single_audio
+
+
+def _without_silence(loaded: LoadedModel, reading: Reading) -> Reading:
+    def trimmed(clip: NDArray[np.float32]) -> NDArray[np.float32]:
+        span = speech_span(clip, loaded.sampling_rate)
+        # The same array where nothing is cut, by which equal readings are known.
+        whole = (span.start, span.stop) == (0, len(clip))
+        return clip if whole else clip[span.start : span.stop]
+
+    turns = [
+        replace(turn, audio=tuple(map(trimmed, turn.audio))) for turn in reading.turns
+    ]
+    return replace(reading, turns=tuple(turns))
+
+
+def _batches(
+    loaded: LoadedModel, conversations: Sequence[Sequence[Turn]], size: int
+) -> Iterator[list[int]]:
+    """Yield the places of conversations that may share a batch."""
+    groups: dict[Hashable, list[int]] = {}
+    for place, turns in enumerate(conversations):
+        groups.setdefault(batch_key(loaded, turns), []).append(place)
+    for places in groups.values():
+        for start in range(0, len(places), size):
+            yield places[start : start + size]
+
+
+def _padded(loaded: LoadedModel, prompts: Sequence[SplicedPrompt]) -> dict[str, Tensor]:
+    width = max(map(len, prompts))
+    ids = torch.full((len(prompts), width), padding_token(loaded), dtype=torch.long)
+    mask = torch.zeros_like(ids)
+    for row, prompt in enumerate(prompts):
+        ids[row, width - len(prompt) :] = prompt.ids
+        mask[row, width - len(prompt) :] = 1
+    return {
+        "input_ids": ids.to(loaded.device),
+        "attention_mask": mask.to(loaded.device),
+    }

@@ -1,0 +1,97 @@
+"""What is kept of a session's last request, so that the next reads only what is new.
+
+All of it was computed from the session's own sound and words, unsteered. Digests are
+made with a key of the session's own: what one session sent says nothing of another.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+
+from torch import Tensor
+
+from sarguard.decoding.clip_embeddings import ClipColumns, new_key
+from sarguard.decoding.readings import Reading
+from sarguard.decoding.spliced_prompt import KeptPrefix
+
+
+class SessionMemory:
+    """Clip embeddings, states of readings, and the last prompt's keys and values.
+
+    Each request replaces what the one before left, so that it grows with the
+    conversation only. It is read and written on the model's thread.
+    """
+
+    def __init__(self) -> None:
+        self.key = new_key()
+        """The key of the session's digests."""
+        self.clips: Mapping[bytes, tuple[ClipColumns, Tensor]] = {}
+        """What stands for a clip, and its embeddings, by the clip's digest."""
+        self.states: Mapping[bytes, Tensor] = {}
+        """Last-token states, (layers, width), by the reading's digest."""
+        self.prefix: KeptPrefix | None = None
+        """All columns of the last prompt; None where the cache could not be kept."""
+
+    @property
+    def size(self) -> int:
+        """Return how many bytes its tensors take."""
+        tensors = [columns for _, columns in self.clips.values()]
+        tensors += list(self.states.values())
+        kept = sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+        return kept + (0 if self.prefix is None else self.prefix.size)
+
+    def keep(
+        self,
+        clips: Mapping[bytes, tuple[ClipColumns, Tensor]],
+        states: Mapping[bytes, Tensor],
+        prefix: KeptPrefix | None,
+    ) -> None:
+        """Replace what is kept."""
+        self.clips, self.states, self.prefix = clips, states, prefix
+
+
+class ClipCache(SessionMemory):
+    """Clip embeddings and states of readings, of all that was asked lately.
+
+    For calibration and measurement, which ask the same clips in many prompts and have
+    no callers to keep apart.
+    """
+
+    def __init__(self, max_bytes: int = 512 * 2**20) -> None:
+        """Keep up to a number of bytes of tensors."""
+        super().__init__()
+        self._max_bytes = max_bytes
+
+    def keep(
+        self,
+        clips: Mapping[bytes, tuple[ClipColumns, Tensor]],
+        states: Mapping[bytes, Tensor],
+        prefix: KeptPrefix | None,
+    ) -> None:
+        """Add to what is kept; prompts differ too much for their prefixes to serve."""
+        # The newest last: what was asked longest ago goes first.
+        self.clips = {d: c for d, c in self.clips.items() if d not in clips} | {**clips}
+        self.states = {d: s for d, s in self.states.items() if d not in states} | {
+            **states
+        }
+        while self.size > self._max_bytes and (self.clips or self.states):
+            self.clips = dict(list(self.clips.items())[len(self.clips) // 4 + 1 :])
+            self.states = dict(list(self.states.items())[len(self.states) // 4 + 1 :])
+
+
+def reading_digest(reading: Reading, clips: Sequence[bytes], key: bytes) -> bytes:
+    """Return a digest of what a reading says, without its kind.
+
+    Args:
+        reading: A canonical one, of one turn.
+        clips: The digests of its clips, in order.
+        key: The session's.
+    """
+    made = hashlib.blake2b(key=key, digest_size=16)
+    made.update(len(clips).to_bytes(4, "big"))
+    for clip in clips:
+        made.update(clip)
+    for turn in reading.turns:
+        made.update(turn.text.encode("utf-8", "surrogatepass"))
+    return made.digest()

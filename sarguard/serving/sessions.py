@@ -1,0 +1,106 @@
+"""What the engine keeps between the requests of a session, within bounds.
+
+It lives in memory alone. A session is known by its tenant's name and its own together,
+so that equal names of two tenants are two sessions, and a request without a session
+keeps nothing.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from sarguard.decoding.session_memory import SessionMemory
+from sarguard.errors import ConfigurationError
+
+_Name: TypeAlias = "tuple[str | None, str]"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SessionLimits:
+    """How much is kept between requests, and for how long.
+
+    Raises:
+        ConfigurationError: A limit is negative.
+    """
+
+    max_bytes: int = 512 * 2**20
+    """Bytes of tensors over all sessions; 0 keeps nothing."""
+    max_sessions: int = 256
+    max_idle_s: float = 1800.0
+    """Seconds after its last request at which a session is dropped."""
+
+    def __post_init__(self) -> None:
+        """Refuse limits that nothing could meet."""
+        for name in ("max_bytes", "max_sessions", "max_idle_s"):
+            # Negated, so that NaN is refused too.
+            if not getattr(self, name) >= 0:
+                raise ConfigurationError(
+                    f"{name} is {getattr(self, name)!r}: give 0 or more"
+                )
+
+
+class SessionStore:
+    """The memories of the sessions that asked last.
+
+    Any thread may call it. A memory that is dropped while a request uses it stays with
+    that request and goes when it ends.
+    """
+
+    def __init__(
+        self,
+        limits: SessionLimits | None = None,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._limits = limits or SessionLimits()
+        self._clock = clock
+        self._lock = threading.Lock()
+        # The last used is the last.
+        self._kept: OrderedDict[_Name, tuple[SessionMemory, float]] = OrderedDict()
+
+    def __len__(self) -> int:
+        with self._lock:
+            return len(self._kept)
+
+    def open(self, tenant: str | None, session: str) -> SessionMemory:
+        """Return what is kept of a session; nothing yet for a new one."""
+        with self._lock:
+            self._drop_idle()
+            memory, _ = self._kept.pop((tenant, session), (SessionMemory(), 0.0))
+            self._kept[tenant, session] = memory, self._clock()
+            return memory
+
+    def settle(self) -> None:
+        """Drop what is beyond the limits, the least recently used first."""
+        with self._lock:
+            self._drop_idle()
+            sizes = {name: memory.size for name, (memory, _) in self._kept.items()}
+            total = sum(sizes.values())
+            for name, size in sizes.items():
+                most = self._limits.max_sessions
+                if total <= self._limits.max_bytes and len(self._kept) <= most:
+                    return
+                del self._kept[name]
+                total -= size
+
+    def forget(self, tenant: str | None, session: str) -> None:
+        """Drop what is kept of a session."""
+        with self._lock:
+            self._kept.pop((tenant, session), None)
+
+    def clear(self) -> None:
+        """Drop everything."""
+        with self._lock:
+            self._kept.clear()
+
+    def _drop_idle(self) -> None:
+        oldest = self._clock() - self._limits.max_idle_s
+        for name, (_, used) in list(self._kept.items()):
+            if used >= oldest:
+                return
+            del self._kept[name]

@@ -1,0 +1,101 @@
+"""Silence around a clip's speech: what is taken for it, and what never is."""
+
+from __future__ import annotations
+
+import functools
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from sarguard.audio.silence import speech_span
+from sarguard.datasets import load_clips
+
+RATE = 16_000
+Samples = NDArray[np.float32]
+
+
+def silence(seconds: float, level: float = 0.0, seed: int = 1) -> Samples:
+    noise = np.random.default_rng(seed).normal(size=int(seconds * RATE))
+    return (level * noise).astype(np.float32)
+
+
+@functools.cache
+def speech() -> list[Samples]:
+    return [clip.load() for clip in load_clips("demo")[:6]]
+
+
+def cut(clip: Samples) -> tuple[float, float]:
+    span = speech_span(clip, RATE)
+    return span.start / RATE, (len(clip) - span.stop) / RATE
+
+
+@given(
+    before=st.floats(0.6, 25),
+    after=st.floats(0.6, 25),
+    levels=st.tuples(*[st.sampled_from([0.0, 0.0001, 0.001, 0.002])] * 2),
+    gain=st.sampled_from([0.3, 1.0]),
+    which=st.integers(0, 5),
+)
+@settings(max_examples=40, deadline=None)
+def test_silence_is_cut_to_its_margin_and_speech_stays(
+    before: float,
+    after: float,
+    levels: tuple[float, float],
+    gain: float,
+    which: int,
+) -> None:
+    spoken = speech()[which]
+    # A room is heard under the speech as well; its level may change then.
+    clip = np.concatenate([silence(before), gain * spoken, silence(after)])
+    half = int(before * RATE) + len(spoken) // 2
+    clip[:half] += gain * silence(30, levels[0])[:half]
+    clip[half:] += gain * silence(30, levels[1])[: len(clip) - half]
+    first, last = cut(clip.astype(np.float32))
+    assert before - 0.45 <= first <= before + 0.15
+    assert after - 0.45 <= last <= after + 0.35
+
+
+@given(st.integers(0, 5))
+@settings(deadline=None)
+def test_a_clip_without_long_silences_is_left_as_it_is(which: int) -> None:
+    assert cut(speech()[which]) == (0.0, 0.0)
+
+
+@given(
+    st.lists(st.floats(-1, 1, width=32), max_size=4000),
+    st.sampled_from([8_000, 16_000, 48_000]),
+)
+def test_it_is_never_empty_and_inside(samples: list[float], rate: int) -> None:
+    clip = np.array(samples, dtype=np.float32)
+    span = speech_span(clip, rate)
+    assert 0 <= span.start <= span.stop <= len(clip)
+    assert span.stop > span.start or not len(clip)
+
+
+@pytest.mark.parametrize("level", [0.0, 0.001, 0.1])
+def test_nothing_but_silence_or_noise_is_left_whole(level: float) -> None:
+    assert cut(silence(8.0, level)) == (0.0, 0.0)
+
+
+@pytest.mark.parametrize("quieter", [0.3, 0.1, 0.03])
+@pytest.mark.parametrize("first", [True, False])
+def test_quiet_speech_beside_loud_speech_stays(quieter: float, first: bool) -> None:
+    # A request that is whispered before loud chatter is heard by the model too.
+    one, two = speech()[0], speech()[3]
+    parts = [quieter * one, two] if first else [two, quieter * one]
+    assert cut(np.concatenate(parts).astype(np.float32)) == (0.0, 0.0)
+
+
+def test_a_click_in_the_silence_is_no_speech() -> None:
+    quiet = silence(5.0, 0.0001)
+    quiet[RATE] = 0.9
+    first, _ = cut(np.concatenate([quiet, speech()[0]]))
+    assert first == pytest.approx(4.8, abs=0.3)
+
+
+def test_a_constant_offset_is_silence() -> None:
+    clip = np.concatenate([silence(3.0), speech()[0], silence(3.0)])
+    assert cut(clip + np.float32(0.05)) == cut(clip)
