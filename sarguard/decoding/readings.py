@@ -60,10 +60,15 @@ class RowReadings:
         Args:
             states: Those of the conversation as it stands, shape (layers, width).
         """
-        # A broken state is scored all the same, so that it blocks.
-        if self.silent and self.read and bool(torch.isfinite(states).all()):
-            return self.read
-        return (*self.read, ReadStates(kind=self.in_place, states=states))
+        read = self.read
+        if any(one.kind == "clip" for one in read) or self.in_place == "clip":
+            # Instructions beside clips ("Answer the caller.") are no requests, and the
+            # probe for writing, fitted to requests, scores them high; they count with
+            # their clips. A broken state is scored all the same, so that it blocks.
+            read = tuple(one for one in read if one.kind != "text" or _broken(one))
+        if self.silent and read and bool(torch.isfinite(states).all()):
+            return read
+        return (*read, ReadStates(kind=self.in_place, states=states))
 
 
 def any_reading(probe: LinearProbe) -> Score:
@@ -115,6 +120,10 @@ def place_kind(turns: Sequence[Turn]) -> ReadingKind:
     """Return the kind of a conversation that is read as it stands."""
     heard = any(turn.audio for turn in turns)
     return "conversation" if heard else "text_conversation"
+
+
+def _broken(read: ReadStates) -> bool:
+    return not bool(torch.isfinite(read.states).all())
 
 
 def _parts(users: Sequence[Turn], window: int) -> Iterator[tuple[ReadingKind, Turn]]:
