@@ -14,7 +14,9 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 from sarguard.calibration.recipe import AudioPair
+from sarguard.models.inputs import build_inputs
 from sarguard.models.loading import LoadedModel, wrap_model
+from sarguard.types import Turn
 
 Model: TypeAlias = Any
 Processor: TypeAlias = Any
@@ -36,6 +38,14 @@ TEXT = {
     "max_position_embeddings": 4096,
     "initializer_range": 0.2,
 }
+
+
+def ask(loaded: LoadedModel, *texts: str) -> dict[str, torch.Tensor]:
+    """Return the inputs of a batch: half a second of sound with each text."""
+    heard = clip(0.5)
+    return build_inputs(
+        loaded, [[Turn(role="user", text=text, audio=(heard,))] for text in texts]
+    )
 
 
 def clip(

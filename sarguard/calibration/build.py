@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from typing import Unpack
@@ -49,14 +49,6 @@ from sarguard.steering.vectors import RefusalVectors, vectors_digest
 ALPHA = 0.1
 # Scores in a card are for rates, and are read by people.
 _DIGITS = 3
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Calibrated:
-    """What calibration computed from its states."""
-
-    vectors: RefusalVectors
-    gate: CalibratedGate
 
 
 def calibrate(
@@ -116,9 +108,8 @@ def calibrate(
         batch_size=batch_size,
         progress=progress.next_part(),
     )
-    found = Calibrated(vectors=vectors, gate=gate)
     digest = clips_digest(pairs, benign)
-    card = _card(loaded, found, recipe, clips=digest, alpha=alpha, gain=gain)
+    card = _card(loaded, vectors, gate, recipe, clips=digest, alpha=alpha, gain=gain)
     return SteeringBundle(card=card, vectors=vectors, gate=gate.gate)
 
 
@@ -148,7 +139,8 @@ def clips_digest(pairs: Sequence[Pair], benign: Sequence[Clip] = ()) -> str:
 
 def _card(
     loaded: LoadedModel,
-    found: Calibrated,
+    vectors: RefusalVectors,
+    gate: CalibratedGate,
     recipe: Recipe,
     *,
     clips: str,
@@ -156,7 +148,6 @@ def _card(
     gain: RefusalGain | None,
 ) -> BundleCard:
     """Return the card of what was computed from clips with a digest."""
-    vectors, gate = found.vectors, found.gate
     alone = gate.alone
     return BundleCard(
         **describe_model(loaded),

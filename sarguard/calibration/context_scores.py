@@ -14,7 +14,7 @@ what a request scores.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -22,9 +22,10 @@ from torch import Tensor
 
 from sarguard.calibration.contexts import SPOKEN, WRITTEN
 from sarguard.calibration.gate_fit import CrossFit, GateQuality
-from sarguard.calibration.recipe import Clip, Pair, TextPair
+from sarguard.calibration.recipe import Clip, Pair, Progress, TextPair
 from sarguard.decoding.request_reader import read_canonical
 from sarguard.decoding.session_memory import ClipCache
+from sarguard.models.inputs import takes_clips
 from sarguard.models.loading import LoadedModel
 from sarguard.steering.dose import ReadingKind
 from sarguard.steering.gate import WRITTEN_KINDS, ReadingScale
@@ -79,7 +80,7 @@ def read_contexts(
     probes: OutOfFold,
     *,
     batch_size: int = _TOGETHER,
-    after_batch: Callable[[int], None] = lambda requests: None,
+    progress: Progress | None = None,
 ) -> list[ContextRequest]:
     """Read requests in every context and return the raw scores of their readings.
 
@@ -89,12 +90,14 @@ def read_contexts(
         benign: Its other harmless clips; as many.
         probes: What scores them.
         batch_size: Maximum number of conversations that are read together.
-        after_batch: Called with how many conversations a group had.
+        progress: Called with (conversations read, all of them).
     """
-    found = []
+    groups = list(_groups(loaded, pairs, benign, probes))
+    total = sum(map(len, groups))
+    found: list[ContextRequest] = []
     # A clip stands in many contexts, and its encoder runs once.
     clips = ClipCache()
-    for group in _groups(loaded, pairs, benign, probes):
+    for group in groups:
         read = read_canonical(
             loaded,
             [request.turns for request in group],
@@ -111,18 +114,9 @@ def read_contexts(
                     context=request.context, harmful=request.harmful, raw=raw
                 )
             )
-        after_batch(len(group))
+        if progress is not None:
+            progress(len(found), total)
     return found
-
-
-def count_requests(
-    loaded: LoadedModel,
-    pairs: Sequence[Pair],
-    benign: Sequence[Clip],
-    probes: OutOfFold,
-) -> int:
-    """Return how many requests `read_contexts` reads."""
-    return sum(len(group) for group in _groups(loaded, pairs, benign, probes))
 
 
 def fit_scales(
@@ -201,7 +195,7 @@ def _groups(
         yield [
             _Asked(context=name, harmful=harmful, turns=turns, place=place)
             for name, turns in made.items()
-            if _takes(loaded, turns)
+            if takes_clips(loaded, turns)
         ]
     for place, text in enumerate(probes.texts[:used]):
         one, _ = _neighbours(pairs, place, folds)
@@ -226,11 +220,6 @@ def _neighbours(pairs: Sequence[Pair], place: int, folds: int) -> tuple[Clip, Cl
     return pairs[chosen[at % len(chosen)]].safe, pairs[
         chosen[(at + 1) % len(chosen)]
     ].safe
-
-
-def _takes(loaded: LoadedModel, turns: Sequence[Turn]) -> bool:
-    """Return whether a conversation can be put to a model."""
-    return not loaded.single_audio or sum(len(turn.audio) for turn in turns) <= 1
 
 
 def _moments(scores: Tensor) -> tuple[float, float]:

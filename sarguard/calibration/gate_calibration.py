@@ -11,7 +11,6 @@ from torch import Tensor
 from sarguard.calibration.context_scores import (
     ContextScores,
     OutOfFold,
-    count_requests,
     fit_scales,
     read_contexts,
     strongest,
@@ -71,7 +70,7 @@ def calibrate_gate(
         texts: Written requests; those that ship if not given.
         benign_texts: Harmless written requests without a match.
         batch_size: Maximum number of requests that are read together.
-        progress: Called with (requests read, all of them).
+        progress: Called with (conversations read, all of them).
 
     Raises:
         InsufficientDataError: There are fewer than 3 pairs.
@@ -82,16 +81,8 @@ def calibrate_gate(
     matched = written_states(loaded, asked, tuple(benign_texts), batch_size=batch_size)
     written = cross_fit(matched)
     probes = OutOfFold(spoken=spoken, written=written, texts=asked)
-    done, total = 0, count_requests(loaded, pairs, benign, probes)
-
-    def count(requests: int) -> None:
-        nonlocal done
-        done += requests
-        if progress is not None:
-            progress(done, total)
-
     alone = cross_validate(states.alone, fitted=spoken)
-    found = read_contexts(loaded, pairs, benign, probes, after_batch=count)
+    found = read_contexts(loaded, pairs, benign, probes, progress=progress)
     scales = fit_scales(found, alone)
     return CalibratedGate(
         gate=Gate(

@@ -19,7 +19,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from sarguard.audio.silence import speech_span
+from sarguard.audio.silence import SpeechSpan, speech_span
 from sarguard.errors import SteeringNotAppliedError
 from sarguard.models.families import family_of
 from sarguard.models.inputs import (
@@ -92,7 +92,8 @@ def prepare_clips(
     """
     if not clips:
         return ClipInputs(columns=(), inputs={})
-    heard = {**clips, **_trimmed(loaded, clips)}
+    spans = {d: speech_span(clip, loaded.sampling_rate) for d, clip in clips.items()}
+    heard = {**clips, **_trimmed(loaded, clips, spans)}
     prompts = [[Turn(role="user", audio=(clip,))] for clip in heard.values()]
     inputs = build_inputs(loaded, prompts)
     counts = audio_token_counts(loaded, inputs)
@@ -102,7 +103,7 @@ def prepare_clips(
         trimmed = columns.get(digest + _TRIMMED)
         speech = range(count)
         if trimmed is None and digest in clips:
-            speech = speech_columns(loaded, clips[digest], count)
+            speech = speech_columns(len(clips[digest]), spans[digest], count)
         columns[digest] = ClipColumns(
             digest=digest, count=count, speech=speech, trimmed=trimmed
         )
@@ -110,13 +111,15 @@ def prepare_clips(
 
 
 def _trimmed(
-    loaded: LoadedModel, clips: Mapping[bytes, NDArray[np.float32]]
+    loaded: LoadedModel,
+    clips: Mapping[bytes, NDArray[np.float32]],
+    spans: Mapping[bytes, SpeechSpan],
 ) -> dict[bytes, NDArray[np.float32]]:
     """Return clips with long silences without them, by digests of their own."""
     found = {}
     for digest, clip in clips.items():
-        if long_silence(loaded, clip):
-            span = speech_span(clip, loaded.sampling_rate)
+        span = spans[digest]
+        if long_silence(loaded, clip, span):
             found[digest + _TRIMMED] = clip[span.start : span.stop]
     return found
 
@@ -141,16 +144,28 @@ def embed_clips(loaded: LoadedModel, clips: ClipInputs) -> dict[bytes, Tensor]:
     }
 
 
-def long_silence(loaded: LoadedModel, clip: NDArray[np.float32]) -> bool:
-    """Return whether a clip holds so much silence that it moves a prompt's state."""
-    span = speech_span(clip, loaded.sampling_rate)
+def long_silence(
+    loaded: LoadedModel, clip: NDArray[np.float32], span: SpeechSpan
+) -> bool:
+    """Return whether a clip holds so much silence that it moves a prompt's state.
+
+    Args:
+        loaded: The model that hears it.
+        clip: Mono samples at the model's rate, (samples,).
+        span: Its speech.
+    """
     return len(clip) - (span.stop - span.start) > _LONG_SILENCE_S * loaded.sampling_rate
 
 
-def speech_columns(loaded: LoadedModel, clip: NDArray[np.float32], count: int) -> range:
-    """Return which of a clip's audio tokens lie between its silences."""
-    span = speech_span(clip, loaded.sampling_rate)
-    share = count / max(1, len(clip))
+def speech_columns(samples: int, span: SpeechSpan, count: int) -> range:
+    """Return which of a clip's audio tokens lie between its silences.
+
+    Args:
+        samples: How many the clip has.
+        span: Its speech.
+        count: How many tokens stand for it.
+    """
+    share = count / max(1, samples)
     # Outwards to whole columns; one at the least.
     stop = max(1, min(count, -int(-span.stop * share // 1)))
     return range(min(int(span.start * share), stop - 1), stop)

@@ -20,7 +20,7 @@ from transformers import GenerationConfig
 from sarguard.decoding.readings import (
     RowReadings,
     Score,
-    score_reading,
+    request_scores,
     strongest,
 )
 from sarguard.decoding.row import Row
@@ -127,8 +127,8 @@ def decide_doses(
             row.decision = row.dose.decide(None)
         else:
             beside = RowReadings() if readings is None else readings[index]
-            read = beside.with_place(states[:, index])
-            kind, found = strongest([(r.kind, score_reading(score, r)) for r in read])
+            read = beside.deciding(states[:, index])
+            kind, found = strongest(request_scores(read, score))
             row.decision = replace(row.dose.decide(found), reading=kind)
         if row.decision.blocked:
             row.end("blocked")

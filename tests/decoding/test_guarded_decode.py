@@ -1,36 +1,13 @@
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 import torch
 
 from sarguard.decoding import Sampling, guarded_decode, stop_tokens
 from sarguard.errors import ConfigurationError, InvalidRequestError, SteeringError
-from sarguard.models.inputs import build_inputs
 from sarguard.models.loading import LoadedModel
-from sarguard.steering.bundle import SteeringBundle
 from sarguard.steering.steerer import Steerer
-from sarguard.types import Turn
-from tests import tiny
-
-
-@pytest.fixture
-def loaded() -> LoadedModel:
-    return tiny.build()
-
-
-@pytest.fixture
-def steerer(loaded: LoadedModel, tiny_bundle: SteeringBundle) -> Iterator[Steerer]:
-    with Steerer(loaded.decoder, tiny_bundle.vectors.ablated) as attached:
-        yield attached
-
-
-def ask(loaded: LoadedModel, *texts: str) -> dict[str, torch.Tensor]:
-    clip = tiny.clip(0.5)
-    return build_inputs(
-        loaded, [[Turn(role="user", text=text, audio=(clip,))] for text in texts]
-    )
+from tests.tiny import ask
 
 
 def test_an_answer_stops_at_its_length(loaded: LoadedModel, steerer: Steerer) -> None:

@@ -10,14 +10,12 @@ from torch import Tensor
 from sarguard.decoding import Row, Sampling, decode_rows, guarded_decode
 from sarguard.decoding.loop import divergence
 from sarguard.errors import SteeringNotAppliedError, SteeringRemovedError
-from sarguard.models.inputs import build_inputs
 from sarguard.models.loading import LoadedModel
-from sarguard.steering.bundle import SteeringBundle
 from sarguard.steering.dose import DoseRule, DoseSpec
 from sarguard.steering.residual import last_states
 from sarguard.steering.steerer import Steerer
-from sarguard.types import Turn
 from tests import tiny
+from tests.tiny import ask
 
 TEXTS = ("Hi.", "What is this sound?", "And now?")
 
@@ -41,24 +39,6 @@ class Scorer:
     def __call__(self, states: Tensor, _kind: str) -> Tensor:
         self.states.append(states)
         return torch.full((states.shape[1],), 0.5)
-
-
-@pytest.fixture
-def loaded() -> LoadedModel:
-    return tiny.build()
-
-
-@pytest.fixture
-def steerer(loaded: LoadedModel, tiny_bundle: SteeringBundle) -> Iterator[Steerer]:
-    with Steerer(loaded.decoder, tiny_bundle.vectors.ablated) as attached:
-        yield attached
-
-
-def ask(loaded: LoadedModel, *texts: str) -> dict[str, Tensor]:
-    clip = tiny.clip(0.5)
-    return build_inputs(
-        loaded, [[Turn(role="user", text=text, audio=(clip,))] for text in texts]
-    )
 
 
 @contextmanager
@@ -261,7 +241,11 @@ class TestStepping:
 
         with pytest.raises(KeyError, match="boom"):
             decode_rows(
-                loaded, steerer, ask(loaded, "Hi."), [constant(0.1)], after_step=fail
+                loaded,
+                steerer,
+                ask(loaded, "Hi."),
+                [constant(0.1)],
+                after_step=fail,
             )
         decode_rows(loaded, steerer, ask(loaded, "Hi."), [constant(0.1)])
 

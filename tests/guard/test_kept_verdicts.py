@@ -6,7 +6,7 @@ import asyncio
 import io
 import json
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,14 +26,14 @@ from sarguard.steering.bundle import SteeringBundle
 from sarguard.steering.dose import DoseRule, DoseSpec
 from sarguard.types import Done, Outcome, Refusal, Reply, TextDelta, Turn
 from tests import tiny
-from tests.serving.fakes import FakeBackend
+from tests.serving.fakes import FakeBackend, opening
+from tests.serving.fakes import OpenFake as Open
 
 REFUSES = "I'm sorry, I can't help."
 ANSWERS = "It is noon."
 WORDS = "I can't help with that."
 CLIP = tiny.clip(0.5)
 ASKED: dict[str, Any] = {"audio": (CLIP, tiny.RATE), "text": "Answer the caller."}
-Open = Callable[..., tuple[SafeAudioLLM, FakeBackend]]
 
 
 def policy(**sections: Any) -> Policy:  # noqa: ANN401
@@ -50,25 +50,8 @@ def policy(**sections: Any) -> Policy:  # noqa: ANN401
 
 @pytest.fixture
 def opened(tiny_bundle: SteeringBundle) -> Iterator[Open]:
-    clients: list[SafeAudioLLM] = []
-
-    def open_client(
-        says: str = REFUSES,
-        **options: Any,  # noqa: ANN401
-    ) -> tuple[SafeAudioLLM, FakeBackend]:
-        backend = FakeBackend(
-            says,
-            vectors_digest=tiny_bundle.card.vectors_digest,
-            layers=tiny_bundle.card.layers,
-        )
-        if not options.keys() & {"policy", "tier", "dose"}:
-            options = {"alpha": 0.1, **options}
-        clients.append(SafeAudioLLM(backend, tiny_bundle, **options))
-        return clients[-1], backend
-
-    yield open_client
-    for client in clients:
-        client.close()
+    with opening(tiny_bundle, REFUSES) as open_client:
+        yield open_client
 
 
 def refused_once(opened: Open, **options: Any) -> tuple[SafeAudioLLM, FakeBackend]:  # noqa: ANN401

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any, TypeAlias
 
-from sarguard.client import FALLBACK
+from sarguard.client import FALLBACK, SafeAudioLLM
 from sarguard.guard.effective_policy import NO_POLICY
 from sarguard.serving.backend import (
     BackendInfo,
@@ -15,6 +17,7 @@ from sarguard.serving.backend import (
 )
 from sarguard.serving.request import GenerationRequest
 from sarguard.serving.request_guard import Findings, ResolvedRequest, Screening
+from sarguard.steering.bundle import SteeringBundle
 from sarguard.steering.dose import DoseSpec
 from sarguard.types import Reply, Turn, Usage
 
@@ -156,3 +159,28 @@ class FakeBackend:
                     ending="length" if count == len(words) else None,
                 )
             )
+
+
+OpenFake: TypeAlias = Callable[..., tuple[SafeAudioLLM, FakeBackend]]
+
+
+@contextmanager
+def opening(bundle: SteeringBundle, says: str) -> Iterator[OpenFake]:
+    """Yield what opens clients over fake backends, and close them at the end."""
+    with ExitStack() as opened:
+
+        def open_client(
+            says: str = says,
+            **options: Any,  # noqa: ANN401
+        ) -> tuple[SafeAudioLLM, FakeBackend]:
+            backend = FakeBackend(
+                says,
+                vectors_digest=bundle.card.vectors_digest,
+                layers=bundle.card.layers,
+            )
+            if not options.keys() & {"policy", "tier", "dose"}:
+                options = {"alpha": 0.1, **options}
+            client = opened.enter_context(SafeAudioLLM(backend, bundle, **options))
+            return client, backend
+
+        yield open_client

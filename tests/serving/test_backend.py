@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,34 +20,17 @@ from sarguard.serving.request import TraceContext
 from sarguard.steering.bundle import SteeringBundle
 from sarguard.steering.dose import Decision, DoseRule, DoseSpec
 from sarguard.types import Done, Outcome, Refusal, TextDelta, Usage
-from tests.serving.fakes import FakeBackend, OpenGuard
+from tests.serving.fakes import FakeBackend, OpenGuard, opening
+from tests.serving.fakes import OpenFake as Open
 
 SAYS = "It is noon."
 TRACE = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
-Open = Callable[..., tuple[SafeAudioLLM, FakeBackend]]
 
 
 @pytest.fixture
 def opened(tiny_bundle: SteeringBundle) -> Iterator[Open]:
-    clients: list[SafeAudioLLM] = []
-
-    def open_client(
-        says: str = SAYS,
-        **options: Any,  # noqa: ANN401
-    ) -> tuple[SafeAudioLLM, FakeBackend]:
-        backend = FakeBackend(
-            says,
-            vectors_digest=tiny_bundle.card.vectors_digest,
-            layers=tiny_bundle.card.layers,
-        )
-        if not options.keys() & {"policy", "tier", "dose"}:
-            options = {"alpha": 0.1, **options}
-        clients.append(SafeAudioLLM(backend, tiny_bundle, **options))
-        return clients[-1], backend
-
-    yield open_client
-    for client in clients:
-        client.close()
+    with opening(tiny_bundle, SAYS) as open_client:
+        yield open_client
 
 
 def test_it_answers_whole_in_pieces_and_in_batches(opened: Open) -> None:
@@ -189,7 +172,9 @@ def _renamed(info: Any) -> Any:  # noqa: ANN401
     return replace(info, vectors_digest="0" * 64)
 
 
-def test_a_backend_that_forgets_a_request_keeps_nobody_waiting(opened: Open) -> None:
+def test_a_backend_that_forgets_a_request_keeps_nobody_waiting(
+    opened: Open,
+) -> None:
     client, backend = opened()
     backend.forgets = True
     reply = client.generate(text="A")

@@ -11,8 +11,7 @@ from typing import TypeAlias
 from torch import Tensor
 
 from sarguard.decoding.json_grammar import declines
-from sarguard.decoding.readings import strongest
-from sarguard.decoding.request_reader import all_states, request_scores
+from sarguard.decoding.readings import request_scores, strongest
 from sarguard.decoding.session_memory import ClipCache
 from sarguard.errors import InsufficientDataError
 from sarguard.evaluation.arms.arm import Arm
@@ -254,7 +253,7 @@ class _Run:
         score = self.setup.bundle.gate.score
         found = []
         for row, beside in enumerate(batch.readings or ()):
-            read = all_states(beside, states[:, row])
+            read = beside.deciding(states[:, row])
             found.append(strongest(request_scores(read, score))[1])
         return found
 
