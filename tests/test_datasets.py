@@ -21,6 +21,7 @@ from sarguard.datasets import (
     clips,
     data_digest,
     load_clips,
+    load_instructions,
     load_manifest,
     load_pairs,
     load_sentences,
@@ -517,3 +518,23 @@ class TestSpeak:
             renumber(b"RIFF" + content, 1)
         with pytest.raises(AudioDecodeError, match="cut off"):
             renumber(content[:-1], 1)
+
+
+class TestInstructions:
+    def test_each_is_there_once_and_holds_words(self) -> None:
+        instructions = load_instructions()
+        assert len(instructions) >= 150
+        assert len(set(instructions)) == len(instructions)
+        assert all(text == text.strip() != "" for text in instructions)
+
+    def test_none_is_what_gates_are_measured_with(self) -> None:
+        from sarguard.calibration.contexts import SPOKEN, WRITTEN
+        from sarguard.evaluation.data import contexts
+
+        clip = np.zeros(16, dtype=np.float32)
+        asked = [made(clip, clip, clip) for made in SPOKEN.values()]
+        asked += [made("", clip) for made in WRITTEN.values()]
+        known = {turn.text for turns in asked for turn in turns}
+        known |= {contexts.QUESTION, contexts.POLITE, contexts.ACKNOWLEDGED}
+        known |= {contexts.SCHEMA_TEXT, "Answer the caller."}
+        assert not known & set(load_instructions())

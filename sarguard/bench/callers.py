@@ -7,9 +7,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 from sarguard.bench.rows import Bar, Measured, in_turn, medians
-from sarguard.bench.synthetic import never_stopping, noise
-from sarguard.calibration.build import calibrate
-from sarguard.calibration.recipe import AudioPair, Recipe
+from sarguard.bench.synthetic import never_stopping, noise, noise_bundle
 from sarguard.client import SafeAudioLLM
 from sarguard.errors import SteeringError
 from sarguard.models.loading import LoadedModel
@@ -21,12 +19,7 @@ _ANSWERS = (Outcome.ANSWERED, Outcome.REFUSED)
 
 def measure_callers(loaded: LoadedModel, *, tokens: int, repeats: int) -> Measured:
     """Compare concurrent callers of one client with the same ones in sequence."""
-    # What the vectors say does not matter here; that the bundle fits does.
-    pairs = [
-        AudioPair(harmful=noise(loaded, seed=2 * i), safe=noise(loaded, seed=2 * i + 1))
-        for i in range(3)
-    ]
-    bundle = calibrate(loaded, pairs, Recipe(rank=1), needs_refusal=False)
+    bundle = noise_bundle(loaded)
     clip = (noise(loaded), loaded.sampling_rate)
 
     with (

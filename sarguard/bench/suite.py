@@ -13,6 +13,7 @@ import torch
 
 from sarguard.bench.calibrating import measure_calibration, measure_memory
 from sarguard.bench.callers import measure_callers
+from sarguard.bench.conversation import measure_conversation
 from sarguard.bench.decoding import measure_decoding
 from sarguard.bench.rows import Bar, Measured, Row, Skipped
 from sarguard.bench.synthetic import SEVEN_BILLION, random_qwen2_audio
@@ -20,7 +21,9 @@ from sarguard.datasets import load_pairs
 from sarguard.errors import ConfigurationError
 from sarguard.models.loading import LoadedModel
 
-Part = Literal["decoding", "callers", "calibration", "memory", "import", "gpu"]
+Part = Literal[
+    "decoding", "callers", "conversation", "calibration", "memory", "import", "gpu"
+]
 PARTS: tuple[Part, ...] = get_args(Part)
 
 Steps: TypeAlias = Callable[[int, int, str], None]
@@ -113,6 +116,8 @@ def _part(loaded: LoadedModel, part: Part, effort: Effort) -> Iterator[Row]:
         yield measure_callers(
             loaded, tokens=effort.tokens, repeats=max(1, effort.repeats // 3)
         )
+    elif part == "conversation":
+        yield from measure_conversation(loaded, repeats=effort.repeats)
     elif part == "import":
         yield measure_import(repeats=effort.repeats)
     else:
@@ -136,5 +141,5 @@ def _gpu(loaded: LoadedModel, effort: Effort) -> Iterator[Row]:
     large = random_qwen2_audio(
         loaded.tokenizer, torch.device("cuda"), text=SEVEN_BILLION
     )
-    for part in ("decoding", "callers", "calibration", "memory"):
+    for part in ("decoding", "callers", "conversation", "calibration", "memory"):
         yield from _part(large, part, effort)

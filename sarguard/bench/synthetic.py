@@ -14,10 +14,13 @@ import torch
 import transformers
 from torch import Tensor
 
+from sarguard.calibration.build import calibrate
+from sarguard.calibration.recipe import AudioPair, Recipe
 from sarguard.models.inputs import build_inputs
 from sarguard.models.loading import LoadedModel, wrap_model
 from sarguard.models.transformers_api import made_of
 from sarguard.models.untyped import Config, PretrainedModel, Tokenizer
+from sarguard.steering.bundle import SteeringBundle
 from sarguard.types import Turn
 
 SECONDS = 3.0
@@ -87,6 +90,15 @@ def noise(
     samples = int(seconds * loaded.sampling_rate)
     drawn = np.random.default_rng(seed).normal(size=samples)
     return (0.05 * drawn).astype(np.float32)
+
+
+def noise_bundle(loaded: LoadedModel) -> SteeringBundle:
+    """Return a bundle that fits a model, calibrated on noise: what it costs is true."""
+    pairs = [
+        AudioPair(harmful=noise(loaded, seed=2 * i), safe=noise(loaded, seed=2 * i + 1))
+        for i in range(3)
+    ]
+    return calibrate(loaded, pairs, Recipe(rank=1), needs_refusal=False)
 
 
 @contextmanager

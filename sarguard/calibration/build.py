@@ -104,7 +104,7 @@ def calibrate(
         pairs,
         benign,
         texts=reading.get("texts"),
-        benign_texts=reading.get("benign_texts", ()),
+        benign_texts=reading.get("benign_texts"),
         batch_size=batch_size,
         progress=progress.next_part(),
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 
 import torch
 from torch import Tensor
@@ -29,6 +30,7 @@ from sarguard.steering.gate import Gate
 
 # As many for each pair of clips: a small calibration, such as a test's, stays small.
 _TEXTS_PER_PAIR = 8
+_BORDERLINE = "borderline_calibration"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -56,7 +58,7 @@ def calibrate_gate(
     benign: Sequence[Clip] = (),
     *,
     texts: Sequence[TextPair] | None = None,
-    benign_texts: Sequence[str] = (),
+    benign_texts: Sequence[str] | None = None,
     batch_size: int = BATCH_SIZE,
     progress: Progress | None = None,
 ) -> CalibratedGate:
@@ -68,7 +70,8 @@ def calibrate_gate(
         pairs: The clips.
         benign: Harmless clips without a match.
         texts: Written requests; those that ship if not given.
-        benign_texts: Harmless written requests without a match.
+        benign_texts: Harmless texts without a match, instructions among them; those
+            that ship if not given.
         batch_size: Maximum number of requests that are read together.
         progress: Called with (conversations read, all of them).
 
@@ -77,8 +80,10 @@ def calibrate_gate(
         DegenerateDirectionError: Harmful and harmless requests do not differ.
     """
     spoken = cross_fit(states.matched)
-    asked = texts if texts is not None else _shipped(_TEXTS_PER_PAIR * len(pairs))
-    matched = written_states(loaded, asked, tuple(benign_texts), batch_size=batch_size)
+    most = _TEXTS_PER_PAIR * len(pairs)
+    asked = texts if texts is not None else _shipped_pairs()[:most]
+    harmless = benign_texts if benign_texts is not None else _shipped_benign()[:most]
+    matched = written_states(loaded, asked, harmless, batch_size=batch_size)
     written = cross_fit(matched)
     probes = OutOfFold(spoken=spoken, written=written, texts=asked)
     alone = cross_validate(states.alone, fitted=spoken)
@@ -96,14 +101,24 @@ def calibrate_gate(
     )
 
 
-def _shipped(limit: int) -> list[TextPair]:
+def _shipped_pairs() -> list[TextPair]:
     from sarguard.datasets.texts import load_texts
 
     rows = [text for text in load_texts() if text.split == "calibration" and text.pair]
     safe = {text.pair: text.text for text in rows if text.kind == "safe"}
-    pairs = [
+    return [
         TextPair(harmful=text.text, safe=safe[text.pair])
         for text in rows
         if text.kind == "harmful"
     ]
-    return pairs[:limit]
+
+
+def _shipped_benign() -> list[str]:
+    """Return harmless texts, instructions and requests in turn."""
+    from sarguard.datasets.texts import load_instructions, load_texts
+
+    # Fitted to requests alone, a probe takes an order such as "Answer the caller." for
+    # one: it scored that 0.8, as much as many harmful ones, and -1.0 with these.
+    requests = [text.text for text in load_texts() if text.split == _BORDERLINE]
+    both = zip_longest(load_instructions(), requests)
+    return [text for pair in both for text in pair if text is not None]

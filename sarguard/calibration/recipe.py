@@ -56,7 +56,8 @@ class ReadOptions(TypedDict, total=False):
     """Written requests, which the gate's probe for writing is fitted to; those that
     ship by default."""
     benign_texts: Sequence[str]
-    """Harmless written requests without a match."""
+    """Harmless texts without a match, instructions among them; those that ship by
+    default."""
     batch_size: int
     """Maximum number of clips that are read together; `BATCH_SIZE` by default."""
     progress: Progress | None

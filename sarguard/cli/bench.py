@@ -13,7 +13,15 @@ if TYPE_CHECKING:
     from sarguard.bench.rows import Row
     from sarguard.cli.options import Commands
 
-_PARTS = ("decoding", "callers", "calibration", "memory", "import", "gpu")
+_PARTS = (
+    "decoding",
+    "callers",
+    "conversation",
+    "calibration",
+    "memory",
+    "import",
+    "gpu",
+)
 _MIN_TOKENS = 3
 _MIN_PAIRS = 12
 

@@ -4,7 +4,12 @@ from __future__ import annotations
 
 from sarguard.datasets.clips import Clip, data_digest, load_clips, load_manifest
 from sarguard.datasets.pairs import CalibrationPair, load_benign, load_pairs
-from sarguard.datasets.texts import RequestText, load_sentences, load_texts
+from sarguard.datasets.texts import (
+    RequestText,
+    load_instructions,
+    load_sentences,
+    load_texts,
+)
 from sarguard.datasets.user_manifest import (
     PairFiles,
     load_user_pairs,
@@ -20,6 +25,7 @@ __all__ = [
     "data_digest",
     "load_benign",
     "load_clips",
+    "load_instructions",
     "load_manifest",
     "load_pairs",
     "load_sentences",

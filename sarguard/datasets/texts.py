@@ -4,6 +4,9 @@ Requests come in matched pairs: a harmful one and a harmless one of the same sen
 shape and about the same length. The two differ in intent alone, so a model's states
 differ by intent and not by style. Ordinary and borderline requests are unpaired.
 
+Instructions ("Reply in one sentence.", a JSON schema) are no requests: they stand
+beside clips and between turns, and have a file of their own.
+
 Splits: `calibration` (vectors are fitted on it), `validation` (tiers are chosen on
 it), `test` (held out: other targets and other wording) and `demo` hold pairs.
 `ordinary` holds harmless questions alone; `borderline` harmless requests that look
@@ -68,6 +71,13 @@ def load_texts() -> tuple[RequestText, ...]:
 def load_sentences() -> frozenset[str]:
     """Return the set of all texts, for training corpora to leave out."""
     return frozenset(request.text for request in load_texts())
+
+
+@cache
+def load_instructions() -> tuple[str, ...]:
+    """Return harmless instructions and short replies, which are written, not spoken."""
+    source = Path(__file__).with_name("instructions.txt")
+    return tuple(source.read_text(encoding="utf-8").splitlines())
 
 
 def _requests(row: dict[str, str]) -> list[RequestText]:

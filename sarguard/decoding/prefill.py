@@ -127,7 +127,7 @@ def decide_doses(
             row.decision = row.dose.decide(None)
         else:
             beside = RowReadings() if readings is None else readings[index]
-            read = beside.deciding(states[:, index])
+            read = beside.with_place(states[:, index])
             kind, found = strongest(request_scores(read, score))
             row.decision = replace(row.dose.decide(found), reading=kind)
         if row.decision.blocked:

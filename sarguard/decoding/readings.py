@@ -55,7 +55,7 @@ class RowReadings:
     the conversation as it stands, and is left out of every other reading."""
 
     def with_place(self, states: Tensor) -> tuple[ReadStates, ...]:
-        """Return all that was read of the request.
+        """Return all that was read of the request, the strongest of which is its score.
 
         Args:
             states: Those of the conversation as it stands, shape (layers, width).
@@ -65,16 +65,6 @@ class RowReadings:
         if self.silent and self.read and not _broken(place):
             return self.read
         return (*self.read, place)
-
-    def deciding(self, states: Tensor) -> tuple[ReadStates, ...]:
-        """Return what of `with_place` the request's score is the strongest of."""
-        read = self.with_place(states)
-        if all(one.kind != "clip" for one in read):
-            return read
-        # Instructions beside clips ("Answer the caller.") are no requests, and the
-        # probe for writing, fitted to requests, scores them high; they count with
-        # their clips. Here and not where they are read: calibration reads them too.
-        return tuple(one for one in read if one.kind != "text" or _broken(one))
 
 
 def any_reading(probe: LinearProbe) -> Score:

@@ -12,6 +12,7 @@ from sarguard.bench.calibrating import (
     peak_bytes,
 )
 from sarguard.bench.callers import measure_callers
+from sarguard.bench.conversation import measure_conversation
 from sarguard.bench.decoding import measure_decoding
 from sarguard.bench.rows import Bar, Measured, Skipped, in_turn
 from sarguard.bench.suite import PARTS, Effort, run_bench
@@ -96,6 +97,25 @@ class TestArms:
         monkeypatch.setattr("sarguard.serving.batch_engine.decode_rows", fail)
         with pytest.raises(RuntimeError, match="error_closed"):
             measure_callers(loaded, tokens=2, repeats=1)
+
+    def test_later_turns_are_compared_with_the_first(self, loaded: LoadedModel) -> None:
+        clip, question, eighth, thirtieth = measure_conversation(loaded, repeats=1)
+        assert "clip, scored" in clip.what
+        assert "question" in question.what
+        assert "turn 8 / turn 1" in eighth.what
+        assert "turn 30" in thirtieth.what
+        assert min(row.median for row in (clip, question, eighth, thirtieth)) > 0
+        assert not loaded.decoder.layers[0]._forward_hooks
+
+    def test_turns_that_get_no_answer_are_not_timed(
+        self, loaded: LoadedModel, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def fail(*_: object, **__: object) -> None:
+            raise RuntimeError("no")
+
+        monkeypatch.setattr("sarguard.serving.batch_engine.decode_rows", fail)
+        with pytest.raises(RuntimeError, match="error_closed"):
+            measure_conversation(loaded, repeats=1)
 
     def test_no_token_ends_an_answer(self, loaded: LoadedModel) -> None:
         vocabulary = loaded.model.get_output_embeddings().weight.shape[0]
@@ -194,7 +214,8 @@ def test_every_row_is_there_and_a_gpu_is_missed_aloud(
     )
     assert seen == list(PARTS)
     assert [str(found.bar) for found in rows] == [
-        *("<= 1.03", "<= 1 step", ">= 0.97", ">= 1.3", ">= 5", "<= 0.0001"),
+        *("<= 1.03", "<= 1 step", ">= 0.97", ">= 1.3"),
+        *("<= 1.1", "<= 1.1", "<= 1.3", "<= 1.3", ">= 5", "<= 0.0001"),
         *("< 2", "< 0.3 s", "<= 1.01"),
     ]
     missed = rows[-1]

@@ -132,27 +132,6 @@ class TestDecidingByReadings:
         assert row.decision.reading is None
 
 
-class TestTextBesideClips:
-    PLACE = torch.zeros(3, 4)
-
-    def read(self, *kinds: ReadingKind, broken: bool = False) -> RowReadings:
-        states = torch.full((3, 4), math.nan if broken else 0.0)
-        return RowReadings(
-            read=tuple(ReadStates(kind=kind, states=states) for kind in kinds)
-        )
-
-    def test_it_is_read_and_does_not_decide(self) -> None:
-        row = self.read("clip", "text", "turn")
-        kinds = [one.kind for one in row.with_place(self.PLACE)]
-        assert kinds == ["clip", "text", "turn", "conversation"]
-        deciding = [one.kind for one in row.deciding(self.PLACE)]
-        assert deciding == ["clip", "turn", "conversation"]
-
-    def test_it_decides_where_there_is_no_clip_and_where_it_is_broken(self) -> None:
-        for row in (self.read("text"), self.read("clip", "text", broken=True)):
-            assert "text" in [one.kind for one in row.deciding(self.PLACE)]
-
-
 class TestLongSilence:
     def read(self, states: Tensor, *, silent: bool) -> list[ReadingKind]:
         clip = ReadStates(kind="clip", states=torch.zeros(3, 4))

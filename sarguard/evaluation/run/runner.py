@@ -253,7 +253,7 @@ class _Run:
         score = self.setup.bundle.gate.score
         found = []
         for row, beside in enumerate(batch.readings or ()):
-            read = beside.deciding(states[:, row])
+            read = beside.with_place(states[:, row])
             found.append(strongest(request_scores(read, score))[1])
         return found
 
