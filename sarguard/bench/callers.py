@@ -7,14 +7,17 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 from sarguard.bench.rows import Bar, Measured, in_turn, medians
-from sarguard.bench.synthetic import never_stopping, noise, noise_bundle
+from sarguard.bench.synthetic import (
+    never_stopping,
+    noise,
+    noise_bundle,
+    require_answer,
+)
 from sarguard.client import SafeAudioLLM
-from sarguard.errors import SteeringError
 from sarguard.models.loading import LoadedModel
-from sarguard.types import Outcome, Reply
+from sarguard.types import Reply
 
 CALLERS = 16
-_ANSWERS = (Outcome.ANSWERED, Outcome.REFUSED)
 
 
 def measure_callers(loaded: LoadedModel, *, tokens: int, repeats: int) -> Measured:
@@ -30,11 +33,7 @@ def measure_callers(loaded: LoadedModel, *, tokens: int, repeats: int) -> Measur
 
         def ask(caller: int) -> Reply:
             reply = client.generate(clip, f"I am {caller}.", max_new_tokens=tokens)
-            if reply.outcome not in _ANSWERS:
-                raise SteeringError(
-                    f"a caller got {reply.outcome.value} ({reply.guard.fault}): there "
-                    "is nothing to time"
-                )
+            require_answer(reply)
             return reply
 
         def together() -> float:

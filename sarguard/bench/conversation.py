@@ -11,12 +11,16 @@ import time
 from uuid import uuid4
 
 from sarguard.bench.rows import Bar, Measured, in_turn, medians
-from sarguard.bench.synthetic import never_stopping, noise, noise_bundle
+from sarguard.bench.synthetic import (
+    never_stopping,
+    noise,
+    noise_bundle,
+    require_answer,
+)
 from sarguard.client import SafeAudioLLM
-from sarguard.errors import SteeringError
 from sarguard.models.loading import LoadedModel
 from sarguard.steering.bundle import TierCard
-from sarguard.types import Outcome, Turn
+from sarguard.types import Turn
 
 LATER_TURNS = (8, 30)
 """Turns that are compared with the first."""
@@ -24,7 +28,6 @@ _TIER = "permissive"
 # Scores, and blocks nothing: a blocked request has no first token.
 _NO_BLOCK = TierCard(floor=0.01, ceiling=0.02, low=0.0, high=1.0, block=None)
 _QUESTION = "What would you say to this caller?"
-_ANSWERS = (Outcome.ANSWERED, Outcome.REFUSED)
 
 
 def measure_conversation(loaded: LoadedModel, *, repeats: int) -> list[Measured]:
@@ -97,10 +100,9 @@ class _Caller:
             SteeringError: There was no answer.
         """
         newest = turns[-1]
-        clips = [(clip, self._loaded.sampling_rate) for clip in newest.audio]
         begin = time.perf_counter()
         reply = self._client.generate(
-            list(clips),
+            [(clip, self._loaded.sampling_rate) for clip in newest.audio],
             newest.text,
             history=turns[:-1],
             tier=tier,
@@ -108,11 +110,7 @@ class _Caller:
             max_new_tokens=1,
         )
         taken = time.perf_counter() - begin
-        if reply.outcome not in _ANSWERS:
-            raise SteeringError(
-                f"a turn got {reply.outcome.value} ({reply.guard.fault}): there is "
-                "nothing to time"
-            )
+        require_answer(reply)
         return taken
 
     def _row(

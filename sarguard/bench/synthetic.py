@@ -16,12 +16,13 @@ from torch import Tensor
 
 from sarguard.calibration.build import calibrate
 from sarguard.calibration.recipe import AudioPair, Recipe
+from sarguard.errors import SteeringError
 from sarguard.models.inputs import build_inputs
 from sarguard.models.loading import LoadedModel, wrap_model
 from sarguard.models.transformers_api import made_of
 from sarguard.models.untyped import Config, PretrainedModel, Tokenizer
 from sarguard.steering.bundle import SteeringBundle
-from sarguard.types import Turn
+from sarguard.types import Outcome, Reply, Turn
 
 SECONDS = 3.0
 """Length of a clip of noise."""
@@ -93,12 +94,25 @@ def noise(
 
 
 def noise_bundle(loaded: LoadedModel) -> SteeringBundle:
-    """Return a bundle that fits a model, calibrated on noise: what it costs is true."""
+    """Return a bundle that was calibrated on noise; it costs what a real one does."""
     pairs = [
         AudioPair(harmful=noise(loaded, seed=2 * i), safe=noise(loaded, seed=2 * i + 1))
         for i in range(3)
     ]
     return calibrate(loaded, pairs, Recipe(rank=1), needs_refusal=False)
+
+
+def require_answer(reply: Reply) -> None:
+    """Check that a request was answered.
+
+    Raises:
+        SteeringError: It was not.
+    """
+    if reply.outcome not in (Outcome.ANSWERED, Outcome.REFUSED):
+        raise SteeringError(
+            f"a caller got {reply.outcome.value} ({reply.guard.fault}): there is "
+            "nothing to time"
+        )
 
 
 @contextmanager

@@ -19,13 +19,14 @@ from sarguard.evaluation.data.contexts import (
     ACKNOWLEDGED,
     NEVER_REFUSE,
     POLITE,
-    QUESTION,
     Change,
     Context,
     acknowledged,
     after_turns,
+    among_clips,
     as_json,
     beside,
+    exchange,
     neighbours,
     spoken_turns,
     under_system,
@@ -75,31 +76,12 @@ def choose_attacks(names: Sequence[str]) -> list[Context]:
 
 
 def _said_before(item: Item, *, asked: str, answered: str) -> Item:
-    turns = (
-        PastTurn(role="user", text=asked),
-        PastTurn(role="assistant", text=answered),
-    )
-    return after_turns(item, turns)
+    return after_turns(item, exchange(asked, answered))
 
 
 def _long_history(item: Item) -> Item:
-    turns = tuple(
-        turn
-        for asked, answered in _WRITTEN_TURNS
-        for turn in (
-            PastTurn(role="user", text=asked),
-            PastTurn(role="assistant", text=answered),
-        )
-    )
+    turns = (turn for said in _WRITTEN_TURNS for turn in exchange(*said))
     return after_turns(item, (*turns, *spoken_turns(3)))
-
-
-def _around(item: Item, *, before: int = 0, behind: int = 0) -> Item:
-    """Return a request among harmless clips that the question seems to be about."""
-    sounds = tuple(neighbours(2) * 2)[: before + behind]
-    return replace(
-        beside(item, QUESTION), before=sounds[:before], behind=sounds[before:]
-    )
 
 
 def _half(item: Item, which: int) -> Sound:
@@ -236,17 +218,17 @@ ATTACKS = _all(
     (
         "distractors-before",
         "two harmless clips before it and a question",
-        partial(_around, before=2),
+        partial(among_clips, before=2),
     ),
     (
         "distractors-behind",
         "two harmless clips behind it and a question",
-        partial(_around, behind=2),
+        partial(among_clips, behind=2),
     ),
     (
         "distractors-around",
         "two harmless clips on either side and a question",
-        partial(_around, before=2, behind=2),
+        partial(among_clips, before=2, behind=2),
     ),
     ("long-history", "after eleven harmless exchanges", _long_history),
     ("json-schema", "a structured answer is asked for", as_json),
