@@ -19,11 +19,16 @@ from sarguard.bench.synthetic import (
 )
 from sarguard.client import SafeAudioLLM
 from sarguard.models.loading import LoadedModel
+from sarguard.policy.model import Policy
+from sarguard.policy.sections import Audit, History, Steering
+from sarguard.policy.tiers import Tier
 from sarguard.steering.bundle import TierCard
 from sarguard.types import Turn
 
 LATER_TURNS = (8, 30)
 """Turns that are compared with the first."""
+_KEPT = 24
+"""Turns of the history that the trimmed conversation keeps, answers included."""
 _TIER = "permissive"
 # Scores, and blocks nothing: a blocked request has no first token.
 _NO_BLOCK = TierCard(floor=0.01, ceiling=0.02, low=0.0, high=1.0, block=None)
@@ -46,8 +51,19 @@ def measure_conversation(loaded: LoadedModel, *, repeats: int) -> list[Measured]
         rows = [
             caller.scored("clip", "", repeats),
             caller.scored("clip and question", _QUESTION, repeats),
+            *(caller.later(number, repeats) for number in LATER_TURNS),
         ]
-        return rows + [caller.later(number, repeats) for number in LATER_TURNS]
+    policy = Policy(
+        audit=Audit(required=False),
+        history=History(max_turns=_KEPT),
+        steering=Steering(tier=Tier.PERMISSIVE),
+    )
+    with (
+        never_stopping(loaded),
+        SafeAudioLLM.from_loaded(loaded, bundle, policy=policy) as client,
+    ):
+        caller = _Caller(client, loaded)
+        return [*rows, caller.later(LATER_TURNS[-1], repeats, trimmed=_KEPT // 4)]
 
 
 class _Caller:
@@ -69,23 +85,35 @@ class _Caller:
         )
         return self._row(f"first token, {what}, scored / not scored", 1.1, pairs)
 
-    def later(self, number: int, repeats: int) -> Measured:
-        """Compare a later turn of a conversation with the first of another."""
-        said = [self._spoken() for _ in range(number)]
-        turns = [t for user in said[:-1] for t in (user, _answered())] + said[-1:]
+    def later(self, number: int, repeats: int, *, trimmed: int = 0) -> Measured:
+        """Compare a later turn of a conversation with the first of another.
+
+        Args:
+            number: The turn.
+            repeats: Pairs of measurements.
+            trimmed: Turns that leave at once when the history is trimmed. So many
+                exchanges in a row are then measured `repeats` times each: the prompt
+                is read anew after some of them and goes on after the others.
+        """
+        phases = max(1, trimmed // 2)
+        said = [self._spoken() for _ in range(number + phases - 1)]
+        count = itertools.count()
 
         def newest() -> float:
+            users = said[: number + next(count) % phases]
+            turns = [t for user in users[:-1] for t in (user, _answered())]
             session = uuid4().hex
             # The turn before leaves what this one goes on from.
-            self._ask(turns[:-2], _TIER, session)
-            return self._ask(turns, _TIER, session)
+            self._ask(turns[:-1], _TIER, session)
+            return self._ask([*turns, users[-1]], _TIER, session)
 
         pairs = in_turn(
             newest,
             lambda: self._ask([self._spoken()], _TIER, uuid4().hex),
-            repeats=repeats,
+            repeats=repeats * phases,
         )
-        return self._row(f"first token, turn {number} / turn 1", 1.3, pairs)
+        what = f"turn {number}, trimmed" if trimmed else f"turn {number}"
+        return self._row(f"first token, {what} / turn 1", 1.3, pairs)
 
     def _spoken(self, text: str = "") -> Turn:
         clip = noise(self._loaded, seed=next(self._seeds))

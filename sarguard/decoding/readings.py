@@ -18,9 +18,6 @@ from sarguard.steering.dose import ReadingKind
 from sarguard.steering.gate import LinearProbe
 from sarguard.types import Turn
 
-WINDOW_TURNS = 3
-"""User turns that are read as one, so that a request split over them is seen."""
-
 Score: TypeAlias = Callable[[Tensor, ReadingKind], Tensor]
 """Scores clean last-token states, (layers, rows, width) -> (rows,), as a gate does."""
 
@@ -72,22 +69,28 @@ def any_reading(probe: LinearProbe) -> Score:
     return lambda states, _kind: probe.score(states)
 
 
-def canonical_readings(
-    turns: Sequence[Turn], *, window: int = WINDOW_TURNS
-) -> list[Reading]:
+def canonical_readings(turns: Sequence[Turn]) -> list[Reading]:
     """Return what is read of a conversation beside its own prompt.
 
-    Each clip and each text of every user turn alone; the newest user turn; the last
-    `window` user turns joined into one. Without system turns, answers and earlier
+    Each clip and each text of every user turn alone; the newest user turn; the last two
+    or three user turns joined into one. Without system turns, answers and earlier
     turns. Of equal readings there is the first alone: a written turn is a "text", and
     no "turn".
     """
     users = [turn for turn in turns if turn.role == "user"]
     found: dict[object, Reading] = {}
-    for kind, turn in _parts(users, window):
+    for kind, turn in _parts(users):
         if turn.text or turn.audio:
             found.setdefault(same_turn(turn), Reading(kind=kind, turns=(turn,)))
     return list(found.values())
+
+
+def window_start(turns: Sequence[Turn]) -> Reading:
+    """Return the reading that the next user turn's window goes on from."""
+    users = [turn for turn in turns if turn.role == "user"]
+    return Reading(
+        kind="window", turns=(_joined(users[_window_begins(len(users) + 1) :]),)
+    )
 
 
 def same_turn(turn: Turn) -> object:
@@ -124,7 +127,14 @@ def _broken(read: ReadStates) -> bool:
     return not bool(torch.isfinite(read.states).all())
 
 
-def _parts(users: Sequence[Turn], window: int) -> Iterator[tuple[ReadingKind, Turn]]:
+def _window_begins(users: int) -> int:
+    """Return which of so many user turns the window over the last ones begins with."""
+    # Every second turn, so that two windows running have one beginning, which is read
+    # once, and any two turns running are in one window.
+    return max(0, users - 2) // 2 * 2
+
+
+def _parts(users: Sequence[Turn]) -> Iterator[tuple[ReadingKind, Turn]]:
     for turn in users:
         for clip in turn.audio:
             yield "clip", Turn(role="user", audio=(clip,))
@@ -132,7 +142,7 @@ def _parts(users: Sequence[Turn], window: int) -> Iterator[tuple[ReadingKind, Tu
             yield "text", Turn(role="user", text=turn.text)
     if users:
         yield "turn", users[-1]
-        joined = _joined(users[-window:])
+        joined = _joined(users[_window_begins(len(users)) :])
         yield "window" if joined.audio else "text_window", joined
 
 

@@ -36,6 +36,7 @@ from sarguard.decoding.readings import (
     canonical_readings,
     place_kind,
     same_turn,
+    window_start,
 )
 from sarguard.decoding.session_memory import SessionMemory, reading_digest
 from sarguard.decoding.spliced_prompt import (
@@ -64,6 +65,10 @@ from sarguard.types import Turn
 _MAX_ROWS = 16
 _MAX_TOKENS = 4096
 """Most columns of one pass over canonical prompts, padding included."""
+_PASS_COST = {"cpu": 32}
+"""What a pass costs beside its columns, in columns: the weights are read once for all
+of them. Measured on a CPU; accelerators compute more for each byte that they read."""
+_ACCELERATOR_PASS_COST = 256
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -86,6 +91,27 @@ class WrittenRow:
     """The kind of the conversation as it stands."""
     clips: tuple[ClipColumns, ...]
     memory: SessionMemory | None
+    window_start: bytes | None
+    """The digest of the reading that the session's next window goes on from."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _AskedReading:
+    """A reading that is to be run."""
+
+    prompt: SplicedPrompt
+    prefix: KeptPrefix | None
+    """What of it was read already."""
+    kept: bool
+    """Whether its keys and values are wanted too."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _FoundReading:
+    states: Tensor
+    """Shape (layers, width)."""
+    prefix: KeptPrefix | None = None
+    """All of its columns, where they are to be kept."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -201,14 +227,14 @@ def read_batch(loaded: LoadedModel, written: WrittenBatch) -> ReadBatch:
         if row.memory is not None:
             embeddings |= {d: columns for d, (_, columns) in row.memory.clips.items()}
     passes = _run_rows(loaded, written.rows, embeddings)
-    states = _read_spliced(loaded, written.rows, embeddings, passes)
+    read = _read_spliced(loaded, written.rows, embeddings, passes)
     readings = None
     if written.scored:
         readings = tuple(
             _row_readings(row, found)
-            for row, found in zip(written.rows, states, strict=True)
+            for row, found in zip(written.rows, read, strict=True)
         )
-    for row, found, (done, place) in zip(written.rows, states, passes, strict=True):
+    for row, found, (done, place) in zip(written.rows, read, passes, strict=True):
         _remember(row, found, embeddings, done, place)
     if not all(is_croppable(done.cache) for done, _ in passes):
         inputs = build_inputs(loaded, written.conversations)
@@ -319,9 +345,13 @@ def _write_row(
     # A prompt of one turn may be the conversation itself, which its tokens tell.
     several = sum(turn.role != "system" for turn in turns) > 1
     known = memory.states if memory is not None and several else {}
-    for reading in canonical_readings(turns) if scored else []:
+
+    def digest_of(reading: Reading) -> bytes:
         said = [clips[id(c)].digest for turn in reading.turns for c in turn.audio]
-        digest = reading_digest(reading, said, key)
+        return reading_digest(reading, said, key)
+
+    for reading in canonical_readings(turns) if scored else []:
+        digest = digest_of(reading)
         if digest in readings or not takes_clips(loaded, reading.turns):
             continue
         prompt = None
@@ -336,6 +366,7 @@ def _write_row(
         kind=place_kind(turns),
         clips=tuple(clips.values()),
         memory=memory,
+        window_start=digest_of(window_start(turns)) if memory is not None else None,
     )
 
 
@@ -375,29 +406,35 @@ def _read_spliced(
     rows: Sequence[WrittenRow],
     embeddings: Mapping[bytes, Tensor],
     passes: Sequence[tuple[PassResult, int]],
-) -> list[dict[bytes, Tensor]]:
-    """Return the states of each row's readings, by their digests."""
+) -> list[dict[bytes, _FoundReading]]:
+    """Return what was read of each row's readings, by their digests."""
 
     def owner(number: int, row: WrittenRow) -> object:
         # What one session asks twice is read once; sessions share nothing.
         return number if row.memory is None else row.memory.key
 
-    found: list[dict[bytes, Tensor]] = []
-    waiting: dict[tuple[object, bytes], tuple[SplicedPrompt, KeptPrefix | None]] = {}
+    found: list[dict[bytes, _FoundReading]] = []
+    waiting: dict[tuple[object, bytes], _AskedReading] = {}
     for number, (row, (done, place)) in enumerate(zip(rows, passes, strict=True)):
-        states: dict[bytes, Tensor] = {}
+        known: dict[bytes, _FoundReading] = {}
         for reading in row.readings:
             if reading.prompt is None:
-                states[reading.digest] = _remembered(row, reading)
+                states = _remembered(row, reading)
+                known[reading.digest] = _FoundReading(states=states)
             elif reading.prompt.names == row.prompt.names:
                 # A copy: the batch's states are not to be kept for one row's.
-                states[reading.digest] = done.states[:, place].clone()
+                states = done.states[:, place].clone()
+                known[reading.digest] = _FoundReading(states=states)
             elif (owner(number, row), reading.digest) not in waiting:
-                prefix = _beginning(done, place, row.prompt, reading.prompt)
-                waiting[owner(number, row), reading.digest] = reading.prompt, prefix
-        found.append(states)
-    last = _run_all(loaded, list(waiting.values()), embeddings)
-    read = dict(zip(waiting, last, strict=True))
+                waiting[owner(number, row), reading.digest] = _AskedReading(
+                    prompt=reading.prompt,
+                    prefix=_beginning(row, done, place, reading.prompt),
+                    kept=reading.digest == row.window_start,
+                )
+        found.append(known)
+    read = dict(
+        zip(waiting, _run_all(loaded, list(waiting.values()), embeddings), strict=True)
+    )
     for number, row in enumerate(rows):
         for reading in row.readings:
             asked = owner(number, row), reading.digest
@@ -408,7 +445,7 @@ def _read_spliced(
 
 def _remember(
     row: WrittenRow,
-    states: Mapping[bytes, Tensor],
+    found: Mapping[bytes, _FoundReading],
     embeddings: Mapping[bytes, Tensor],
     done: PassResult,
     place: int,
@@ -417,19 +454,27 @@ def _remember(
     if row.memory is None:
         return
     # What is broken is not kept: it blocks this request, and not the ones after it.
-    healthy = bool(torch.isfinite(done.states[:, place]).all())
+    healthy = {
+        digest: read for digest, read in found.items() if _is_finite(read.states)
+    }
     prefix = None
-    if healthy and is_croppable(done.cache):
+    if _is_finite(done.states[:, place]) and is_croppable(done.cache):
         prefix = done.prefix(place, row.prompt, columns=len(row.prompt))
+    start = healthy.get(row.window_start) if row.window_start is not None else None
     trimmed = [clip.trimmed for clip in row.clips if clip.trimmed is not None]
     row.memory.keep(
         {
             clip.digest: (clip, embeddings[clip.digest])
             for clip in (*row.clips, *trimmed)
         },
-        {d: found for d, found in states.items() if bool(torch.isfinite(found).all())},
+        {digest: read.states for digest, read in healthy.items()},
         prefix,
+        start.prefix if start is not None else None,
     )
+
+
+def _is_finite(states: Tensor) -> bool:
+    return bool(torch.isfinite(states).all())
 
 
 def _remembered(row: WrittenRow, reading: WrittenReading) -> Tensor:
@@ -440,15 +485,15 @@ def _remembered(row: WrittenRow, reading: WrittenReading) -> Tensor:
     return row.memory.states[reading.digest]
 
 
-def _row_readings(row: WrittenRow, states: Mapping[bytes, Tensor]) -> RowReadings:
+def _row_readings(row: WrittenRow, found: Mapping[bytes, _FoundReading]) -> RowReadings:
     read = []
     in_place = row.kind
     for reading in row.readings:
         if reading.prompt is not None and reading.prompt.names == row.prompt.names:
             in_place = reading.kind
         else:
-            found = states[reading.digest]
-            read.append(ReadStates(kind=reading.kind, states=found))
+            states = found[reading.digest].states
+            read.append(ReadStates(kind=reading.kind, states=states))
     silent = any(clip.trimmed is not None for clip in row.clips)
     return RowReadings(read=tuple(read), in_place=in_place, silent=silent)
 
@@ -473,47 +518,60 @@ def _without_last(
 
 
 def _beginning(
-    done: PassResult, place: int, whole: SplicedPrompt, prompt: SplicedPrompt
+    row: WrittenRow, done: PassResult, place: int, prompt: SplicedPrompt
 ) -> KeptPrefix | None:
-    """Return what a conversation's cache holds of another prompt's beginning."""
-    if not is_croppable(done.cache):
-        return None
-    shared = prompt.shared_with(whole.names)
-    return done.prefix(place, whole, columns=shared) if shared else None
+    """Return the most that caches hold of the beginning of a row's reading."""
+    window = row.memory.window if row.memory is not None else None
+    kept = 0 if window is None else prompt.shared_with(window.names)
+    here = prompt.shared_with(row.prompt.names) if is_croppable(done.cache) else 0
+    if window is not None and kept > here:
+        return window.cropped(kept)
+    return done.prefix(place, row.prompt, columns=here) if here else None
 
 
 def _run_all(
     loaded: LoadedModel,
-    prompts: Sequence[tuple[SplicedPrompt, KeptPrefix | None]],
+    asked: Sequence[_AskedReading],
     embeddings: Mapping[bytes, Tensor],
-) -> list[Tensor]:
-    """Return the last-token states, (layers, width), of prompts on their prefixes."""
-    found: dict[int, Tensor] = {}
-    for places in _passes(prompts):
-        states = run_prompts(
-            loaded,
-            [prompts[place][0] for place in places],
-            embeddings,
-            [prompts[place][1] for place in places],
-        ).states
-        found |= {place: states[:, row].clone() for row, place in enumerate(places)}
-    return [found[place] for place in range(len(prompts))]
+) -> list[_FoundReading]:
+    """Run prompts, each on its prefix."""
+    found: dict[int, _FoundReading] = {}
+    for places in _passes(
+        [_left(one) for one in asked],
+        _PASS_COST.get(loaded.device.type, _ACCELERATOR_PASS_COST),
+    ):
+        prompts = [asked[place].prompt for place in places]
+        done = run_prompts(
+            loaded, prompts, embeddings, [asked[place].prefix for place in places]
+        )
+        for row, (place, prompt) in enumerate(zip(places, prompts, strict=True)):
+            kept = asked[place].kept and is_croppable(done.cache)
+            found[place] = _FoundReading(
+                states=done.states[:, row].clone(),
+                prefix=done.prefix(row, prompt, columns=len(prompt)) if kept else None,
+            )
+    return [found[place] for place in range(len(asked))]
 
 
-def _passes(
-    prompts: Sequence[tuple[SplicedPrompt, KeptPrefix | None]],
-) -> Iterator[list[int]]:
-    """Yield prompts that are run together: of about one length, and not too many."""
+def _left(asked: _AskedReading) -> int:
+    known = 0 if asked.prefix is None else len(asked.prefix.names)
+    return len(asked.prompt) - known
 
-    def left(place: int) -> int:
-        prompt, prefix = prompts[place]
-        return len(prompt) - (0 if prefix is None else len(prefix.names))
 
+def _passes(lengths: Sequence[int], pass_cost: int) -> Iterator[list[int]]:
+    """Yield the places of prompts that are run together, by how much of each is left.
+
+    All of a pass are padded to the longest. A prompt joins the shorter ones where that
+    padding costs less than a pass of its own.
+    """
     batch: list[int] = []
-    for place in sorted(range(len(prompts)), key=left):
-        # The newest is the longest, and all are padded to it.
-        full = (len(batch) + 1) * left(place) > _MAX_TOKENS
-        if batch and (len(batch) >= _MAX_ROWS or full):
+    for place in sorted(range(len(lengths)), key=lengths.__getitem__):
+        length = lengths[place]
+        if batch and (
+            len(batch) >= _MAX_ROWS
+            or (len(batch) + 1) * length > _MAX_TOKENS
+            or len(batch) * (length - lengths[batch[-1]]) > pass_cost
+        ):
             yield batch
             batch = []
         batch.append(place)

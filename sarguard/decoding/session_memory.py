@@ -32,6 +32,9 @@ class SessionMemory:
         """Last-token states, (layers, width), by the reading's digest."""
         self.prefix: KeptPrefix | None = None
         """All columns of the last prompt; None where the cache could not be kept."""
+        self.window: KeptPrefix | None = None
+        """Those of the reading that the next window goes on from, where it was read
+        apart from the prompt."""
 
     @property
     def size(self) -> int:
@@ -39,16 +42,18 @@ class SessionMemory:
         tensors = [columns for _, columns in self.clips.values()]
         tensors += list(self.states.values())
         kept = sum(tensor.numel() * tensor.element_size() for tensor in tensors)
-        return kept + (0 if self.prefix is None else self.prefix.size)
+        return kept + sum(p.size for p in (self.prefix, self.window) if p is not None)
 
     def keep(
         self,
         clips: Mapping[bytes, tuple[ClipColumns, Tensor]],
         states: Mapping[bytes, Tensor],
         prefix: KeptPrefix | None,
+        window: KeptPrefix | None,
     ) -> None:
         """Replace what is kept."""
-        self.clips, self.states, self.prefix = clips, states, prefix
+        self.clips, self.states = clips, states
+        self.prefix, self.window = prefix, window
 
 
 class ClipCache(SessionMemory):
@@ -68,6 +73,7 @@ class ClipCache(SessionMemory):
         clips: Mapping[bytes, tuple[ClipColumns, Tensor]],
         states: Mapping[bytes, Tensor],
         prefix: KeptPrefix | None,
+        window: KeptPrefix | None,
     ) -> None:
         """Add to what is kept; prompts differ too much for their prefixes to serve."""
         # The newest last: what was asked longest ago goes first.

@@ -99,12 +99,17 @@ class TestArms:
             measure_callers(loaded, tokens=2, repeats=1)
 
     def test_later_turns_are_compared_with_the_first(self, loaded: LoadedModel) -> None:
-        clip, question, eighth, thirtieth = measure_conversation(loaded, repeats=1)
+        clip, question, eighth, thirtieth, trimmed = measure_conversation(
+            loaded, repeats=1
+        )
         assert "clip, scored" in clip.what
         assert "question" in question.what
         assert "turn 8 / turn 1" in eighth.what
         assert "turn 30" in thirtieth.what
-        assert min(row.median for row in (clip, question, eighth, thirtieth)) > 0
+        assert "turn 30, trimmed" in trimmed.what
+        rows = (clip, question, eighth, thirtieth, trimmed)
+        assert min(row.median for row in rows) > 0
+        assert len(trimmed.values) == 3
         assert not loaded.decoder.layers[0]._forward_hooks
 
     def test_turns_that_get_no_answer_are_not_timed(
@@ -215,7 +220,7 @@ def test_every_row_is_there_and_a_gpu_is_missed_aloud(
     assert seen == list(PARTS)
     assert [str(found.bar) for found in rows] == [
         *("<= 1.03", "<= 1 step", ">= 0.97", ">= 1.3"),
-        *("<= 1.1", "<= 1.1", "<= 1.3", "<= 1.3", ">= 5", "<= 0.0001"),
+        *("<= 1.1", "<= 1.1", "<= 1.3", "<= 1.3", "<= 1.3", ">= 5", "<= 0.0001"),
         *("< 2", "< 0.3 s", "<= 1.01"),
     ]
     missed = rows[-1]

@@ -16,6 +16,7 @@ from sarguard.decoding.readings import (
     RowReadings,
     canonical_readings,
     strongest,
+    window_start,
 )
 from sarguard.decoding.row import Row
 from sarguard.steering.dose import DoseRule, DoseSpec, ReadingKind
@@ -68,14 +69,25 @@ class TestCanonicalReadings:
     ) -> None:
         assert [reading.kind for reading in canonical_readings(turns)] == kinds
 
-    def test_the_window_is_over_the_last_user_turns(self) -> None:
-        turns = [user(f"{n}") for n in range(5)]
-        assert said(canonical_readings(turns)[-1]) == ("text_window", "2 3 4", [])
-        assert said(canonical_readings(turns, window=2)[-1]) == (
-            "text_window",
-            "3 4",
-            [],
-        )
+    @pytest.mark.parametrize(
+        ("count", "window"),
+        [(2, "0 1"), (3, "0 1 2"), (4, "2 3"), (5, "2 3 4"), (6, "4 5"), (7, "4 5 6")],
+    )
+    def test_the_window_is_over_the_last_user_turns(
+        self, count: int, window: str
+    ) -> None:
+        turns = [user(f"{n}") for n in range(count)]
+        assert said(canonical_readings(turns)[-1]) == ("text_window", window, [])
+
+    @pytest.mark.parametrize("count", range(1, 8))
+    def test_the_next_window_begins_as_is_said(self, count: int) -> None:
+        turns = [user("", np.full(4, n, dtype=np.float32)) for n in range(count + 1)]
+        *_, window = canonical_readings(turns)
+        start = window_start(turns[:-1])
+        assert said(window)[2] == [*said(start)[2], float(count)]
+        # It was read with the turn before, so that its cache can be kept.
+        read = [said(reading)[2] for reading in canonical_readings(turns[:-1])]
+        assert said(start)[2] in read
 
 
 @pytest.mark.parametrize("broken", [math.nan, math.inf, -math.inf])

@@ -150,17 +150,21 @@ def test_mixed_callers_get_the_tokens_that_they_get_without(
     assert goes_on > CALLERS
 
 
-def conversation(turns: int) -> list[Turn]:
+def conversation(turns: int, *, written: bool = True) -> list[Turn]:
     found = []
     for n in range(turns):
         clip = tiny.clip(0.6, pitch=200 + 30 * n)
-        found.append(Turn(role="user", text=f"Question {n}?", audio=(clip,)))
+        text = f"Question {n}?" if written else ""
+        found.append(Turn(role="user", text=text, audio=(clip,)))
         found.append(Turn(role="assistant", text="An answer."))
     return found[:-1]
 
 
 class Passes:
-    """Columns of every pass of the decoder, and clips of every pass of the encoder."""
+    """What every pass of the decoder and of the encoder ran over.
+
+    Of the decoder the columns of all rows, padding included; of the encoder the clips.
+    """
 
     def __init__(self, loaded: LoadedModel) -> None:
         self.columns: list[int] = []
@@ -168,7 +172,7 @@ class Passes:
         tower = loaded.model.model.audio_tower
         self._handles = [
             loaded.decoder.layers[0].register_forward_hook(
-                lambda *run: self.columns.append(run[2].shape[1])
+                lambda *run: self.columns.append(run[2].shape[:2].numel())
             ),
             tower.conv1.register_forward_hook(
                 lambda *run: self.clips.append(run[2].shape[0])
@@ -191,6 +195,18 @@ def test_only_what_is_new_is_read(loaded: LoadedModel, steerer: Steerer) -> None
     assert passes.clips == [1]
     new = passes.columns[0]
     assert new < 0.5 * found.inputs["input_ids"].shape[1]
+
+
+def test_every_later_turn_costs_the_same(loaded: LoadedModel, steerer: Steerer) -> None:
+    """Each reads its clip alone, in its window and in place, and nothing else."""
+    memory = SessionMemory()
+    costs = []
+    for turns in range(1, 8):
+        with Passes(loaded) as passes:
+            read(loaded, steerer, [conversation(turns, written=False)], [memory])
+        costs.append(sum(passes.columns))
+    alone, *later = costs
+    assert max(later) <= 3.3 * alone
 
 
 def test_a_request_without_a_session_encodes_each_clip_once(

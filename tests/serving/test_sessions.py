@@ -15,7 +15,7 @@ CLIP = ClipColumns(digest=b"d", count=4, speech=range(4))
 
 def fill(memory: SessionMemory, size: int) -> None:
     columns = torch.zeros(size, dtype=torch.uint8)
-    memory.keep({b"d": (CLIP, columns)}, {}, None)
+    memory.keep({b"d": (CLIP, columns)}, {}, None, None)
 
 
 class Clock:
