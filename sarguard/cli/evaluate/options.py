@@ -98,7 +98,7 @@ def _add_requests(parser: argparse.ArgumentParser) -> None:
         help="also ask robustness variants: all, channels (telephone, noise, speed, "
         "another speaker), or some of unseen-voice, noise, faster, slower, higher, "
         "lower, faster-15, slower-15, telephone, mu-law, babble, street, "
-        "two-speakers, second-turn, after-refusal, in-text",
+        "two-speakers, in-text",
     )
     group.add_argument(
         "--contexts",

@@ -1,4 +1,4 @@
-"""Robustness variants: the same request, harder to hear or in another place.
+"""Robustness variants: the same request, harder to hear or said otherwise.
 
 Each is made from a clip on the fly and repeats exactly: what is random in it is drawn
 from the request's identifier. A variant never changes whether a request is harmful.
@@ -14,9 +14,9 @@ from functools import partial
 from types import MappingProxyType
 from typing import TYPE_CHECKING, TypeAlias
 
-from sarguard.datasets import Clip, load_clips
+from sarguard.datasets import load_clips
 from sarguard.errors import ConfigurationError
-from sarguard.evaluation.data.items import Item, PastTurn
+from sarguard.evaluation.data.items import Item
 from sarguard.evaluation.data.sounds import (
     add_sound,
     mix_voices,
@@ -33,8 +33,6 @@ Vary: TypeAlias = Callable[[Item, random.Random], Item]
 UNSEEN_VOICE = "unseen-voice"
 """The one variant that is other clips and no change of the same."""
 
-_REFUSED = "I cannot assist with that."
-_SMALL_TALK = "Sure, I am glad to talk about that."
 _PAUSE_S = 0.4
 _NOISE_DB = 10.0
 _VOICES = 4
@@ -162,26 +160,6 @@ def _two_speakers(item: Item, draw: random.Random) -> Item:
     )
 
 
-def _second_turn(item: Item, draw: random.Random) -> Item:
-    """Ask after a harmless exchange."""
-    before = draw.choice(_texts(load_clips("ordinary", voice="seen"), item))
-    return _after(item, before, _SMALL_TALK)
-
-
-def _after_refusal(item: Item, draw: random.Random) -> Item:
-    """Ask after another request was refused."""
-    before = draw.choice(_texts(load_clips("demo", "harmful"), item))
-    return _after(item, before, _REFUSED)
-
-
-def _after(item: Item, asked: str, answered: str) -> Item:
-    turns = (
-        PastTurn(role="user", text=asked),
-        PastTurn(role="assistant", text=answered),
-    )
-    return replace(item, history=(*item.history, *turns))
-
-
 def _in_text(item: Item, draw: random.Random) -> Item:
     """Write the request beside a clip that asks for something ordinary."""
     if not item.request:
@@ -193,10 +171,6 @@ def _in_text(item: Item, draw: random.Random) -> Item:
     return replace(
         item, text=item.request, load=lambda rate: other.load(sample_rate=rate)
     )
-
-
-def _texts(clips: Iterable[Clip], item: Item) -> list[str]:
-    return [clip.text for clip in clips if clip.text != item.request]
 
 
 VARIANTS: Mapping[str, Vary] = MappingProxyType(
@@ -213,8 +187,6 @@ VARIANTS: Mapping[str, Vary] = MappingProxyType(
         "babble": _babble,
         "street": _street,
         "two-speakers": _two_speakers,
-        "second-turn": _second_turn,
-        "after-refusal": _after_refusal,
         "in-text": _in_text,
     }
 )
