@@ -258,12 +258,18 @@ def test_contexts_attacks_and_tries_are_one_run(
     ("given", "arms", "varied", "temperatures", "tries"),
     [
         ([], 12, None, (), 1),
-        (["--attacks"], 5, {"tiers"}, (1.0,), 8),
-        (["--attacks", "--tries", "3"], 5, {"tiers"}, (1.0,), 3),
-        (["--attacks", "quiet", "--temperatures", "0.7"], 5, {"tiers"}, (0.7,), 1),
-        (["--contexts", "all"], 5, {"tiers"}, (), 1),
+        (["--attacks"], 5, {"bare", "tiers"}, (1.0,), 8),
+        (["--attacks", "--tries", "3"], 5, {"bare", "tiers"}, (1.0,), 3),
+        (
+            ["--attacks", "quiet", "--temperatures", "0.7", "--varied-arms", "bare"],
+            *(5, {"bare"}, (0.7,), 1),
+        ),
+        (["--contexts", "all"], 5, {"bare", "tiers"}, (), 1),
         (["--contexts", "all", "--arms", "bare"], 1, {"bare"}, (), 1),
-        (["--contexts", "bank", "--policy", "strict"], 6, {"tiers", "policy"}, (), 1),
+        (
+            ["--contexts", "bank", "--policy", "strict"],
+            *(6, {"bare", "tiers", "policy"}, (), 1),
+        ),
     ],
 )
 def test_what_is_left_open_is_filled_in(

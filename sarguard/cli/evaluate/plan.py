@@ -50,8 +50,6 @@ def fill_in(options: argparse.Namespace) -> None:
     if options.arms is None:
         guarded = _asks_around(options) and not options.full
         options.arms = GUARD_ARMS if guarded else DEFAULT_ARMS
-        if guarded and options.varied_arms is None:
-            options.varied_arms = (*TIER_ARMS, "policy")
 
 
 def _asks_around(options: argparse.Namespace) -> bool:
