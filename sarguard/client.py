@@ -142,7 +142,9 @@ class SafeAudioLLM:
         self._bundle = bundle
         self._alpha = bundle.card.alpha if alpha is None else float(alpha)
         self._waits = when_full == "wait"
-        self._handle = open_guard(backend.info, bundle, **_guard_options(options))
+        self._handle = open_guard(
+            backend.info, bundle, forget=backend.forget, **_guard_options(options)
+        )
         self._guard: RequestGuard = self._handle.guard if guard is None else guard
         with ExitStack() as undo:
             undo.callback(self._handle.close)
@@ -482,8 +484,9 @@ class SafeAudioLLM:
         """Forget what was kept in memory of a session that has ended.
 
         That is the verdicts on its requests and what the backend computed for it. What
-        the ledger holds stays. A request of the session that has not ended yet is kept
-        again when it does.
+        the ledger holds stays; a session that is erased there is forgotten here, before
+        the next request of any session. A request of the session that has not ended yet
+        is kept again when it does.
 
         Args:
             session: The session, as its requests named it.

@@ -75,7 +75,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     },
     "bench": {
         *("audit", "calibration", "client", "datasets", "decoding", "errors"),
-        *("models", "steering", "types"),
+        *("models", "policy", "steering", "types"),
     },
     "cli": {
         *("audio", "audit", "bench", "bundles", "calibration", "client", "datasets"),

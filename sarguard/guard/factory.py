@@ -15,7 +15,7 @@ from sarguard.errors import ArtifactError, ConfigurationError, SteeringError
 from sarguard.guard.check_runner import Checks
 from sarguard.guard.checks import InputCheck, OutputCheck
 from sarguard.guard.effective_policy import NO_POLICY, EffectivePolicy
-from sarguard.guard.policy_guard import PolicyGuard
+from sarguard.guard.policy_guard import Forget, PolicyGuard
 from sarguard.guard.recorder import AuditRecorder, model_ref
 from sarguard.guard.transcripts import SpeechRecogniser, Transcriber
 from sarguard.policy.messages import Reason
@@ -89,9 +89,19 @@ class GuardHandle:
 
 
 def open_guard(
-    info: BackendInfo, bundle: SteeringBundle, **options: Unpack[GuardOptions]
+    info: BackendInfo,
+    bundle: SteeringBundle,
+    *,
+    forget: Forget | None = None,
+    **options: Unpack[GuardOptions],
 ) -> GuardHandle:
     """Return the guard of a client.
+
+    Args:
+        info: Of the model.
+        bundle: Where the tiers' rules stand.
+        forget: Drops what the backend keeps of a session that was erased.
+        options: What the client's owner says.
 
     Raises:
         ConfigurationError: Options contradict each other, the policy wants a ledger
@@ -126,6 +136,7 @@ def open_guard(
         max_audio_seconds=info.max_audio_seconds,
         recorder=recorder,
         checks=checks,
+        forget=forget,
     )
     return GuardHandle(guard=guard, owned=log if owned else None)
 

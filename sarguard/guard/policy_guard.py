@@ -5,8 +5,10 @@ from __future__ import annotations
 import math
 import threading
 import traceback
+from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import replace
+from typing import TypeAlias
 
 import structlog
 
@@ -26,6 +28,7 @@ from sarguard.guard.effective_policy import (
     find_violation,
     with_raised_dose,
 )
+from sarguard.guard.erasures import Erasures
 from sarguard.guard.kept_verdicts import KeptOutcome, KeptVerdicts
 from sarguard.guard.recorder import (
     CHECK_RULES,
@@ -49,6 +52,10 @@ from sarguard.steering.dose import DoseSpec
 from sarguard.types import Outcome, Reply
 
 _log = structlog.get_logger(__name__)
+
+Forget: TypeAlias = Callable[[str | None, str], None]
+"""Takes a tenant and the name of one of its sessions."""
+
 _ANSWERS = (Outcome.ANSWERED, Outcome.REFUSED)
 # What was said up to one of these may be a refusal already.
 _CUT_SHORT = (Outcome.CANCELLED, Outcome.TIMEOUT)
@@ -76,6 +83,7 @@ class PolicyGuard:
         max_audio_seconds: float,
         recorder: AuditRecorder | None = None,
         checks: Checks | None = None,
+        forget: Forget | None = None,
     ) -> None:
         """Guard by a policy.
 
@@ -85,6 +93,8 @@ class PolicyGuard:
             max_audio_seconds: The longest clip that reaches the model whole.
             recorder: Writes the ledger; None where none is kept.
             checks: The checks beside the gate.
+            forget: Drops what the backend keeps of a session; it is called where the
+                ledger says that the session was erased.
 
         Raises:
             ConfigurationError: The policy wants a ledger, and there is none.
@@ -95,6 +105,8 @@ class PolicyGuard:
         self._recorder = recorder
         self._checks = checks or Checks()
         self._verdicts = KeptVerdicts()
+        self._erasures = None if recorder is None else Erasures(recorder)
+        self._forget = forget
         # Guards the change of `_effective`; readers take the reference as it is.
         self._changing = threading.Lock()
         if effective.given:
@@ -131,6 +143,7 @@ class PolicyGuard:
 
         It is held back for a limit, its session's verdict, or a check.
         """
+        self._forget_erased(resolved)
         shadow = resolved.policy.mode is Mode.SHADOW
         violation = find_violation(resolved)
         if violation is not None:
@@ -198,6 +211,17 @@ class PolicyGuard:
     def forget(self, tenant: str | None, session: str) -> None:
         """Forget the verdicts that were kept for a session."""
         self._verdicts.forget(tenant, session)
+
+    def _forget_erased(self, resolved: ResolvedRequest) -> None:
+        """Drop what is kept of erased sessions, before a request could use it."""
+        context = resolved.request.context
+        if self._erasures is None or context.session is None:
+            return
+        for tenant, session in self._erasures.collect():
+            self.forget(tenant, session)
+            if self._forget is not None:
+                self._forget(tenant, session)
+        self._erasures.note(context.tenant, context.session)
 
     def change_policy(self, policy: Policy, *, actor: str | None = None) -> None:
         """Put another policy in force for the requests that come from now on.
