@@ -111,6 +111,10 @@ class DoseRule:
         )
 
 
+_UNDECIDED = 0.0
+"""The score of a request that is as likely harmful as harmless: see `Gate`."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DoseSpec:
     """The dose of one request, before its score is known."""
@@ -202,15 +206,15 @@ class DoseSpec:
         )
 
     def _spares(self, score: float | None) -> bool:
-        """Return whether a request gets the least dose because it looks harmless.
+        """Return whether a request may be sampled at once because it looks harmless.
 
-        It does below the score from which on the dose rises. A coefficient that is the
-        same for every score spares nothing.
+        It does where it gets the least dose and scores on the harmless side. A
+        coefficient that is the same for every score spares nothing.
         """
         rule = self.rule
         rises = rule.floor < rule.ceiling and self.min_alpha <= rule.floor
         # NaN is below nothing, so it is not spared.
-        return rises and score is not None and score < rule.low
+        return rises and score is not None and score < min(rule.low, _UNDECIDED)
 
     def would_block(self, score: float | None) -> bool:
         """Return whether the rule blocks a request of that score, shadow mode aside."""

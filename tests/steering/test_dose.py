@@ -123,6 +123,23 @@ class TestDecisionTokens:
         found = DoseSpec(rule=RULE, decision_tokens=6).decide(score)
         assert found.greedy_tokens == (0 if score < RULE.low else 6)
 
+    @pytest.mark.parametrize(
+        ("low", "score", "greedy"),
+        [
+            (1.0, -0.1, 0),
+            (1.0, 0.0, 6),
+            (1.0, 0.9, 6),
+            (-1.0, -0.5, 6),
+            (-1.0, -1.5, 0),
+        ],
+    )
+    def test_they_are_greedy_on_the_harmful_side_of_undecided(
+        self, low: float, score: float, greedy: int
+    ) -> None:
+        rule = DoseRule(floor=0.1, ceiling=0.2, low=low, high=2.0)
+        found = DoseSpec(rule=rule, decision_tokens=6).decide(score)
+        assert found.greedy_tokens == greedy
+
     @given(st.floats(-3, 3), st.floats(0.01, 1))
     def test_a_coefficient_that_holds_for_every_score_spares_none(
         self, score: float, bound: float
