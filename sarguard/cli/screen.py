@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import sys
+import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -94,15 +95,62 @@ def working(what: str) -> Iterator[None]:
         yield
 
 
+class ProgressLines:
+    """Says now and then how far something is, where no bar can be drawn."""
+
+    def __init__(
+        self,
+        what: str,
+        say: Callable[[str], None],
+        *,
+        every_s: float = 30.0,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._what = what
+        self._say = say
+        self._every_s = every_s
+        self._clock = clock
+        self._begun = self._said = clock()
+        self._first: int | None = None
+
+    def __call__(self, done: int, total: int, now: str = "") -> None:
+        """Take how much is done, how much there is, and what is at work."""
+        time_now = self._clock()
+        if self._first is None:
+            # What an earlier run has done took this one no time.
+            self._first, self._begun = done, time_now
+        if time_now - self._said < self._every_s:
+            return
+        self._said = time_now
+        line = f"{self._what}: {done} of {total}"
+        if total:
+            line += f" ({done / total:.0%})"
+        if self._first < done < total:
+            pace = (time_now - self._begun) / (done - self._first)
+            line += f", {_duration(pace * (total - done))} left"
+        self._say(line)
+
+
+def _duration(seconds: float) -> str:
+    minutes = round(seconds / 60)
+    if minutes < 1:
+        return "a minute or less"
+    if minutes < 60:
+        return f"about {minutes} min"
+    return f"about {minutes // 60} h {minutes % 60} min"
+
+
 @contextmanager
 def steps(what: str) -> Iterator[Advance]:
-    """Show a progress bar on a terminal, and one line elsewhere."""
+    """Show a progress bar on a terminal, and a line every half a minute elsewhere."""
     from rich import progress
 
     console = remarks()
     if not console.is_terminal:
         console.print(f"{what} ...", markup=False)
-        yield lambda done, total, now: None
+        yield ProgressLines(
+            what, lambda line: console.print(line, markup=False, soft_wrap=True)
+        )
         return
     with progress.Progress(
         progress.TextColumn("{task.description}"),
