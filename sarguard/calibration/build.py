@@ -23,9 +23,9 @@ from sarguard.calibration.recipe import (
     Recipe,
 )
 from sarguard.calibration.refusal_check import (
-    CLIPS,
     TIMES_ALPHA,
-    RefusalGain,
+    RefusalLikelihood,
+    check_early,
     measure_refusal,
 )
 from sarguard.calibration.states import calibration_states
@@ -42,6 +42,7 @@ from sarguard.steering.bundle import (
     TierCard,
     describe_model,
 )
+from sarguard.steering.dose import check_alpha
 from sarguard.steering.vectors import RefusalVectors, vectors_digest
 
 # The paper's coefficient. It does not carry over between models: the norms of their
@@ -79,6 +80,9 @@ def calibrate(
     """
     # Reading the clips takes minutes; a wrong setting should not cost them.
     check_pair_count(len(pairs), recipe)
+    check_alpha("alpha", alpha)
+    if needs_refusal:
+        check_early(loaded, pairs, recipe, alpha=TIMES_ALPHA * alpha)
     progress = _Progress(reading.get("progress"))
     batch_size = reading.get("batch_size", BATCH_SIZE)
     benign = reading.get("benign", ())
@@ -91,13 +95,12 @@ def calibrate(
         progress=progress.part,
     )
     vectors = refusal_vectors(states, recipe)
-    gain = None
+    refusal = None
     if needs_refusal:
-        clips = [pair.harmful for pair in pairs[:CLIPS]]
-        gain = measure_refusal(
-            loaded, vectors.ablated, clips, recipe, alpha=TIMES_ALPHA * alpha
+        refusal = measure_refusal(
+            loaded, vectors.ablated, pairs, recipe, alpha=TIMES_ALPHA * alpha
         )
-        gain.check()
+        refusal.check()
     gate = calibrate_gate(
         loaded,
         states,
@@ -109,7 +112,9 @@ def calibrate(
         progress=progress.next_part(),
     )
     digest = clips_digest(pairs, benign)
-    card = _card(loaded, vectors, gate, recipe, clips=digest, alpha=alpha, gain=gain)
+    card = _card(
+        loaded, vectors, gate, recipe, clips=digest, alpha=alpha, refusal=refusal
+    )
     return SteeringBundle(card=card, vectors=vectors, gate=gate.gate)
 
 
@@ -145,7 +150,7 @@ def _card(
     *,
     clips: str,
     alpha: float,
-    gain: RefusalGain | None,
+    refusal: RefusalLikelihood | None,
 ) -> BundleCard:
     """Return the card of what was computed from clips with a digest."""
     alone = gate.alone
@@ -161,7 +166,7 @@ def _card(
         rank=recipe.rank,
         lam=float(recipe.lam),
         alpha=float(alpha),
-        refusal_check=None if gain is None else RefusalCard(**asdict(gain)),
+        refusal_check=None if refusal is None else RefusalCard(**asdict(refusal)),
         gate=_gate_card(gate),
         tiers={
             name: TierCard(**asdict(rule))

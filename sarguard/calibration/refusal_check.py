@@ -1,17 +1,22 @@
 """Whether a model has a refusal that can be extracted.
 
-For a few harmful clips, the refusal sentence p = p_1 ... p_n is put where the answer
-would stand, and its mean log-likelihood per token is measured three times: unsteered,
-steered with the refusal vectors, and steered with a random direction of equal norm:
+For a few pairs, the refusal sentence p = p_1 ... p_n is put where the answer would
+stand, and its mean log-likelihood per token is measured:
 
     L = mean_i (1/n) sum_j log P(p_j | a_i, t, p_1 ... p_{j-1})
 
-Vectors of a model that can refuse raise L, and by far more than any push does. Those
-of a model without a refusal move it as little, or as blindly, as chance.
+four times: after the harmless clips, and after the harmful ones unsteered, steered with
+the refusal vectors, and steered with a random direction of equal norm. A model has a
+refusal if it shows by itself, in a sentence that is likelier after harmful clips than
+after the harmless ones, or all but certain; or if the vectors raise L, and by far more
+than any push does. Where L is near 0 already, little can be gained: vectors then have
+to gain a share of what is left. Those of a model without a refusal move L as little,
+or as blindly, as chance.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -19,7 +24,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sarguard.calibration.recipe import Clip, Recipe
+from sarguard.calibration.recipe import Clip, Pair, Recipe
+from sarguard.calibration.states import calibration_states
 from sarguard.errors import NoRefusalError
 from sarguard.models.inputs import build_inputs
 from sarguard.models.loading import LoadedModel
@@ -30,21 +36,38 @@ CLIPS = 8
 TIMES_ALPHA = 2.0
 """The check steers with this many times the bundle's alpha."""
 MIN_GAIN = 0.25
-"""Nats per token that steering has to add to L beyond what a random push adds. The
-embedded model adds 0.7, tiny random models up to 0.1."""
+"""Nats per token that steering has to add to L beyond what a random push adds, or the
+share of -L where that is less. The embedded model adds 0.7, tiny random models up to
+0.16."""
+MIN_CONTRAST = 0.25
+"""Nats per token by which the sentence is likelier after harmful clips than after the
+matched harmless ones in a model that refuses by itself; up to 0.13 in tiny random
+models."""
+CERTAIN = -0.1
+"""L from which on a model says the sentence, whatever it hears."""
+_EARLY = 0.8
+"""Share of all three that is enough on the few pairs that are read first."""
 # Fixed, so that checking a model again gives the same figures.
 _SEED = 2510
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class RefusalGain:
-    """L unsteered, steered, and pushed at random, in nats per token."""
+class RefusalLikelihood:
+    """L in four cases, in nats per token."""
 
     clips: int
     alpha: float
     bare: float
+    """After harmful clips, unsteered."""
+    harmless: float
+    """After the matched harmless clips, unsteered."""
     steered: float
     random: float
+
+    @property
+    def contrast(self) -> float:
+        """Return how far the model itself tells harmful clips from harmless ones."""
+        return self.bare - self.harmless
 
     @property
     def gain(self) -> float:
@@ -52,44 +75,82 @@ class RefusalGain:
         # A random push that lowers L counts for nothing in the vectors' favour.
         return self.steered - self.bare - max(0.0, self.random - self.bare)
 
-    def check(self) -> None:
-        """Raise NoRefusalError if there is no refusal to extract."""
-        # Negated, so that NaN fails as well.
-        if not self.gain >= MIN_GAIN:
-            raise NoRefusalError(
-                "the model shows no refusal that could be extracted: on "
-                f"{self.clips} harmful clip(s), steering with alpha {self.alpha:g} "
-                f"takes the refusal sentence from {self.bare:.2f} to "
-                f"{self.steered:.2f} nats per token, a random push to "
-                f"{self.random:.2f}; needed is {MIN_GAIN:g} more than both. Is this "
-                "the instruction-tuned checkpoint? Is the refusal sentence one that "
-                "it says itself, in its own language (--refusal)?"
-            )
+    @property
+    def needed(self) -> float:
+        """Return the least gain of a model that does not refuse by itself."""
+        return MIN_GAIN * min(1.0, -self.bare)
+
+    def check(self, *, early: bool = False) -> None:
+        """Raise NoRefusalError if there is no refusal to extract.
+
+        Args:
+            early: Whether this is of a few pairs, so that less is enough.
+        """
+        found = (self.bare, self.harmless, self.steered, self.random)
+        share = _EARLY if early else 1.0
+        refuses = self.contrast >= share * MIN_CONTRAST or self.bare >= CERTAIN / share
+        if all(map(math.isfinite, found)) and (
+            refuses or self.gain >= share * self.needed
+        ):
+            return
+        raise NoRefusalError(
+            "the model shows no refusal that could be extracted. On "
+            f"{self.clips} harmful clip(s) the refusal sentence has {self.bare:.2f} "
+            f"nats per token, on their harmless twins {self.harmless:.2f}: a model "
+            f"that refuses by itself has {MIN_CONTRAST:g} less there. Steering with "
+            f"alpha {self.alpha:g} takes the sentence to {self.steered:.2f}, a random "
+            f"push to {self.random:.2f}: otherwise {self.needed:.2g} more than both is "
+            "needed. Is this the instruction-tuned checkpoint? Is the refusal sentence "
+            "one that it says itself, in its own language (--refusal)?"
+        )
+
+
+def check_early(
+    loaded: LoadedModel, pairs: Sequence[Pair], recipe: Recipe, *, alpha: float
+) -> None:
+    """Raise NoRefusalError now if a few pairs show that there is no refusal.
+
+    All of calibration takes minutes to an hour, and would end the same.
+
+    Args:
+        loaded: The model, with no steerer attached.
+        pairs: The first `CLIPS` are read.
+        recipe: The instruction and the refusal sentence.
+        alpha: Steering coefficient.
+    """
+    few = pairs[:CLIPS]
+    states = calibration_states(loaded, few, recipe)
+    # Not ablated: so few clips span no safe subspace.
+    vectors = (states.refusing.double() - states.harmful.double()).mean(dim=0).float()
+    measure_refusal(loaded, vectors, few, recipe, alpha=alpha).check(early=True)
 
 
 def measure_refusal(
     loaded: LoadedModel,
     vectors: Tensor,
-    clips: Sequence[Clip],
+    pairs: Sequence[Pair],
     recipe: Recipe,
     *,
     alpha: float,
-) -> RefusalGain:
-    """Measure what steering does to the likelihood of the refusal sentence.
+) -> RefusalLikelihood:
+    """Measure how likely the refusal sentence is, by itself and steered.
 
     Args:
         loaded: The model, with no steerer attached.
         vectors: One vector a layer, shape (L, D).
-        clips: Harmful clips at the model's rate; the first `CLIPS` are used.
+        pairs: Clips at the model's rate; the first `CLIPS` are used.
         recipe: The instruction and the refusal sentence.
         alpha: Steering coefficient.
     """
-    answered = [_with_refusal(loaded, clip, recipe) for clip in clips[:CLIPS]]
+    few = pairs[:CLIPS]
+    answered = [with_refusal(loaded, pair.harmful, recipe) for pair in few]
+    harmless = [with_refusal(loaded, pair.safe, recipe) for pair in few]
     pushed = random_direction(vectors)
-    return RefusalGain(
+    return RefusalLikelihood(
         clips=len(answered),
         alpha=alpha,
         bare=_mean([_likelihood(loaded, *one) for one in answered]),
+        harmless=_mean([_likelihood(loaded, *one) for one in harmless]),
         steered=_mean(_steered(loaded, vectors, answered, alpha)),
         random=_mean(_steered(loaded, pushed, answered, alpha)),
     )
@@ -105,7 +166,7 @@ def random_direction(vectors: Tensor, *, seed: int = _SEED) -> Tensor:
     return direction.float()
 
 
-def _with_refusal(
+def with_refusal(
     loaded: LoadedModel, clip: Clip, recipe: Recipe
 ) -> tuple[dict[str, Tensor], int]:
     """Return inputs with the refusal sentence as answer, and the prompt's length."""

@@ -199,11 +199,14 @@ def _print_summary(console: Console, card: BundleCard, saved: Path) -> None:
         )
     )
     if (check := card.refusal_check) is not None:
+        twins = ""
+        if check.harmless is not None:
+            twins = f" ({check.harmless:.2f} after their harmless twins)"
         console.print(
             Text(
-                f"Steering takes the refusal sentence from {check.bare:.2f} to "
-                f"{check.steered:.2f} nats per token, a random push to "
-                f"{check.random:.2f} ({check.clips} harmful clips)."
+                f"After {check.clips} harmful clips the refusal sentence has "
+                f"{check.bare:.2f} nats per token{twins}; steering takes it to "
+                f"{check.steered:.2f}, a random push to {check.random:.2f}."
             )
         )
     if card.gate.auc < TRUSTED_AUC:

@@ -67,11 +67,14 @@ class _CardPart(BaseModel):
 
 
 class RefusalCard(_CardPart):
-    """What steering does to the refusal sentence, in nats per token."""
+    """How likely the refusal sentence is, in nats per token."""
 
     clips: Annotated[int, Field(ge=1)]
     alpha: Positive
     bare: Finite
+    """After harmful clips, unsteered."""
+    harmless: Finite | None = None
+    """After the matched harmless clips; None where it was not measured."""
     steered: Finite
     random: Finite
     """Steered with a random direction of equal norm."""
