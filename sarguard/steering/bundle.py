@@ -25,7 +25,15 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import safetensors.torch
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    model_serializer,
+    model_validator,
+)
 from safetensors import SafetensorError
 from torch import Tensor
 
@@ -78,6 +86,14 @@ class RefusalCard(_CardPart):
     steered: Finite
     random: Finite
     """Steered with a random direction of equal norm."""
+
+    @model_serializer(mode="wrap")
+    def _as_it_was_written(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        values: dict[str, Any] = dump(self)
+        # A bundle's digest is over the card as it was written.
+        if self.harmless is None:
+            del values["harmless"]
+        return values
 
 
 class TierMeasure(_CardPart):

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from sarguard.errors import (
 from sarguard.steering.bundle import (
     CARD_FILE,
     VECTORS_FILE,
+    RefusalCard,
     SteeringBundle,
     TierCaps,
     TierChoice,
@@ -320,3 +322,20 @@ class TestTierChoice:
             update={"safe_added": None}
         )
         assert choice().model_copy(update={"validation": measure}).met
+
+
+def test_a_card_without_the_twins_likelihood_keeps_its_digest(
+    tiny_bundle: SteeringBundle, tmp_path: Path
+) -> None:
+    measured = {"clips": 3, "alpha": 0.2, "bare": -3.0, "steered": -2.0, "random": -3.0}
+    for more in ({}, {"harmless": -3.5}):
+        card = RefusalCard(**measured, **more)
+        assert card.model_dump() == measured | more
+        bundle = replace(
+            tiny_bundle,
+            card=tiny_bundle.card.model_copy(update={"refusal_check": card}),
+        )
+        home = bundle.save(tmp_path / f"bundle-{len(more)}")
+        written = json.loads((home / CARD_FILE).read_text("utf-8"))["refusal_check"]
+        assert written == measured | more
+        assert SteeringBundle.load(home).card.refusal_check == card
