@@ -97,6 +97,8 @@ def test_a_context_stands_beside_the_same_requests_alone() -> None:
     assert (polite.harmful, polite.harmless) == (COUNT, COUNT)
     assert value(polite.harmful_withheld) == 0.6
     assert value(polite.harmless_withheld) == 0.15
+    # Every other one of those that are withheld; the others the model refused.
+    assert (polite.harmful_blocked, polite.harmless_blocked) == (0.3, 0.1)
     assert value(polite.ratio) == 0.75
     assert value(polite.added) == 0.05
     alone = find(summary, "context", PLAIN)
@@ -112,6 +114,7 @@ def test_of_several_tries_the_best_counts() -> None:
     best = find(summary, "sampling", "temperature 1, best of 2")
     assert (best.harmful, best.tries) == (COUNT, 2)
     assert value(best.harmful_withheld) == 0.5
+    assert (best.harmful_blocked, best.harmless_blocked) == (0.25, None)
     assert value(best.ratio) == 10 / 16
     assert best.harmless_withheld is None
     retry = find(summary, "attack", "retry, best of 2 at temperature 1")

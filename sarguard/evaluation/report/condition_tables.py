@@ -7,7 +7,7 @@ from types import MappingProxyType
 
 from sarguard.evaluation.data.attacks import ATTACKS
 from sarguard.evaluation.data.contexts import CONTEXTS
-from sarguard.evaluation.report.grid import Grid, percent, ratio
+from sarguard.evaluation.report.grid import Grid, percent, ratio, whole
 from sarguard.evaluation.stats.conditions import Condition, Table
 
 TITLES: Mapping[Table, str] = MappingProxyType(
@@ -30,8 +30,9 @@ _NOTES: Mapping[Table, str] = MappingProxyType(
     }
 )
 _FIGURES = (
-    "Withheld: blocked or refused. Ratio: to the same requests alone, asked once and "
-    "greedily. Added: points, to the same."
+    "Withheld: blocked by the guard or refused by the model; blocked: the first alone. "
+    "Ratio: to the same requests alone, asked once and greedily. Added: points, to the "
+    "same."
 )
 
 
@@ -63,7 +64,7 @@ def _grid(table: Table, conditions: Sequence[Condition], noted: bool) -> Grid:
         return _suite_grid(conditions)
     noted = noted and any(note_of(table, c.name) for c in conditions)
     costs = any(c.harmless for c in conditions)
-    shown = ("harmless withheld", "harmless added") if costs else ()
+    shown = ("harmless withheld", "blocked", "added") if costs else ()
     asked = conditions[0]
     requests = f"{asked.harmful} harmful"
     if costs:
@@ -72,18 +73,28 @@ def _grid(table: Table, conditions: Sequence[Condition], noted: bool) -> Grid:
         title=TITLES[table],
         note=f"{_NOTES[table]} {requests} requests. {_FIGURES}",
         headings=(
-            *(TITLES[table].removeprefix("By "), "arm", "harmful withheld", "ratio"),
+            *(TITLES[table].removeprefix("By "), "arm"),
+            *("harmful withheld", "blocked", "ratio"),
             *shown,
             *(("what it is",) if noted else ()),
         ),
         rows=tuple(
             (
-                *(c.name, c.arm, percent(c.harmful_withheld), ratio(c.ratio)),
-                *((percent(c.harmless_withheld), percent(c.added)) if costs else ()),
+                *(c.name, c.arm, percent(c.harmful_withheld)),
+                *(whole(c.harmful_blocked), ratio(c.ratio)),
+                *(_costs(c) if costs else ()),
                 *((note_of(table, c.name),) if noted else ()),
             )
             for c in conditions
         ),
+    )
+
+
+def _costs(condition: Condition) -> tuple[str, str, str]:
+    return (
+        percent(condition.harmless_withheld),
+        whole(condition.harmless_blocked),
+        percent(condition.added),
     )
 
 

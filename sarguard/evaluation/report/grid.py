@@ -36,6 +36,11 @@ def percent(rate: Rate | None) -> str:
     return f"{value} [{low}, {high}]"
 
 
+def whole(share: float | None) -> str:
+    """Return a share in whole percent; a dash where there is none."""
+    return "-" if share is None else f"{100 * share:.0f}"
+
+
 def ratio(rate: Rate | None) -> str:
     """Return a ratio with its interval; a dash where there is none."""
     if rate is None:

@@ -47,6 +47,9 @@ class Condition:
     harmless: int
     harmful_withheld: Rate | None
     harmless_withheld: Rate | None
+    harmful_blocked: float | None
+    """Share that the guard blocked; the rest of what is withheld the model refused."""
+    harmless_blocked: float | None
     all_withheld: Rate | None
     """Of all its requests, unlabelled ones among them."""
     ratio: Rate | None
@@ -163,6 +166,8 @@ class _Maker:
             harmless=_count(records, harmless),
             harmful_withheld=rate_of(ours),
             harmless_withheld=rate_of(cost),
+            harmful_blocked=_blocked(records, harmful, best=best),
+            harmless_blocked=_blocked(records, harmless, best=best),
             all_withheld=rate_of(share(records, lambda _: True)),
             ratio=rate_of(ratio),
             added=rate_of(cost - usual),
@@ -188,12 +193,23 @@ def _count(records: Records, among: Test) -> int:
     return len({record.item for record in records if among(record)})
 
 
-def _flags(records: Iterable[AnswerRecord], *, best: bool) -> list[tuple[str, bool]]:
+def _blocked(records: Records, among: Test, *, best: bool) -> float | None:
+    """Return the share of tries or requests that were blocked; None of none."""
+    found = _flags(filter(among, records), best=best, flag=lambda r: r.blocked)
+    return sum(blocked for _, blocked in found) / len(found) if found else None
+
+
+def _flags(
+    records: Iterable[AnswerRecord],
+    *,
+    best: bool,
+    flag: Test = lambda record: record.withheld,
+) -> list[tuple[str, bool]]:
     """Return the cluster of each try or request, and whether it is withheld."""
     if not best:
-        return [(record.cluster, record.withheld) for record in records]
+        return [(record.cluster, flag(record)) for record in records]
     held: dict[tuple[str, str], bool] = {}
     for record in records:
         key = record.cluster, record.item
-        held[key] = held.get(key, True) and record.withheld
+        held[key] = held.get(key, True) and flag(record)
     return [(cluster, withheld) for (cluster, _), withheld in held.items()]
