@@ -27,7 +27,7 @@ from sarguard.types import Turn
 
 LATER_TURNS = (8, 30)
 """Turns that are compared with the first."""
-_KEPT = 24
+_KEPT = 16
 """Turns of the history that the trimmed conversation keeps, answers included."""
 _TIER = "permissive"
 # Scores, and blocks nothing: a blocked request has no first token.

@@ -109,7 +109,7 @@ class TestArms:
         assert "turn 30, trimmed" in trimmed.what
         rows = (clip, question, eighth, thirtieth, trimmed)
         assert min(row.median for row in rows) > 0
-        assert len(trimmed.values) == 3
+        assert len(trimmed.values) == 2
         assert not loaded.decoder.layers[0]._forward_hooks
 
     def test_turns_that_get_no_answer_are_not_timed(
