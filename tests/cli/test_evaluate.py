@@ -224,10 +224,10 @@ def test_contexts_attacks_and_tries_are_one_run(
     assert status == 0, err
     rows = [json.loads(row) for row in (folder / "answers.jsonl").open()]
     keys = {(r["arm"], r["item"], r["temperature"], r["attempt"]) for r in rows}
-    requests, harmful, tiers = 2 + 2 + 2, 2 + 1, 4
+    requests, harmful, arms = 2 + 2 + 2, 2 + 1, 1 + 4
     changed = requests * (3 + 1) + harmful * 2
     sampled = harmful * 2 + (requests - harmful)
-    total = requests * (tiers + 1) + (changed + sampled) * tiers
+    total = (requests + changed + sampled) * arms
     assert len(keys) == len(rows) == total
     content = json.loads((folder / "report.json").read_text())
     found = {(c["table"], c["name"]) for c in content["conditions"]}
