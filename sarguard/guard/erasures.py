@@ -48,8 +48,6 @@ class Erasures:
     def collect(self) -> list[Session]:
         """Return the noted sessions that were erased since the last call."""
         with self._lock:
-            if not self._sessions:
-                return []
             query = Query(kind="erased", first_seq=self._seen + 1)
             found: list[Session] = []
             try:
