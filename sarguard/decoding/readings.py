@@ -59,7 +59,7 @@ class RowReadings:
         """
         place = ReadStates(kind=self.in_place, states=states)
         # A broken state is scored all the same, so that it blocks.
-        if self.silent and self.read and not _broken(place):
+        if self.silent and self.read and is_finite(states):
             return self.read
         return (*self.read, place)
 
@@ -123,8 +123,9 @@ def place_kind(turns: Sequence[Turn]) -> ReadingKind:
     return "conversation" if heard else "text_conversation"
 
 
-def _broken(read: ReadStates) -> bool:
-    return not bool(torch.isfinite(read.states).all())
+def is_finite(states: Tensor) -> bool:
+    """Return whether no number of some states is NaN or infinite."""
+    return bool(torch.isfinite(states).all())
 
 
 def _window_begins(users: int) -> int:

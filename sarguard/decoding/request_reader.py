@@ -34,6 +34,7 @@ from sarguard.decoding.readings import (
     ReadStates,
     RowReadings,
     canonical_readings,
+    is_finite,
     place_kind,
     same_turn,
     window_start,
@@ -366,7 +367,9 @@ def _write_row(
         kind=place_kind(turns),
         clips=tuple(clips.values()),
         memory=memory,
-        window_start=digest_of(window_start(turns)) if memory is not None else None,
+        window_start=digest_of(window_start(turns))
+        if scored and memory is not None
+        else None,
     )
 
 
@@ -454,11 +457,9 @@ def _remember(
     if row.memory is None:
         return
     # What is broken is not kept: it blocks this request, and not the ones after it.
-    healthy = {
-        digest: read for digest, read in found.items() if _is_finite(read.states)
-    }
+    healthy = {digest: read for digest, read in found.items() if is_finite(read.states)}
     prefix = None
-    if _is_finite(done.states[:, place]) and is_croppable(done.cache):
+    if is_finite(done.states[:, place]) and is_croppable(done.cache):
         prefix = done.prefix(place, row.prompt, columns=len(row.prompt))
     start = healthy.get(row.window_start) if row.window_start is not None else None
     trimmed = [clip.trimmed for clip in row.clips if clip.trimmed is not None]
@@ -471,10 +472,6 @@ def _remember(
         prefix,
         start.prefix if start is not None else None,
     )
-
-
-def _is_finite(states: Tensor) -> bool:
-    return bool(torch.isfinite(states).all())
 
 
 def _remembered(row: WrittenRow, reading: WrittenReading) -> Tensor:

@@ -97,6 +97,8 @@ class TestArms:
         monkeypatch.setattr("sarguard.serving.batch_engine.decode_rows", fail)
         with pytest.raises(RuntimeError, match="error_closed"):
             measure_callers(loaded, tokens=2, repeats=1)
+        with pytest.raises(RuntimeError, match="error_closed"):
+            measure_conversation(loaded, repeats=1)
 
     def test_later_turns_are_compared_with_the_first(self, loaded: LoadedModel) -> None:
         clip, question, eighth, thirtieth, trimmed = measure_conversation(
@@ -111,16 +113,6 @@ class TestArms:
         assert min(row.median for row in rows) > 0
         assert len(trimmed.values) == 2
         assert not loaded.decoder.layers[0]._forward_hooks
-
-    def test_turns_that_get_no_answer_are_not_timed(
-        self, loaded: LoadedModel, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        def fail(*_: object, **__: object) -> None:
-            raise RuntimeError("no")
-
-        monkeypatch.setattr("sarguard.serving.batch_engine.decode_rows", fail)
-        with pytest.raises(RuntimeError, match="error_closed"):
-            measure_conversation(loaded, repeats=1)
 
     def test_no_token_ends_an_answer(self, loaded: LoadedModel) -> None:
         vocabulary = loaded.model.get_output_embeddings().weight.shape[0]
