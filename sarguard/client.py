@@ -143,7 +143,7 @@ class SafeAudioLLM:
         self._alpha = bundle.card.alpha if alpha is None else float(alpha)
         self._waits = when_full == "wait"
         self._handle = open_guard(
-            backend.info, bundle, forget=backend.forget, **_guard_options(options)
+            backend.info, bundle, memory=backend, **_guard_options(options)
         )
         self._guard: RequestGuard = self._handle.guard if guard is None else guard
         with ExitStack() as undo:

@@ -89,6 +89,31 @@ def test_quiet_speech_beside_loud_speech_stays(quieter: float, first: bool) -> N
     assert cut(np.concatenate(parts).astype(np.float32)) == (0.0, 0.0)
 
 
+def levelled(clip: Samples) -> Samples:
+    """Return speech that is as loud in every 12 ms, as a compressor makes it."""
+    width = int(0.012 * RATE)
+    energy = np.convolve(clip.astype(float) ** 2, np.ones(width) / width, mode="same")
+    gained = clip / np.sqrt(np.maximum(energy, energy.max() * 1e-5))
+    return (0.3 * gained / gained.std()).astype(np.float32)
+
+
+@pytest.mark.parametrize("which", range(6))
+@pytest.mark.parametrize("quieter_db", [16, 25, 40, 70])
+@pytest.mark.parametrize("over_noise_db", [6, 0])
+@pytest.mark.parametrize("pause", [0.0, 5.0])
+@pytest.mark.parametrize("first", [True, False])
+def test_a_levelled_request_far_below_loud_speech_stays(
+    which: int, quieter_db: float, over_noise_db: float, pause: float, first: bool
+) -> None:
+    hidden = levelled(speech()[which]) * 10 ** (-quieter_db / 20)
+    noise = silence(60.0, float(hidden.std()) * 10 ** (-over_noise_db / 20))
+    parts = [hidden, np.zeros(int(pause * RATE), np.float32), speech()[1]]
+    clip = np.concatenate(parts if first else parts[::-1])
+    clip += noise[: len(clip)]
+    before, behind = cut(clip)
+    assert (before if first else behind) < 0.3
+
+
 def test_a_click_in_the_silence_is_no_speech() -> None:
     quiet = silence(5.0, 0.0001)
     quiet[RATE] = 0.9

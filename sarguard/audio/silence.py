@@ -1,8 +1,9 @@
 """Where speech begins and ends in a clip, for a score that silence must not move.
 
 Levels are compared within the clip: with its own loud frames and its own noise floor.
-What is taken for silence is steady and far below the speech, so that quiet speech
-before or after loud speech stays.
+What is taken for silence is far below the speech and steady in every band of
+frequencies, as a room's noise is. Speech is not, however quiet and however levelled it
+is, so that what is whispered before or after loud speech stays.
 """
 
 from __future__ import annotations
@@ -17,10 +18,22 @@ _FRAME_HOPS = 2
 _LOUD_FRAMES = 8
 """The loudest frames but these few set the level of speech: a click does not."""
 _BELOW_SPEECH_DB = 15.0
-_INAUDIBLE_DB = 60.0
+_FAR_BELOW_DB = 60.0
+_UNHEARD_DB = 90.0
+"""How far below the loudest band nothing reaches an encoder: Whisper's features end
+80 dB below, in narrower bands than these."""
 _ABOVE_FLOOR_DB = 8.0
 _FLOOR_PERCENTILE = 5.0
-_STEADY_DB = 12.0
+_BLOCK_S = 0.1
+_BANDS = 16
+_LOWEST_HZ, _HIGHEST_HZ = 100.0, 6000.0
+# A band's energy over a block is a mean over ten degrees of freedom at the least: noise
+# is within 4 dB of its quiet blocks, a syllable far above them.
+_QUIET_PERCENTILE = 20.0
+_STANDS_OUT_DB = 6.0
+_STANDING_BANDS = 2
+_STANDING_BLOCKS = 3
+_WITHIN_BLOCKS = 10
 _WINDOW_FRAMES = 10
 _EDGE_FRAMES = 30
 _MIN_LOUD_IN_WINDOW = 4
@@ -55,14 +68,15 @@ def speech_span(
     if len(clip) <= _WINDOW_FRAMES * hop:
         return SpeechSpan(start=0, stop=len(clip))
     levels = _levels(clip, hop)
+    bands = _band_levels(clip, rate)
     first, last = 0, len(levels)
     # Silence before may differ from silence after (zeros here, a room's noise there):
     # each pass takes off what is below the floor of what is left.
     for _ in range(_MAX_PASSES):
-        begin, end = _trim(levels[first:last])
-        if (begin, end) == (0, last - first):
+        begin, end = _trim(levels, bands, first, last)
+        if (begin, end) == (first, last):
             break
-        first, last = first + begin, first + end
+        first, last = begin, end
     margin, least = int(rate * margin_s), int(rate * _LEAST_CUT_S)
     start = max(0, first * hop - margin)
     stop = min(len(clip), last * hop + margin)
@@ -85,19 +99,40 @@ def _levels(clip: NDArray[np.float32], hop: int) -> NDArray[np.float64]:
     return levels
 
 
-def _trim(levels: NDArray[np.float64]) -> tuple[int, int]:
-    """Return the frames from the first loud one to behind the last."""
-    if len(levels) <= _WINDOW_FRAMES:
-        return 0, len(levels)
-    loud = np.sort(levels)[-min(_LOUD_FRAMES, len(levels))]
-    floor = float(np.percentile(levels, _FLOOR_PERCENTILE))
-    begin = _first_loud(levels, loud, floor)
-    end = len(levels) - _first_loud(levels[::-1], loud, floor)
-    inaudible = loud - _INAUDIBLE_DB
-    if not _is_silence(levels[:begin], inaudible):
-        begin = 0
-    if not _is_silence(levels[end:], inaudible):
-        end = len(levels)
+def _band_levels(clip: NDArray[np.float32], rate: int) -> NDArray[np.float64]:
+    """Return the level in dB of each block's bands, shape (blocks, bands).
+
+    The bands are equally wide on the mel scale, m = 2595 lg(1 + f / 700 Hz).
+    """
+    size = int(rate * _BLOCK_S)
+    blocks = clip[: len(clip) // size * size].astype(np.float64).reshape(-1, size)
+    power = np.abs(np.fft.rfft(blocks * np.hanning(size), axis=1)) ** 2
+    low, high = np.log10(1 + np.array([_LOWEST_HZ, min(_HIGHEST_HZ, rate / 2)]) / 700)
+    edges = 700 * (10 ** np.linspace(low, high, _BANDS + 1) - 1)
+    bins = np.searchsorted(np.fft.rfftfreq(size, 1 / rate), edges)
+    sums = np.add.reduceat(power, bins[:-1], axis=1)
+    # The last sum runs to the end of the spectrum.
+    sums[:, -1] -= power[:, bins[-1] :].sum(axis=1)
+    levels: NDArray[np.float64] = 10 * np.log10(np.maximum(sums, 0) + _SMALLEST)
+    return levels
+
+
+def _trim(
+    levels: NDArray[np.float64], bands: NDArray[np.float64], first: int, last: int
+) -> tuple[int, int]:
+    """Return the frames from the first loud one to behind the last, of those given."""
+    part = levels[first:last]
+    if len(part) <= _WINDOW_FRAMES:
+        return first, last
+    loud = np.sort(part)[-min(_LOUD_FRAMES, len(part))]
+    floor = float(np.percentile(part, _FLOOR_PERCENTILE))
+    begin = first + _first_loud(part, loud, floor)
+    end = last - _first_loud(part[::-1], loud, floor)
+    unheard = bands.max(initial=-np.inf) - _UNHEARD_DB
+    if not _is_silence(bands, first, begin, unheard):
+        begin = first
+    if not _is_silence(bands, end, last, unheard):
+        end = last
     return begin, end
 
 
@@ -107,7 +142,7 @@ def _first_loud(levels: NDArray[np.float64], loud: float, floor: float) -> int:
     # room before it. What is not steady is held to be speech all the same.
     edge = float(np.median(levels[:_EDGE_FRAMES]))
     threshold = min(
-        max(floor + _ABOVE_FLOOR_DB, edge + _ABOVE_FLOOR_DB, loud - _INAUDIBLE_DB),
+        max(floor + _ABOVE_FLOOR_DB, edge + _ABOVE_FLOOR_DB, loud - _FAR_BELOW_DB),
         loud - _BELOW_SPEECH_DB,
     )
     above = levels > threshold
@@ -118,10 +153,17 @@ def _first_loud(levels: NDArray[np.float64], loud: float, floor: float) -> int:
     return int(busy[0] + np.argmax(above[busy[0] : busy[0] + _WINDOW_FRAMES]))
 
 
-def _is_silence(levels: NDArray[np.float64], inaudible: float) -> bool:
-    """Return whether frames are steady, as noise is, or cannot be heard."""
-    if not len(levels):
+def _is_silence(
+    bands: NDArray[np.float64], first: int, last: int, unheard: float
+) -> bool:
+    """Return whether frames are steady in every band, as noise is, or are not heard."""
+    frames = round(_BLOCK_S / _HOP_S)
+    # Whole blocks only: half of another may be speech.
+    part = np.maximum(bands[-(-first // frames) : last // frames], unheard)
+    if not len(part):
         return True
-    # A few frames may stand out: a click, or the breath before a word.
-    low, high = np.percentile(levels, [10, 90])
-    return bool(high <= inaudible or high - low <= _STEADY_DB)
+    above = part - np.percentile(part, _QUIET_PERCENTILE, axis=0) > _STANDS_OUT_DB
+    standing = above.sum(axis=1) >= _STANDING_BANDS
+    # A click is in every band, but in no more than two blocks.
+    counts = np.convolve(standing, np.ones(_WITHIN_BLOCKS))
+    return bool(counts.max() < _STANDING_BLOCKS)

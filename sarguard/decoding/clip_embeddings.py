@@ -102,7 +102,7 @@ def prepare_clips(
     for digest, count in reversed(list(zip(heard, counts, strict=True))):
         trimmed = columns.get(digest + _TRIMMED)
         speech = range(count)
-        if trimmed is None and digest in clips:
+        if digest in clips:
             speech = speech_columns(len(clips[digest]), spans[digest], count)
         columns[digest] = ClipColumns(
             digest=digest, count=count, speech=speech, trimmed=trimmed

@@ -49,7 +49,7 @@ class RowReadings:
     clip, they are those of the clip alone."""
     silent: bool = False
     """Whether a clip of the conversation holds long silence, which raises the score of
-    the conversation as it stands, and is left out of every other reading."""
+    the conversation as it stands. It is then read without it as well."""
 
     def with_place(self, states: Tensor) -> tuple[ReadStates, ...]:
         """Return all that was read of the request, the strongest of which is its score.

@@ -8,7 +8,7 @@ Elsewhere each canonical prompt is a prompt of its own, features and all.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from sarguard.audio.silence import speech_span
+from sarguard.audio.silence import SpeechSpan, speech_span
 from sarguard.decoding.clip_embeddings import (
     ClipColumns,
     ClipInputs,
@@ -92,8 +92,8 @@ class WrittenRow:
     """The kind of the conversation as it stands."""
     clips: tuple[ClipColumns, ...]
     memory: SessionMemory | None
-    window_start: bytes | None
-    """The digest of the reading that the session's next window goes on from."""
+    goes_on: frozenset[bytes]
+    """Digests of the readings that the session's next request goes on from."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -347,12 +347,9 @@ def _write_row(
     several = sum(turn.role != "system" for turn in turns) > 1
     known = memory.states if memory is not None and several else {}
 
-    def digest_of(reading: Reading) -> bytes:
-        said = [clips[id(c)].digest for turn in reading.turns for c in turn.audio]
-        return reading_digest(reading, said, key)
-
-    for reading in canonical_readings(turns) if scored else []:
-        digest = digest_of(reading)
+    silent = _is_silent(clips.values())
+    for reading in _readings(turns, silent=silent) if scored else []:
+        digest = reading_digest(reading, clips, key)
         if digest in readings or not takes_clips(loaded, reading.turns):
             continue
         prompt = None
@@ -361,16 +358,35 @@ def _write_row(
         readings[digest] = WrittenReading(
             kind=reading.kind, digest=digest, prompt=prompt
         )
+    goes_on = [window_start(turns), _as_it_stands(turns)]
     return WrittenRow(
         prompt=splice_prompt(loaded, turns, clips),
         readings=tuple(readings.values()),
         kind=place_kind(turns),
         clips=tuple(clips.values()),
         memory=memory,
-        window_start=digest_of(window_start(turns))
-        if scored and memory is not None
-        else None,
+        goes_on=frozenset(reading_digest(reading, clips, key) for reading in goes_on),
     )
+
+
+def _readings(turns: Sequence[Turn], *, silent: bool) -> list[Reading]:
+    """Return what is read of a conversation beside its own prompt.
+
+    Args:
+        turns: The conversation.
+        silent: Whether one of its clips holds long silence.
+    """
+    readings = canonical_readings(turns)
+    # As it stands, but for the silence, which none of these holds.
+    return [*readings, _as_it_stands(turns)] if silent else readings
+
+
+def _as_it_stands(turns: Sequence[Turn]) -> Reading:
+    return Reading(kind=place_kind(turns), turns=tuple(turns))
+
+
+def _is_silent(clips: Iterable[ClipColumns]) -> bool:
+    return any(clip.trimmed is not None for clip in clips)
 
 
 def _run_rows(
@@ -398,10 +414,14 @@ def _run_rows(
 
 def _kept_prefix(row: WrittenRow) -> KeptPrefix | None:
     """Return what of a row's prompt its session's last request has read."""
-    if row.memory is None or row.memory.prefix is None:
-        return None
-    shared = row.prompt.shared_with(row.memory.prefix.names)
-    return row.memory.prefix.cropped(shared) if shared else None
+    return None if row.memory is None else _most_of(row.prompt, row.memory)
+
+
+def _most_of(prompt: SplicedPrompt, memory: SessionMemory) -> KeptPrefix | None:
+    """Return the most that a session's memory has of a prompt's beginning."""
+    found = [(prompt.shared_with(kept.names), kept) for kept in memory.prefixes]
+    shared, kept = max(found, key=lambda one: one[0], default=(0, None))
+    return kept.cropped(shared) if kept is not None and shared else None
 
 
 def _read_spliced(
@@ -432,7 +452,7 @@ def _read_spliced(
                 waiting[owner(number, row), reading.digest] = _AskedReading(
                     prompt=reading.prompt,
                     prefix=_beginning(row, done, place, reading.prompt),
-                    kept=reading.digest == row.window_start,
+                    kept=row.memory is not None and reading.digest in row.goes_on,
                 )
         found.append(known)
     read = dict(
@@ -458,10 +478,9 @@ def _remember(
         return
     # What is broken is not kept: it blocks this request, and not the ones after it.
     healthy = {digest: read for digest, read in found.items() if is_finite(read.states)}
-    prefix = None
+    prefixes = [read.prefix for read in healthy.values() if read.prefix is not None]
     if is_finite(done.states[:, place]) and is_croppable(done.cache):
-        prefix = done.prefix(place, row.prompt, columns=len(row.prompt))
-    start = healthy.get(row.window_start) if row.window_start is not None else None
+        prefixes.append(done.prefix(place, row.prompt, columns=len(row.prompt)))
     trimmed = [clip.trimmed for clip in row.clips if clip.trimmed is not None]
     row.memory.keep(
         {
@@ -469,8 +488,7 @@ def _remember(
             for clip in (*row.clips, *trimmed)
         },
         {digest: read.states for digest, read in healthy.items()},
-        prefix,
-        start.prefix if start is not None else None,
+        prefixes,
     )
 
 
@@ -491,8 +509,9 @@ def _row_readings(row: WrittenRow, found: Mapping[bytes, _FoundReading]) -> RowR
         else:
             states = found[reading.digest].states
             read.append(ReadStates(kind=reading.kind, states=states))
-    silent = any(clip.trimmed is not None for clip in row.clips)
-    return RowReadings(read=tuple(read), in_place=in_place, silent=silent)
+    return RowReadings(
+        read=tuple(read), in_place=in_place, silent=_is_silent(row.clips)
+    )
 
 
 def _without_last(
@@ -518,11 +537,10 @@ def _beginning(
     row: WrittenRow, done: PassResult, place: int, prompt: SplicedPrompt
 ) -> KeptPrefix | None:
     """Return the most that caches hold of the beginning of a row's reading."""
-    window = row.memory.window if row.memory is not None else None
-    kept = 0 if window is None else prompt.shared_with(window.names)
+    kept = None if row.memory is None else _most_of(prompt, row.memory)
     here = prompt.shared_with(row.prompt.names) if is_croppable(done.cache) else 0
-    if window is not None and kept > here:
-        return window.cropped(kept)
+    if kept is not None and len(kept.names) > here:
+        return kept
     return done.prefix(place, row.prompt, columns=here) if here else None
 
 
@@ -582,16 +600,30 @@ def _read_apart(
     """Read canonical prompts with features of their own, silence cut from the clips."""
     wanted: list[list[Reading]] = []
     in_place: list[ReadingKind] = []
+    silent: list[bool] = []
     for turns in conversations:
-        readings = [
-            _without_silence(loaded, reading)
-            for reading in canonical_readings(turns)
-            if takes_clips(loaded, reading.turns)
-        ]
-        whole = [same_turn(turn) for turn in turns]
-        same = [r for r in readings if [same_turn(t) for t in r.turns] == whole]
-        in_place.append(same[0].kind if same else place_kind(turns))
-        wanted.append([r for r in readings if r not in same])
+        clips = {id(clip): clip for turn in turns for clip in turn.audio}
+        spans = {
+            place: speech_span(clip, loaded.sampling_rate)
+            for place, clip in clips.items()
+        }
+        silent.append(
+            any(long_silence(loaded, clips[place], spans[place]) for place in clips)
+        )
+        speech = {place: _cut(clip, spans[place]) for place, clip in clips.items()}
+        readings: dict[Hashable, Reading] = {}
+        for reading in _readings(turns, silent=silent[-1]):
+            if takes_clips(loaded, reading.turns):
+                heard = [
+                    replace(turn, audio=tuple(speech[id(clip)] for clip in turn.audio))
+                    for turn in reading.turns
+                ]
+                readings.setdefault(
+                    tuple(map(same_turn, heard)), replace(reading, turns=tuple(heard))
+                )
+        same = readings.pop(tuple(map(same_turn, turns)), None)
+        in_place.append(place_kind(turns) if same is None else same.kind)
+        wanted.append(list(readings.values()))
     prompts = [reading.turns for readings in wanted for reading in readings]
     states: dict[int, Tensor] = {}
     for places in _batches(loaded, prompts, _MAX_ROWS):
@@ -606,27 +638,16 @@ def _read_apart(
                 for reading in readings
             ),
             in_place=kind,
-            silent=any(
-                long_silence(loaded, clip, speech_span(clip, loaded.sampling_rate))
-                for turn in turns
-                for clip in turn.audio
-            ),
+            silent=still,
         )
-        for turns, readings, kind in zip(conversations, wanted, in_place, strict=True)
+        for readings, kind, still in zip(wanted, in_place, silent, strict=True)
     )
 
 
-def _without_silence(loaded: LoadedModel, reading: Reading) -> Reading:
-    def trimmed(clip: NDArray[np.float32]) -> NDArray[np.float32]:
-        span = speech_span(clip, loaded.sampling_rate)
-        # The same array where nothing is cut, by which equal readings are known.
-        whole = (span.start, span.stop) == (0, len(clip))
-        return clip if whole else clip[span.start : span.stop]
-
-    turns = [
-        replace(turn, audio=tuple(map(trimmed, turn.audio))) for turn in reading.turns
-    ]
-    return replace(reading, turns=tuple(turns))
+def _cut(clip: NDArray[np.float32], span: SpeechSpan) -> NDArray[np.float32]:
+    # The same array where nothing is cut, by which equal readings are known.
+    whole = (span.start, span.stop) == (0, len(clip))
+    return clip if whole else clip[span.start : span.stop]
 
 
 def _batches(

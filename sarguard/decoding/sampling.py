@@ -110,11 +110,15 @@ class TokenSampler:
             scores = self._matcher.mask(scores)
         seen = torch.tensor([self._seen], device=scores.device)
         penalised = self._penalties(seen, scores[None])  # type: ignore[arg-type]
-        if self._generator is None or self._greedy_left > 0:
-            # Before the temperature: a very small one makes several scores infinite.
-            # Nothing is drawn, so that the random state begins after these tokens.
-            token = int(penalised.argmax(dim=-1))
+        if self._greedy_left > 0:
+            # Without the penalty: a caller who writes a refusal's words into the prompt
+            # would take them from the answer. Before the temperature: a very small one
+            # makes several scores infinite. Nothing is drawn, so that the random state
+            # begins after these tokens.
+            token = int(scores.argmax(dim=-1))
             self._greedy_left -= 1
+        elif self._generator is None:
+            token = int(penalised.argmax(dim=-1))
         else:
             warped = self._warpers(seen, penalised)  # type: ignore[arg-type]
             # The generator is on this device, and the logits may be on another one.

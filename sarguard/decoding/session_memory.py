@@ -30,11 +30,9 @@ class SessionMemory:
         """What stands for a clip, and its embeddings, by the clip's digest."""
         self.states: Mapping[bytes, Tensor] = {}
         """Last-token states, (layers, width), by the reading's digest."""
-        self.prefix: KeptPrefix | None = None
-        """All columns of the last prompt; None where the cache could not be kept."""
-        self.window: KeptPrefix | None = None
-        """Those of the reading that the next window goes on from, where it was read
-        apart from the prompt."""
+        self.prefixes: tuple[KeptPrefix, ...] = ()
+        """All columns of the last prompt, and of those read beside it that the next
+        request goes on from; none where the cache could not be kept."""
 
     @property
     def size(self) -> int:
@@ -42,18 +40,16 @@ class SessionMemory:
         tensors = [columns for _, columns in self.clips.values()]
         tensors += list(self.states.values())
         kept = sum(tensor.numel() * tensor.element_size() for tensor in tensors)
-        return kept + sum(p.size for p in (self.prefix, self.window) if p is not None)
+        return kept + sum(prefix.size for prefix in self.prefixes)
 
     def keep(
         self,
         clips: Mapping[bytes, tuple[ClipColumns, Tensor]],
         states: Mapping[bytes, Tensor],
-        prefix: KeptPrefix | None,
-        window: KeptPrefix | None,
+        prefixes: Sequence[KeptPrefix],
     ) -> None:
         """Replace what is kept."""
-        self.clips, self.states = clips, states
-        self.prefix, self.window = prefix, window
+        self.clips, self.states, self.prefixes = clips, states, tuple(prefixes)
 
 
 class ClipCache(SessionMemory):
@@ -72,8 +68,7 @@ class ClipCache(SessionMemory):
         self,
         clips: Mapping[bytes, tuple[ClipColumns, Tensor]],
         states: Mapping[bytes, Tensor],
-        prefix: KeptPrefix | None,
-        window: KeptPrefix | None,
+        prefixes: Sequence[KeptPrefix],
     ) -> None:
         """Add to what is kept; prompts differ too much for their prefixes to serve."""
         # The newest last: what was asked longest ago goes first.
@@ -86,18 +81,22 @@ class ClipCache(SessionMemory):
             self.states = dict(list(self.states.items())[len(self.states) // 4 + 1 :])
 
 
-def reading_digest(reading: Reading, clips: Sequence[bytes], key: bytes) -> bytes:
+def reading_digest(
+    reading: Reading, clips: Mapping[int, ClipColumns], key: bytes
+) -> bytes:
     """Return a digest of what a reading says, without its kind.
 
     Args:
-        reading: A canonical one, of one turn.
-        clips: The digests of its clips, in order.
+        reading: It may have any number of turns.
+        clips: What stands for each clip, by the `id` of its array.
         key: The session's.
     """
     made = hashlib.blake2b(key=key, digest_size=16)
-    made.update(len(clips).to_bytes(4, "big"))
-    for clip in clips:
-        made.update(clip)
     for turn in reading.turns:
-        made.update(turn.text.encode("utf-8", "surrogatepass"))
+        text = turn.text.encode("utf-8", "surrogatepass")
+        # With numbers and lengths: where one ends and the next begins counts.
+        made.update(f"{turn.role} {len(turn.audio)} {len(text)} ".encode())
+        for clip in turn.audio:
+            made.update(clips[id(clip)].digest)
+        made.update(text)
     return made.digest()

@@ -8,63 +8,105 @@ those of the sessions that it has in memory.
 from __future__ import annotations
 
 import threading
-from collections import OrderedDict
-from typing import TypeAlias
+from collections.abc import Callable, Collection, Iterable
+from typing import Any
 
 import structlog
 
-from sarguard.audit.storage.query import Query
+from sarguard.audit.storage.query import Entry, Query
 from sarguard.errors import AuditError
 from sarguard.guard.recorder import AuditRecorder
+from sarguard.serving.forking import renew_in_child
+from sarguard.serving.request import SessionName
 
 _log = structlog.get_logger(__name__)
-_MAX_SESSIONS = 20_000
-"""More than a client keeps anything of."""
-
-Session: TypeAlias = tuple[str | None, str]
-"""A tenant and one of its sessions, as requests name them."""
 
 
 class Erasures:
     """The erasures in a client's ledger; any number of threads may ask at once."""
 
-    def __init__(self, recorder: AuditRecorder) -> None:
+    def __init__(
+        self,
+        recorder: AuditRecorder,
+        *,
+        held: Callable[[], Iterable[SessionName]],
+        forget: Callable[[str | None, str], None],
+    ) -> None:
+        """Heed a ledger's erasures.
+
+        Args:
+            recorder: What writes the ledger.
+            held: Returns the sessions of which something is in memory.
+            forget: Drops what is in memory of one.
+        """
         self._recorder = recorder
-        self._lock = threading.Lock()
+        self._held = held
+        self._forget = forget
         self._seen = 0
-        # Each with its pseudonym, the one that was used last at the end.
-        self._sessions: OrderedDict[Session, str] = OrderedDict()
+        self.begin_anew()
+        renew_in_child(self)
 
-    def note(self, tenant: str | None, session: str) -> None:
-        """Take a session among those of which something may be in memory."""
-        name = (tenant, session)
-        mark = self._recorder.privacy.pseudonyms(tenant).session(session)
-        with self._lock:
-            self._sessions[name] = mark
-            self._sessions.move_to_end(name)
-            while len(self._sessions) > _MAX_SESSIONS:
-                self._sessions.popitem(last=False)
+    def heed(self) -> int:
+        """Forget what was erased; return the number of the last erasure's record.
 
-    def collect(self) -> list[Session]:
-        """Return the noted sessions that were erased since the last call."""
+        No request goes on with an erased session's memory while another forgets it:
+        all of them wait here.
+        """
         with self._lock:
-            query = Query(kind="erased", first_seq=self._seen + 1)
-            found: list[Session] = []
-            try:
-                for entry in self._recorder.log.search(query, limit=None):
+            erased = self._since(self._seen)
+            if erased:
+                held = list(self._held())
+                for entry in erased:
+                    for tenant, session in self._concerned(entry.values, held):
+                        self._forget(tenant, session)
                     self._seen = max(self._seen, entry.seq)
-                    found += self._concerned(entry.values)
-            except AuditError as error:
-                # It is the writing of records that decides whether requests go on.
-                _log.warning("erasures_unread", error=str(error))
-            for name in found:
-                self._sessions.pop(name, None)
-            return found
+            return self._seen
 
-    def _concerned(self, erased: dict[str, object]) -> list[Session]:
+    def forget_again(self, name: SessionName, *, since: int) -> bool:
+        """Forget a session that was erased after a request of it came in.
+
+        What the request left in memory came after what `heed` dropped.
+
+        Args:
+            name: The session.
+            since: What `heed` returned when the request came in.
+
+        Returns:
+            Whether it was erased.
+        """
+        self.heed()
+        with self._lock:
+            erased = any(
+                self._concerned(entry.values, [name]) for entry in self._since(since)
+            )
+            if erased:
+                self._forget(*name)
+            return erased
+
+    def begin_anew(self) -> None:
+        """Replace the lock, which another thread of a parent may have held."""
+        self._lock = threading.Lock()
+
+    def _since(self, seq: int) -> list[Entry]:
+        query = Query(kind="erased", first_seq=seq + 1)
+        try:
+            return list(self._recorder.log.search(query, limit=None))
+        except AuditError as error:
+            # It is the writing of records that decides whether requests go on.
+            _log.warning("erasures_unread", error=str(error))
+            return []
+
+    def _concerned(
+        self, erased: dict[str, Any], names: Collection[SessionName]
+    ) -> list[SessionName]:
         tenant, mark = erased.get("tenant"), erased.get("session")
+        found = [name for name in names if name[0] == tenant]
+        if mark is None or not found:
+            return found
+        # All of a tenant's: the secret may have been replaced since.
+        secrets = self._recorder.privacy.keyring.all_pseudonyms(tenant)
         return [
             name
-            for name, own in self._sessions.items()
-            if name[0] == tenant and mark in (None, own)
+            for name in found
+            if any(secret.session(name[1]) == mark for _, secret in secrets)
         ]

@@ -15,7 +15,7 @@ from sarguard.errors import ArtifactError, ConfigurationError, SteeringError
 from sarguard.guard.check_runner import Checks
 from sarguard.guard.checks import InputCheck, OutputCheck
 from sarguard.guard.effective_policy import NO_POLICY, EffectivePolicy
-from sarguard.guard.policy_guard import Forget, PolicyGuard
+from sarguard.guard.policy_guard import PolicyGuard, SessionMemories
 from sarguard.guard.recorder import AuditRecorder, model_ref
 from sarguard.guard.transcripts import SpeechRecogniser, Transcriber
 from sarguard.policy.messages import Reason
@@ -92,7 +92,7 @@ def open_guard(
     info: BackendInfo,
     bundle: SteeringBundle,
     *,
-    forget: Forget | None = None,
+    memory: SessionMemories | None = None,
     **options: Unpack[GuardOptions],
 ) -> GuardHandle:
     """Return the guard of a client.
@@ -100,7 +100,7 @@ def open_guard(
     Args:
         info: Of the model.
         bundle: Where the tiers' rules stand.
-        forget: Drops what the backend keeps of a session that was erased.
+        memory: What the backend keeps of sessions, which an erasure drops.
         options: What the client's owner says.
 
     Raises:
@@ -136,7 +136,7 @@ def open_guard(
         max_audio_seconds=info.max_audio_seconds,
         recorder=recorder,
         checks=checks,
-        forget=forget,
+        memory=memory,
     )
     return GuardHandle(guard=guard, owned=log if owned else None)
 

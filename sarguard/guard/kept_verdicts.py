@@ -10,10 +10,8 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-import os
 import secrets
 import threading
-import weakref
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from typing import Literal, TypeAlias
@@ -21,11 +19,11 @@ from typing import Literal, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from sarguard.serving.request import RequestContext
+from sarguard.serving.forking import renew_in_child
+from sarguard.serving.request import RequestContext, SessionName
 from sarguard.types import Outcome, Turn
 
 KeptOutcome: TypeAlias = Literal[Outcome.REFUSED, Outcome.BLOCKED]
-_Session: TypeAlias = tuple[str | None, str]
 
 _MAX_SESSIONS = 10_000
 _MAX_VERDICTS = 256
@@ -56,21 +54,19 @@ class KeptVerdicts:
         self._max_sessions = max_sessions
         self._max_verdicts = max_verdicts
         self._key = secrets.token_bytes(_KEY_BYTES)
-        self._sessions: OrderedDict[_Session, OrderedDict[bytes, KeptOutcome]] = (
+        self._sessions: OrderedDict[SessionName, OrderedDict[bytes, KeptOutcome]] = (
             OrderedDict()
         )
-        self._begin_anew()
-        _ALL.add(self)
+        self.begin_anew()
+        renew_in_child(self)
 
     def find(
         self, context: RequestContext, turns: Sequence[Turn]
     ) -> KeptOutcome | None:
         """Return how this request ended in its session before, if it was held back."""
-        if context.session is None:
-            return None
-        name = (context.tenant, context.session)
+        name = context.session_name
         # Most requests come from sessions that nothing was refused in: no digest then.
-        if name not in self._sessions:
+        if name is None or name not in self._sessions:
             return None
         digest = self._digest(name, turns)
         with self._lock:
@@ -85,9 +81,9 @@ class KeptVerdicts:
         self, context: RequestContext, turns: Sequence[Turn], outcome: KeptOutcome
     ) -> None:
         """Keep how a request ended; without a session or turns nothing is kept."""
-        if context.session is None or not turns:
+        name = context.session_name
+        if name is None or not turns:
             return
-        name = (context.tenant, context.session)
         digest = self._digest(name, turns)
         with self._lock:
             kept = self._sessions.setdefault(name, OrderedDict())
@@ -106,11 +102,16 @@ class KeptVerdicts:
         with self._lock:
             self._sessions.pop((tenant, session), None)
 
+    def sessions(self) -> list[SessionName]:
+        """Return the sessions that verdicts are kept of."""
+        with self._lock:
+            return list(self._sessions)
+
     def __len__(self) -> int:
         """Return how many sessions verdicts are kept of."""
         return len(self._sessions)
 
-    def _digest(self, name: _Session, turns: Sequence[Turn]) -> bytes:
+    def _digest(self, name: SessionName, turns: Sequence[Turn]) -> bytes:
         made = hmac.new(self._key, digestmod=hashlib.sha256)
         # The tenant and the session as well, so that no digest means anything in
         # another one.
@@ -120,7 +121,8 @@ class KeptVerdicts:
             made.update(part)
         return made.digest()
 
-    def _begin_anew(self) -> None:
+    def begin_anew(self) -> None:
+        """Replace the lock, which another thread of a parent may have held."""
         # Held for single operations on dictionaries; digests are made outside of it.
         self._lock = threading.Lock()
 
@@ -159,16 +161,3 @@ def _sound(clip: NDArray[np.float32]) -> bytes:
 
 def _folded(text: str) -> str:
     return " ".join(text.casefold().split())
-
-
-_ALL: weakref.WeakSet[KeptVerdicts] = weakref.WeakSet()
-
-
-def _begin_anew_in_child() -> None:
-    # Another thread of the parent may have held a lock when the child was made.
-    for verdicts in list(_ALL):
-        verdicts._begin_anew()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_begin_anew_in_child)

@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 import threading
 import traceback
-from collections.abc import Callable
+from collections.abc import Iterable
 from contextlib import nullcontext
 from dataclasses import replace
-from typing import TypeAlias
+from typing import Protocol
 
 import structlog
 
@@ -45,7 +45,7 @@ from sarguard.policy.sections import Mode
 from sarguard.policy.strictness import compare
 from sarguard.serving.logs import log_safely
 from sarguard.serving.output_processor import declined
-from sarguard.serving.request import GenerationRequest
+from sarguard.serving.request import GenerationRequest, SessionName
 from sarguard.serving.request_guard import Block, Findings, ResolvedRequest, Screening
 from sarguard.steering.bundle import SteeringBundle
 from sarguard.steering.dose import DoseSpec
@@ -53,8 +53,16 @@ from sarguard.types import Outcome, Reply
 
 _log = structlog.get_logger(__name__)
 
-Forget: TypeAlias = Callable[[str | None, str], None]
-"""Takes a tenant and the name of one of its sessions."""
+
+class SessionMemories(Protocol):
+    """What a backend keeps of sessions between their requests."""
+
+    def sessions(self) -> Iterable[SessionName]:
+        """Return the sessions of whose requests something is kept."""
+
+    def forget(self, tenant: str | None, session: str) -> None:
+        """Drop what is kept of a session."""
+
 
 _ANSWERS = (Outcome.ANSWERED, Outcome.REFUSED)
 # What was said up to one of these may be a refusal already.
@@ -83,7 +91,7 @@ class PolicyGuard:
         max_audio_seconds: float,
         recorder: AuditRecorder | None = None,
         checks: Checks | None = None,
-        forget: Forget | None = None,
+        memory: SessionMemories | None = None,
     ) -> None:
         """Guard by a policy.
 
@@ -93,8 +101,8 @@ class PolicyGuard:
             max_audio_seconds: The longest clip that reaches the model whole.
             recorder: Writes the ledger; None where none is kept.
             checks: The checks beside the gate.
-            forget: Drops what the backend keeps of a session; it is called where the
-                ledger says that the session was erased.
+            memory: What the backend keeps of sessions; what the ledger says was erased
+                is dropped from it.
 
         Raises:
             ConfigurationError: The policy wants a ledger, and there is none.
@@ -105,8 +113,12 @@ class PolicyGuard:
         self._recorder = recorder
         self._checks = checks or Checks()
         self._verdicts = KeptVerdicts()
-        self._erasures = None if recorder is None else Erasures(recorder)
-        self._forget = forget
+        self._memory = memory
+        self._erasures = None
+        if recorder is not None:
+            self._erasures = Erasures(
+                recorder, held=self._held_sessions, forget=self._drop
+            )
         # Guards the change of `_effective`; readers take the reference as it is.
         self._changing = threading.Lock()
         if effective.given:
@@ -143,7 +155,11 @@ class PolicyGuard:
 
         It is held back for a limit, its session's verdict, or a check.
         """
-        self._forget_erased(resolved)
+        # Before anything of the session is used.
+        heeded = 0 if self._erasures is None else self._erasures.heed()
+        return replace(self._check(resolved), heeded=heeded)
+
+    def _check(self, resolved: ResolvedRequest) -> Findings:
         shadow = resolved.policy.mode is Mode.SHADOW
         violation = find_violation(resolved)
         if violation is not None:
@@ -186,7 +202,13 @@ class PolicyGuard:
             resolved = self._turned_away(request, reply)
         found = self._with_rule(resolved, found, reply)
         verdict = _verdict(resolved, found, reply)
-        if verdict is not None:
+        name = request.context.session_name
+        erased = (
+            name is not None
+            and self._erasures is not None
+            and self._erasures.forget_again(name, since=found.heeded)
+        )
+        if verdict is not None and not erased:
             # Before the reply goes out: whoever has it may ask again.
             self._verdicts.keep(request.context, resolved.turns, verdict)
         told, message = self._word(resolved, found, reply, error)
@@ -212,16 +234,14 @@ class PolicyGuard:
         """Forget the verdicts that were kept for a session."""
         self._verdicts.forget(tenant, session)
 
-    def _forget_erased(self, resolved: ResolvedRequest) -> None:
-        """Drop what is kept of erased sessions, before a request could use it."""
-        context = resolved.request.context
-        if self._erasures is None or context.session is None:
-            return
-        for tenant, session in self._erasures.collect():
-            self.forget(tenant, session)
-            if self._forget is not None:
-                self._forget(tenant, session)
-        self._erasures.note(context.tenant, context.session)
+    def _held_sessions(self) -> list[SessionName]:
+        kept = () if self._memory is None else self._memory.sessions()
+        return list({*self._verdicts.sessions(), *kept})
+
+    def _drop(self, tenant: str | None, session: str) -> None:
+        self.forget(tenant, session)
+        if self._memory is not None:
+            self._memory.forget(tenant, session)
 
     def change_policy(self, policy: Policy, *, actor: str | None = None) -> None:
         """Put another policy in force for the requests that come from now on.

@@ -7,12 +7,13 @@ engine of several processes is another. Client, guard and ledger need nothing el
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, TypeAlias
 
 from sarguard.decoding import Sampling
 from sarguard.models.untyped import Tokenizer
+from sarguard.serving.request import SessionName
 from sarguard.steering.dose import Decision, DoseSpec
 from sarguard.types import Turn, Usage
 
@@ -164,6 +165,9 @@ class Backend(Protocol):
 
         It is called from one thread at a time.
         """
+
+    def sessions(self) -> Iterable[SessionName]:
+        """Return the sessions of whose requests something is kept, for any thread."""
 
     def forget(self, tenant: str | None, session: str) -> None:
         """Drop what was kept of a session's requests, on the thread of whoever ends it.

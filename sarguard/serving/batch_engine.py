@@ -32,6 +32,7 @@ from sarguard.serving.backend import (
     GenerationJob,
     SteeringReceipt,
 )
+from sarguard.serving.request import SessionName
 from sarguard.serving.sessions import SessionLimits, SessionStore
 from sarguard.steering.bundle import SteeringBundle
 from sarguard.steering.self_test import run_self_test
@@ -151,6 +152,10 @@ class BatchEngine:
         heard = batch_key(self.loaded, request.turns)
         dose = request.dose
         return heard, dose.reads_states, dose.shadow, dose.bare
+
+    def sessions(self) -> list[SessionName]:
+        """Return the sessions of whose requests something is kept."""
+        return self._sessions.names()
 
     def forget(self, tenant: str | None, session: str) -> None:
         """Drop what was kept of a session's requests."""
@@ -274,7 +279,11 @@ class BatchEngine:
             raise error
 
     def _memory(self, request: BackendRequest) -> SessionMemory | None:
-        if request.session is None or not request.reuse:
+        if request.session is None:
+            return None
+        if not request.reuse:
+            # What was kept before the policy said so goes too.
+            self._sessions.forget(request.tenant, request.session)
             return None
         return self._sessions.open(request.tenant, request.session)
 

@@ -13,7 +13,7 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, TypedDict
+from typing import TYPE_CHECKING, Any, TypeAlias, TypedDict
 
 from sarguard.decoding import Sampling
 from sarguard.decoding.detokenizer import parse_stop
@@ -140,6 +140,10 @@ class TraceContext:
         )
 
 
+SessionName: TypeAlias = tuple[str | None, str]
+"""A tenant, or None, and the name of one of its sessions."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RequestContext:
     """Who asked, from where, and in which trace."""
@@ -154,6 +158,11 @@ class RequestContext:
     request_id: str | None = None
     """The caller's own name for the request."""
     trace: TraceContext | None = None
+
+    @property
+    def session_name(self) -> SessionName | None:
+        """Return what the session is known by; None without one."""
+        return None if self.session is None else (self.tenant, self.session)
 
     def __post_init__(self) -> None:
         if not _ENTRY.match(self.entry):

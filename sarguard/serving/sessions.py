@@ -9,15 +9,17 @@ from __future__ import annotations
 
 import threading
 import time
+import weakref
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TypeAlias
 
 from sarguard.decoding.session_memory import SessionMemory
 from sarguard.errors import ConfigurationError
+from sarguard.serving.forking import renew_in_child
+from sarguard.serving.request import SessionName
 
-_Name: TypeAlias = "tuple[str | None, str]"
+_LEAST_WAIT_S = 0.05
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,9 +61,17 @@ class SessionStore:
     ) -> None:
         self._limits = limits or SessionLimits()
         self._clock = clock
-        self._lock = threading.Lock()
         # The last used is the last.
-        self._kept: OrderedDict[_Name, tuple[SessionMemory, float]] = OrderedDict()
+        self._kept: OrderedDict[SessionName, tuple[SessionMemory, float]] = (
+            OrderedDict()
+        )
+        self.begin_anew()
+        renew_in_child(self)
+
+    def begin_anew(self) -> None:
+        """Replace lock and timer, which belong to the process that made them."""
+        self._lock = threading.Lock()
+        self._timer: threading.Timer | None = None
 
     def __len__(self) -> int:
         with self._lock:
@@ -73,6 +83,7 @@ class SessionStore:
             self._drop_idle()
             memory, _ = self._kept.pop((tenant, session), (SessionMemory(), 0.0))
             self._kept[tenant, session] = memory, self._clock()
+            self._wait()
             return memory
 
     def settle(self) -> None:
@@ -93,10 +104,36 @@ class SessionStore:
         with self._lock:
             self._kept.pop((tenant, session), None)
 
+    def names(self) -> list[SessionName]:
+        """Return the sessions of which something is kept."""
+        with self._lock:
+            return list(self._kept)
+
     def clear(self) -> None:
         """Drop everything."""
         with self._lock:
             self._kept.clear()
+            if self._timer is not None:
+                self._timer.cancel()
+                self._timer = None
+
+    def _wait(self) -> None:
+        """See that what is idle is dropped in time, whether anyone asks or not."""
+        if self._timer is not None or not self._kept:
+            return
+        _, used = next(iter(self._kept.values()))
+        wait = max(_LEAST_WAIT_S, used + self._limits.max_idle_s - self._clock())
+        # It does not keep a store alive that nobody holds any more.
+        self._timer = threading.Timer(wait, _drop_waiting, (weakref.ref(self),))
+        self._timer.daemon = True
+        self._timer.start()
+        weakref.finalize(self, self._timer.cancel)
+
+    def _drop_waiting(self) -> None:
+        with self._lock:
+            self._timer = None
+            self._drop_idle()
+            self._wait()
 
     def _drop_idle(self) -> None:
         oldest = self._clock() - self._limits.max_idle_s
@@ -104,3 +141,9 @@ class SessionStore:
             if used >= oldest:
                 return
             del self._kept[name]
+
+
+def _drop_waiting(store: weakref.ref[SessionStore]) -> None:
+    found = store()
+    if found is not None:
+        found._drop_waiting()

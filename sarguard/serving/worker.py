@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import threading
-import weakref
 from collections.abc import Callable, Hashable
 from concurrent.futures import Future
 
 from sarguard.errors import ConfigurationError, SteeringNotAppliedError
 from sarguard.serving.backend import Backend, GenerationJob
+from sarguard.serving.forking import renew_in_child
 from sarguard.serving.output_processor import OutputProcessor
 from sarguard.serving.request_queue import RequestQueue, end_all
 from sarguard.serving.request_state import RequestState
@@ -34,8 +33,8 @@ class Worker:
             places=max_queue, batch=max_batch, key=self._key
         )
         self._closed = False
-        self._begin_anew()
-        _WORKERS.add(self)
+        self.begin_anew()
+        renew_in_child(self)
 
     @property
     def queue(self) -> RequestQueue:
@@ -82,7 +81,8 @@ class Worker:
         if thread is not None and thread is not threading.current_thread():
             thread.join()
 
-    def _begin_anew(self) -> None:
+    def begin_anew(self) -> None:
+        """Start over with an empty queue and no thread."""
         self._starting = threading.Lock()
         self._thread = None
         self._running = []
@@ -133,15 +133,3 @@ class Worker:
                         "the backend returned without ending this request"
                     )
                 )
-
-
-_WORKERS: weakref.WeakSet[Worker] = weakref.WeakSet()
-
-
-def _begin_anew_in_child() -> None:
-    for worker in list(_WORKERS):
-        worker._begin_anew()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_begin_anew_in_child)

@@ -23,12 +23,13 @@ pytestmark = pytest.mark.reference
 
 CLIPS = 4
 CASES = {
-    "none": (0, 0),
-    "5 s before": (5, 0),
-    "5 s behind": (0, 5),
-    "20 s before": (20, 0),
-    "20 s behind": (0, 20),
+    "none": (0, 0, 0.0),
+    "5 s before": (5, 0, 0.0),
+    "20 s before": (20, 0, 0.0),
+    "20 s behind": (0, 20, 0.0),
+    "a room, 20 s behind": (0, 20, 0.002),
 }
+"""Seconds before and behind, and the root mean square of the noise."""
 
 
 @pytest.fixture(scope="module")
@@ -37,9 +38,11 @@ def loaded() -> LoadedModel:
 
 
 def padded(
-    clip: NDArray[np.float32], rate: int, before: int, behind: int
+    clip: NDArray[np.float32], rate: int, before: int, behind: int, noise: float
 ) -> tuple[Turn, ...]:
-    return (Turn(role="user", audio=(np.pad(clip, (before * rate, behind * rate)),)),)
+    longer = np.pad(clip, (before * rate, behind * rate))
+    room = np.random.default_rng(0).normal(scale=noise, size=longer.shape)
+    return (Turn(role="user", audio=((longer + room).astype(np.float32),)),)
 
 
 @pytest.mark.parametrize(
@@ -71,7 +74,7 @@ def test_silence_hardly_moves_the_score(
         )
     print(f"\n{suite}, silence: mean score of the clip as it is, mean score given")
     for name in CASES:
-        print(f"  {name:12} {as_it_is[name].mean():6.2f} {given[name].mean():6.2f}")
+        print(f"  {name:20} {as_it_is[name].mean():6.2f} {given[name].mean():6.2f}")
     moved = [scores - given["none"] for scores in given.values()]
     assert np.abs(np.mean(moved, axis=1)).max() < 0.4
     assert np.abs(moved).max() < 1.0

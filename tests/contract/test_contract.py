@@ -5,20 +5,23 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import transformers
 from torch import Tensor
 
+from sarguard.audio.silence import speech_span
 from sarguard.calibration.build import calibrate
 from sarguard.calibration.recipe import Recipe
 from sarguard.client import SafeAudioLLM
 from sarguard.decoding import Row, decode_rows, guarded_decode
 from sarguard.decoding.readings import canonical_readings
-from sarguard.decoding.request_reader import read_canonical
+from sarguard.decoding.request_reader import read_beside, read_canonical
 from sarguard.errors import (
     ArtifactMismatchError,
     AudioTooLongError,
@@ -327,6 +330,28 @@ def test_every_reading_has_the_states_of_its_own_prompt(loaded: LoadedModel) -> 
         expected = last_states(loaded.decoder, build_inputs(loaded, [prompt]))[:, 0]
         scale = float(expected.abs().max())
         torch.testing.assert_close(found.states, expected, atol=1e-4 * scale, rtol=0)
+
+
+def test_a_conversation_with_long_silence_is_scored_without_it(
+    loaded: LoadedModel,
+) -> None:
+    speech = tiny.clip(0.8)
+    clip = np.concatenate([np.zeros(5 * tiny.RATE, np.float32), speech])
+    turns = [Turn(role="user", audio=(clip,))]
+    if not loaded.single_audio:
+        turns = [*turns, Turn(role="assistant", text="A tone."), *turns]
+    (beside,) = read_beside(loaded, [turns])
+    (read,) = read_canonical(loaded, [turns])
+    # The whole conversation is answered, and counts only where it is broken.
+    assert len(read) == len(beside.read)
+    span = speech_span(clip, loaded.sampling_rate)
+    cut = [
+        replace(turn, audio=tuple(c[span.start : span.stop] for c in turn.audio))
+        for turn in turns
+    ]
+    expected = last_states(loaded.decoder, build_inputs(loaded, [cut]))[:, 0]
+    scale = float(expected.abs().max())
+    torch.testing.assert_close(read[-1].states, expected, atol=1e-4 * scale, rtol=0)
 
 
 class TestSplicedClips:

@@ -32,7 +32,7 @@ def plain_tokens(
     seen, chosen = list(prompt), []
     for count, row in enumerate(scores):
         found = row.clone()
-        for token in set(seen):
+        for token in set(seen) if count >= greedy else ():
             value, penalty = found[token], sampling.repetition_penalty
             found[token] = value * penalty if value < 0 else value / penalty
         if count < greedy or not sampling.temperature:
@@ -87,6 +87,15 @@ def test_a_tiny_temperature_does_not_change_the_likeliest_token() -> None:
         Sampling(temperature=1e-40, seed=1), [], CPU, greedy_tokens=1
     )
     assert sampler.sample(torch.tensor([1.0, 2.0, 3.0])) == 2
+
+
+def test_words_of_the_prompt_are_not_taken_from_a_refusal() -> None:
+    scores = torch.tensor([1.0, 2.0, 3.0])
+    sampling = Sampling(repetition_penalty=9.0)
+    plain = TokenSampler(sampling, [2], CPU)
+    deciding = TokenSampler(sampling, [2], CPU, greedy_tokens=1)
+    assert plain.sample(scores) == 1
+    assert deciding.sample(scores) == 2
 
 
 def answer(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -128,7 +129,7 @@ def test_mixed_callers_get_the_tokens_that_they_get_without(
             batch = callers[start : start + order.choice([1, 2, 3, 5, 8])]
             start += len(batch)
             asked = [caller.ask() for caller in batch]
-            goes_on += sum(caller.memory.prefix is not None for caller in batch)
+            goes_on += sum(bool(caller.memory.prefixes) for caller in batch)
             kept, plain = (
                 answer(loaded, steerer, asked, memories, constant=constant)
                 for memories in (
@@ -253,12 +254,12 @@ def test_steered_states_are_never_gone_on_from(
     memory = SessionMemory()
     asked = conversation(1)
     answer(loaded, steerer, [asked], [memory])
-    assert memory.prefix is not None
+    (prefix,) = memory.prefixes
     fresh = SessionMemory()
     read(loaded, steerer, [asked], [fresh])
-    assert fresh.prefix is not None
-    assert memory.prefix.names != fresh.prefix.names  # Their keys differ.
-    for pair, other in zip(memory.prefix.layers, fresh.prefix.layers, strict=True):
+    (unsteered,) = fresh.prefixes
+    assert prefix.names != unsteered.names  # Their keys differ.
+    for pair, other in zip(prefix.layers, unsteered.layers, strict=True):
         for part, expected in zip(pair, other, strict=True):
             assert torch.equal(part, expected)
 
@@ -270,7 +271,7 @@ def test_what_is_not_finite_is_not_kept(loaded: LoadedModel, steerer: Steerer) -
     (row,) = answer(loaded, steerer, [conversation(2)], [memory])
     handle.remove()
     assert row.ending == "blocked"
-    assert memory.prefix is None
+    assert not memory.prefixes
     assert not memory.states
     (row,) = answer(loaded, steerer, [conversation(2)], [memory])
     assert row.ending in ("length", "stop")
@@ -325,3 +326,46 @@ def test_a_silence_behind_a_clip_is_no_part_of_its_reading(
             atol=1e-4,
             rtol=1e-4,
         )
+
+
+def silent_conversation(turns: int) -> list[Turn]:
+    still = np.zeros(4 * tiny.RATE, dtype=np.float32)
+    return [
+        replace(turn, audio=tuple(np.concatenate([still, c]) for c in turn.audio))
+        for turn in conversation(turns, written=False)
+    ]
+
+
+def test_a_conversation_with_long_silences_is_read_without_them(
+    loaded: LoadedModel, steerer: Steerer
+) -> None:
+    system = Turn(role="system", text="You sell tickets.")
+    asked = [system, *silent_conversation(3)]
+
+    def trimmed(clip: np.ndarray) -> np.ndarray:
+        span = speech_span(clip, tiny.RATE)
+        return clip[span.start : span.stop]
+
+    cut = [replace(turn, audio=tuple(map(trimmed, turn.audio))) for turn in asked]
+    found = read(loaded, steerer, [asked], [None])
+    expected = read(loaded, steerer, [cut], [None])
+    assert found.readings is not None
+    assert expected.states is not None
+    (place,) = [one for one in found.readings[0].read if one.kind == "conversation"]
+    torch.testing.assert_close(
+        place.states, expected.states[:, 0], atol=1e-4, rtol=1e-4
+    )
+
+
+def test_later_turns_with_long_silences_cost_the_same(
+    loaded: LoadedModel, steerer: Steerer
+) -> None:
+    memory = SessionMemory()
+    costs = []
+    for turns in range(1, 7):
+        with Passes(loaded) as passes:
+            read(loaded, steerer, [silent_conversation(turns)], [memory])
+        costs.append(sum(passes.columns))
+    # The conversation is read once more, without its silences.
+    alone, *later = costs
+    assert max(later) <= 3.3 * alone

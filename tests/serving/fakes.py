@@ -123,6 +123,9 @@ class FakeBackend:
     def prepare(self, request: BackendRequest) -> None:
         """Accept every request."""
 
+    def sessions(self) -> list[tuple[str | None, str]]:
+        return []
+
     def forget(self, tenant: str | None, session: str) -> None:
         self.forgotten.append((tenant, session))
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import threading
+import time
+
 import pytest
 import torch
 
@@ -15,7 +18,7 @@ CLIP = ClipColumns(digest=b"d", count=4, speech=range(4))
 
 def fill(memory: SessionMemory, size: int) -> None:
     columns = torch.zeros(size, dtype=torch.uint8)
-    memory.keep({b"d": (CLIP, columns)}, {}, None, None)
+    memory.keep({b"d": (CLIP, columns)}, {}, ())
 
 
 class Clock:
@@ -70,6 +73,29 @@ def test_a_session_that_asks_no_more_is_dropped() -> None:
     clock.now = 19.5
     assert store.open(None, "b") is not memory
     assert store.open(None, "a") is not memory
+
+
+def test_what_is_idle_is_dropped_though_nobody_asks() -> None:
+    store = SessionStore(SessionLimits(max_idle_s=0.1))
+    store.open(None, "a")
+    until = time.monotonic() + 10.0
+    while store.names() and time.monotonic() < until:
+        time.sleep(0.02)
+    assert store.names() == []
+
+
+def test_a_store_that_is_cleared_or_lost_waits_for_nothing() -> None:
+    before = set(threading.enumerate())
+    cleared, lost = SessionStore(), SessionStore()
+    for store in (cleared, lost):
+        store.open(None, "a")
+    timers = set(threading.enumerate()) - before
+    assert len(timers) == 2
+    cleared.clear()
+    del store, lost
+    for timer in timers:
+        timer.join(timeout=10.0)
+        assert not timer.is_alive()
 
 
 def test_forgetting_ends_one_and_clearing_all() -> None:
