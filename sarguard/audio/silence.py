@@ -73,7 +73,7 @@ def speech_span(
     # Silence before may differ from silence after (zeros here, a room's noise there):
     # each pass takes off what is below the floor of what is left.
     for _ in range(_MAX_PASSES):
-        begin, end = _trim(levels, bands, first, last)
+        begin, end = _trim(levels, bands, first, last, margin=int(margin_s / _HOP_S))
         if (begin, end) == (first, last):
             break
         first, last = begin, end
@@ -118,7 +118,12 @@ def _band_levels(clip: NDArray[np.float32], rate: int) -> NDArray[np.float64]:
 
 
 def _trim(
-    levels: NDArray[np.float64], bands: NDArray[np.float64], first: int, last: int
+    levels: NDArray[np.float64],
+    bands: NDArray[np.float64],
+    first: int,
+    last: int,
+    *,
+    margin: int,
 ) -> tuple[int, int]:
     """Return the frames from the first loud one to behind the last, of those given."""
     part = levels[first:last]
@@ -129,9 +134,10 @@ def _trim(
     begin = first + _first_loud(part, loud, floor)
     end = last - _first_loud(part[::-1], loud, floor)
     unheard = bands.max(initial=-np.inf) - _UNHEARD_DB
-    if not _is_silence(bands, first, begin, unheard):
+    # The margin stays, so that a breath before a word and its echo do not count.
+    if not _is_silence(bands, first, begin - margin, unheard):
         begin = first
-    if not _is_silence(bands, end, last, unheard):
+    if not _is_silence(bands, end + margin, last, unheard):
         end = last
     return begin, end
 
@@ -159,7 +165,7 @@ def _is_silence(
     """Return whether frames are steady in every band, as noise is, or are not heard."""
     frames = round(_BLOCK_S / _HOP_S)
     # Whole blocks only: half of another may be speech.
-    part = np.maximum(bands[-(-first // frames) : last // frames], unheard)
+    part = np.maximum(bands[-(-first // frames) : max(0, last // frames)], unheard)
     if not len(part):
         return True
     above = part - np.percentile(part, _QUIET_PERCENTILE, axis=0) > _STANDS_OUT_DB
