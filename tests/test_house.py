@@ -51,7 +51,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "decoding": {"audio", "errors", "models", "steering", "types"},
     # A client may calibrate on the clips that ship with the package.
     "calibration": {"datasets", "decoding", "errors", "models", "steering", "types"},
-    "reference": {"audio", "datasets", "errors", "models", "types"},
+    # Training reports how much its text model refuses.
+    "reference": {"audio", "datasets", "errors", "models", "refusal", "types"},
     "bundles": {"errors", "reference", "steering"},
     "serving": {
         *("audio", "decoding", "errors", "models", "policy", "refusal", "steering"),

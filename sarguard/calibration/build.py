@@ -12,7 +12,13 @@ from typing import Unpack
 
 import numpy as np
 
-from sarguard.calibration.gate_calibration import CalibratedGate, calibrate_gate
+from sarguard.calibration.context_scores import count_contexts
+from sarguard.calibration.gate_calibration import (
+    CalibratedGate,
+    calibrate_gate,
+    written_requests,
+)
+from sarguard.calibration.journal import Journal
 from sarguard.calibration.recipe import (
     BATCH_SIZE,
     REFERENCE_RECIPE,
@@ -83,16 +89,19 @@ def calibrate(
     check_alpha("alpha", alpha)
     if needs_refusal:
         check_early(loaded, pairs, recipe, alpha=TIMES_ALPHA * alpha)
-    progress = _Progress(reading.get("progress"))
     batch_size = reading.get("batch_size", BATCH_SIZE)
     benign = reading.get("benign", ())
+    digest = clips_digest(pairs, benign)
+    journal = _journal(loaded, recipe, digest, reading)
+    progress = _Progress(reading.get("progress"), _prompt_count(loaded, pairs, reading))
     states = calibration_states(
         loaded,
         pairs,
         recipe,
         benign=benign,
         batch_size=batch_size,
-        progress=progress.part,
+        progress=progress.reach,
+        journal=journal,
     )
     vectors = refusal_vectors(states, recipe)
     refusal = None
@@ -109,9 +118,9 @@ def calibrate(
         texts=reading.get("texts"),
         benign_texts=reading.get("benign_texts"),
         batch_size=batch_size,
-        progress=progress.next_part(),
+        after_batch=progress.add,
+        journal=journal,
     )
-    digest = clips_digest(pairs, benign)
     card = _card(
         loaded, vectors, gate, recipe, clips=digest, alpha=alpha, refusal=refusal
     )
@@ -212,24 +221,56 @@ def _gate_card(found: CalibratedGate) -> GateCard:
     )
 
 
+def _prompt_count(
+    loaded: LoadedModel, pairs: Sequence[Pair], reading: ReadOptions
+) -> int:
+    """Return how much calibration reads: clips, texts, and conversations."""
+    benign = reading.get("benign", ())
+    asked, harmless = written_requests(
+        pairs, reading.get("texts"), reading.get("benign_texts")
+    )
+    clips, texts = 2 * len(pairs) + len(benign), 2 * len(asked) + len(harmless)
+    return clips + texts + count_contexts(loaded, pairs, benign, asked)
+
+
+def _journal(
+    loaded: LoadedModel, recipe: Recipe, clips: str, reading: ReadOptions
+) -> Journal:
+    """Return what keeps the readings of exactly this calibration."""
+    directory = reading.get("journal")
+    if directory is None:
+        return Journal()
+    return Journal(
+        directory,
+        {
+            **{name: str(value) for name, value in describe_model(loaded).items()},
+            "dtype": str(loaded.dtype),
+            "device": loaded.device.type,
+            "clips": clips,
+            "recipe": repr(recipe),
+            "batch_size": str(reading.get("batch_size", BATCH_SIZE)),
+            **{name: _version(name) for name in ("sarguard", "transformers", "torch")},
+        },
+    )
+
+
 class _Progress:
     """One count of progress over parts that each count their own."""
 
-    def __init__(self, report: Progress | None) -> None:
+    def __init__(self, report: Progress | None, total: int) -> None:
         self._report = report
-        self._before = 0
-        self._seen = 0
+        self._total = total
+        self._done = 0
 
-    def part(self, done: int, total: int) -> None:
-        """Take the progress of the part that is running."""
-        self._seen = total
+    def reach(self, done: int, _total: int) -> None:
+        """Take how much the first part has done."""
+        self.add(done - self._done)
+
+    def add(self, done: int) -> None:
+        """Take how much more was done."""
+        self._done += done
         if self._report is not None:
-            self._report(self._before + done, self._before + total)
-
-    def next_part(self) -> Progress:
-        """Begin another part."""
-        self._before += self._seen
-        return self.part
+            self._report(self._done, self._total)
 
 
 def _version(package: str) -> str:

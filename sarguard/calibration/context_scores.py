@@ -14,21 +14,23 @@ what a request scores.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from sarguard.calibration.contexts import SPOKEN, WRITTEN
 from sarguard.calibration.gate_fit import CrossFit, GateQuality
-from sarguard.calibration.recipe import Clip, Pair, Progress, TextPair
+from sarguard.calibration.journal import Journal, name_of
+from sarguard.calibration.recipe import Clip, Pair, TextPair
 from sarguard.decoding.request_reader import read_canonical
 from sarguard.decoding.session_memory import ClipCache
 from sarguard.models.inputs import takes_clips
 from sarguard.models.loading import LoadedModel
 from sarguard.steering.dose import ReadingKind
-from sarguard.steering.gate import WRITTEN_KINDS, ReadingScale
+from sarguard.steering.gate import READING_KINDS, WRITTEN_KINDS, ReadingScale
 from sarguard.types import Turn
 
 PAIRS = 16
@@ -80,7 +82,8 @@ def read_contexts(
     probes: OutOfFold,
     *,
     batch_size: int = _TOGETHER,
-    progress: Progress | None = None,
+    after_batch: Callable[[int], None] = lambda conversations: None,
+    journal: Journal | None = None,
 ) -> list[ContextRequest]:
     """Read requests in every context and return the raw scores of their readings.
 
@@ -90,33 +93,49 @@ def read_contexts(
         benign: Its other harmless clips; as many.
         probes: What scores them.
         batch_size: Maximum number of conversations that are read together.
-        progress: Called with (conversations read, all of them).
+        after_batch: Called with how many conversations were read.
+        journal: Keeps what was read.
     """
-    groups = list(_groups(loaded, pairs, benign, probes))
-    total = sum(map(len, groups))
     found: list[ContextRequest] = []
+    kept = journal or Journal()
     # A clip stands in many contexts, and its encoder runs once.
     clips = ClipCache()
-    for group in groups:
-        read = read_canonical(
-            loaded,
-            [request.turns for request in group],
-            batch_size=batch_size,
-            memory=clips,
-        )
-        for request, readings in zip(group, read, strict=True):
-            raw: dict[ReadingKind, float] = {}
-            for reading in readings:
-                score = probes.score(reading.states, reading.kind, request.place)
-                raw[reading.kind] = max(score, raw.get(reading.kind, score))
-            found.append(
-                ContextRequest(
-                    context=request.context, harmful=request.harmful, raw=raw
-                )
-            )
-        if progress is not None:
-            progress(len(found), total)
+
+    def read(group: Sequence[_Asked]) -> dict[str, Tensor]:
+        asked = [request.turns for request in group]
+        rows = read_canonical(loaded, asked, batch_size=batch_size, memory=clips)
+        return {
+            f"{row} {number} {reading.kind}": reading.states.cpu()
+            for row, readings in enumerate(rows)
+            for number, reading in enumerate(readings)
+        }
+
+    folds = len(probes.spoken.probes)
+    for group in _groups(loaded, pairs, benign, probes.texts, folds):
+        name = name_of("contexts", [request.turns for request in group])
+        raw: list[dict[ReadingKind, float]] = [{} for _ in group]
+        for key, states in kept.once(name, partial(read, group)).items():
+            row, _, said = key.split(" ")
+            kind = next(kind for kind in READING_KINDS if kind == said)
+            score = probes.score(states, kind, group[int(row)].place)
+            best = raw[int(row)]
+            best[kind] = max(score, best.get(kind, score))
+        found += [
+            ContextRequest(context=one.context, harmful=one.harmful, raw=scores)
+            for one, scores in zip(group, raw, strict=True)
+        ]
+        after_batch(len(group))
     return found
+
+
+def count_contexts(
+    loaded: LoadedModel,
+    pairs: Sequence[Pair],
+    benign: Sequence[Clip],
+    texts: Sequence[TextPair],
+) -> int:
+    """Return how many conversations `read_contexts` reads."""
+    return sum(map(len, _groups(loaded, pairs, benign, texts, 1)))
 
 
 def fit_scales(
@@ -180,7 +199,8 @@ def _groups(
     loaded: LoadedModel,
     pairs: Sequence[Pair],
     benign: Sequence[Clip],
-    probes: OutOfFold,
+    texts: Sequence[TextPair],
+    folds: int,
 ) -> Iterator[list[_Asked]]:
     """Yield the contexts of each request."""
     # A small calibration is for a quick look: what it is given bounds what it reads.
@@ -188,7 +208,6 @@ def _groups(
     rows = [(True, pairs[i].harmful, i) for i in range(used)]
     rows += [(False, pairs[i].safe, i) for i in range(used)]
     rows += [(False, clip, j) for j, clip in enumerate(benign[:used])]
-    folds = len(probes.spoken.probes)
     for harmful, clip, place in rows:
         one, two = _neighbours(pairs, place, folds)
         made = {name: spoken(clip, one, two) for name, spoken in SPOKEN.items()}
@@ -197,7 +216,7 @@ def _groups(
             for name, turns in made.items()
             if takes_clips(loaded, turns)
         ]
-    for place, text in enumerate(probes.texts[:used]):
+    for place, text in enumerate(texts[:used]):
         one, _ = _neighbours(pairs, place, folds)
         yield [
             _Asked(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
 
@@ -22,7 +22,8 @@ from sarguard.calibration.gate_fit import (
     cross_validate,
     fit_probe,
 )
-from sarguard.calibration.recipe import BATCH_SIZE, Clip, Pair, Progress, TextPair
+from sarguard.calibration.journal import Journal
+from sarguard.calibration.recipe import BATCH_SIZE, Clip, Pair, TextPair
 from sarguard.calibration.states import CalibrationStates
 from sarguard.calibration.written import written_states
 from sarguard.models.loading import LoadedModel
@@ -60,7 +61,8 @@ def calibrate_gate(
     texts: Sequence[TextPair] | None = None,
     benign_texts: Sequence[str] | None = None,
     batch_size: int = BATCH_SIZE,
-    progress: Progress | None = None,
+    after_batch: Callable[[int], None] = lambda prompts: None,
+    journal: Journal | None = None,
 ) -> CalibratedGate:
     """Fit a gate to calibration's states, and calibrate it over contexts.
 
@@ -73,21 +75,29 @@ def calibrate_gate(
         benign_texts: Harmless texts without a match, instructions among them; those
             that ship if not given.
         batch_size: Maximum number of requests that are read together.
-        progress: Called with (conversations read, all of them).
+        after_batch: Called with how many texts or conversations were read.
+        journal: Keeps what was read.
 
     Raises:
         InsufficientDataError: There are fewer than 3 pairs.
         DegenerateDirectionError: Harmful and harmless requests do not differ.
     """
     spoken = cross_fit(states.matched)
-    most = _TEXTS_PER_PAIR * len(pairs)
-    asked = texts if texts is not None else _shipped_pairs()[:most]
-    harmless = benign_texts if benign_texts is not None else _shipped_benign()[:most]
-    matched = written_states(loaded, asked, harmless, batch_size=batch_size)
+    asked, harmless = written_requests(pairs, texts, benign_texts)
+    matched = written_states(
+        loaded,
+        asked,
+        harmless,
+        batch_size=batch_size,
+        after_batch=after_batch,
+        journal=journal,
+    )
     written = cross_fit(matched)
     probes = OutOfFold(spoken=spoken, written=written, texts=asked)
     alone = cross_validate(states.alone, fitted=spoken)
-    found = read_contexts(loaded, pairs, benign, probes, progress=progress)
+    found = read_contexts(
+        loaded, pairs, benign, probes, after_batch=after_batch, journal=journal
+    )
     scales = fit_scales(found, alone)
     return CalibratedGate(
         gate=Gate(
@@ -99,6 +109,21 @@ def calibrate_gate(
         written_auc=cross_validate(matched, fitted=written).auc,
         contexts=strongest(found, scales),
     )
+
+
+def written_requests(
+    pairs: Sequence[Pair],
+    texts: Sequence[TextPair] | None,
+    benign_texts: Sequence[str] | None,
+) -> tuple[Sequence[TextPair], Sequence[str]]:
+    """Return what the probe for writing is fitted to: pairs, and other harmless texts.
+
+    Those that ship where none are given, as many as go with so many clips.
+    """
+    most = _TEXTS_PER_PAIR * len(pairs)
+    asked = texts if texts is not None else _shipped_pairs()[:most]
+    harmless = benign_texts if benign_texts is not None else _shipped_benign()[:most]
+    return asked, harmless
 
 
 def _shipped_pairs() -> list[TextPair]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol, TypeAlias, TypedDict
 
 import numpy as np
@@ -16,7 +17,7 @@ BATCH_SIZE = 8
 Clip: TypeAlias = NDArray[np.float32]
 """Mono float32 at the model's rate, shape (samples,)."""
 Progress: TypeAlias = Callable[[int, int], None]
-"""Called with (clips done, all of them)."""
+"""Called with how much is done, and how much there is."""
 
 
 class Pair(Protocol):
@@ -61,7 +62,10 @@ class ReadOptions(TypedDict, total=False):
     batch_size: int
     """Maximum number of clips that are read together; `BATCH_SIZE` by default."""
     progress: Progress | None
-    """Called after each batch."""
+    """Called after each batch with the prompts read, and how many there are in all."""
+    journal: Path | None
+    """A directory that keeps what was read, so that a calibration that was stopped goes
+    on; `journal.discard` removes it when the bundle is saved."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,12 +10,14 @@ import copy
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TypeAlias
 
 import torch
 from torch import Tensor
 
 from sarguard.calibration.gate_fit import MatchedStates
+from sarguard.calibration.journal import Journal, name_of
 from sarguard.calibration.recipe import (
     BATCH_SIZE,
     REFERENCE_RECIPE,
@@ -78,6 +80,7 @@ def calibration_states(
     benign: Sequence[Clip] = (),
     batch_size: int = BATCH_SIZE,
     progress: Progress | None = None,
+    journal: Journal | None = None,
 ) -> CalibrationStates:
     """Read the states that vectors and gate are computed from.
 
@@ -88,6 +91,7 @@ def calibration_states(
         benign: See `ReadOptions`, as for the two that follow.
         batch_size: Maximum number of clips that are read together.
         progress: Called with (clips done, all of them).
+        journal: Keeps what was read for a run that goes on.
     """
     harmful = [pair.harmful for pair in pairs]
     safe = [pair.safe for pair in pairs]
@@ -102,7 +106,12 @@ def calibration_states(
 
     def read(clips: Sequence[Clip], *texts: str) -> list[Tensor]:
         return read_states(
-            loaded, clips, texts, batch_size=batch_size, after_batch=count
+            loaded,
+            clips,
+            texts,
+            batch_size=batch_size,
+            after_batch=count,
+            journal=journal,
         )
 
     text = recipe.instruction
@@ -125,6 +134,7 @@ def read_states(
     *,
     batch_size: int = BATCH_SIZE,
     after_batch: Callable[[int], None] = lambda clips: None,
+    journal: Journal | None = None,
 ) -> list[Tensor]:
     """Return what every layer holds where the answer to a clip and a text begins.
 
@@ -134,6 +144,7 @@ def read_states(
         texts: Each accompanies every clip.
         batch_size: Maximum number of clips that are read together.
         after_batch: Called with how many clips a batch had.
+        journal: Keeps each batch.
 
     Returns:
         One tensor a text, float32 on the CPU, shape (clips, layers, width).
@@ -141,13 +152,27 @@ def read_states(
     shape = (len(clips), len(loaded.decoder), loaded.decoder.hidden_size)
     # On the CPU: the device holds the states of one batch at a time.
     found = [torch.empty(shape) for _ in texts]
+    kept = journal or Journal()
     for rows in _batches(loaded, clips, batch_size):
-        prompts = [_prompts(loaded, [clips[r] for r in rows], text) for text in texts]
-        for states, read in zip(found, _read(loaded, prompts), strict=True):
+        batch = [clips[row] for row in rows]
+        name = name_of("clips", texts, batch)
+        read = kept.once(name, partial(_by_text, loaded, batch, texts))
+        for number, states in enumerate(found):
             # Each to its clip's own place: batches are in the order of lengths.
-            states[rows] = read.transpose(0, 1)
+            states[rows] = read[str(number)]
         after_batch(len(rows))
     return found
+
+
+def _by_text(
+    loaded: LoadedModel, clips: Sequence[Clip], texts: Sequence[str]
+) -> dict[str, Tensor]:
+    """Return the states of clips with each text, (clips, layers, width), numbered."""
+    read = _read(loaded, [_prompts(loaded, clips, text) for text in texts])
+    return {
+        str(number): states.transpose(0, 1).float().cpu()
+        for number, states in enumerate(read)
+    }
 
 
 def _batches(

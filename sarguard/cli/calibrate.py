@@ -13,7 +13,7 @@ from sarguard.cli.options import (
     positive_float,
     positive_int,
 )
-from sarguard.cli.screen import print_json, results, steps
+from sarguard.cli.screen import print_json, remarks, results, steps
 from sarguard.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -97,6 +97,7 @@ def add_parser(commands: Commands) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Calibrate, save, and show what came out."""
+    from sarguard.calibration.journal import discard
     from sarguard.cli.load import open_model
 
     # What is wrong with the files is found before the model is loaded.
@@ -106,10 +107,20 @@ def run(options: argparse.Namespace) -> int:
 
         read_user_manifest(options.pairs)
     loaded = open_model(options)
-    bundle = _calibrate(options, loaded)
-    if options.choose_tiers:
-        bundle = _choose_tiers(loaded, bundle, limit=options.limit)
+    journal = _journal(options.output)
+    try:
+        bundle = _calibrate(options, loaded, journal)
+        if options.choose_tiers:
+            bundle = _choose_tiers(loaded, bundle, limit=options.limit)
+    except KeyboardInterrupt:
+        remarks().print(
+            f"What was read is kept in {journal}: the same command goes on from there.",
+            markup=False,
+            soft_wrap=True,
+        )
+        raise
     saved = bundle.save(options.output)
+    discard(journal)
     if options.json:
         card = bundle.card.model_dump()
         print_json({"directory": str(saved), "digest": bundle.digest, "card": card})
@@ -131,7 +142,15 @@ def _check_output(output: str) -> None:
         )
 
 
-def _calibrate(options: argparse.Namespace, loaded: LoadedModel) -> SteeringBundle:
+def _journal(output: str) -> Path:
+    """Return where what was read is kept, beside the bundle and never in it."""
+    path = Path(output).absolute()
+    return path.with_name(f".{path.name}.reading")
+
+
+def _calibrate(
+    options: argparse.Namespace, loaded: LoadedModel, journal: Path
+) -> SteeringBundle:
     from sarguard.calibration.build import calibrate
     from sarguard.calibration.recipe import Recipe
     from sarguard.datasets import load_benign, load_pairs, load_user_pairs
@@ -158,6 +177,7 @@ def _calibrate(options: argparse.Namespace, loaded: LoadedModel) -> SteeringBund
             batch_size=options.batch_size,
             needs_refusal=not options.allow_no_refusal,
             progress=lambda done, total: advance(done, total, ""),
+            journal=journal,
         )
 
 

@@ -61,16 +61,17 @@ def load_texts() -> tuple[RequestText, ...]:
     Any prefix of the pairs of `calibration`, `validation` or `test` covers the topics
     evenly, so a limit on pairs does not lose a topic.
     """
-    source = Path(__file__).with_name("texts.jsonl")
-    requests: list[RequestText] = []
-    for line in source.read_text(encoding="utf-8").splitlines():
-        requests.extend(_requests(json.loads(line)))
-    return tuple(requests)
+    return _read("texts.jsonl")
 
 
 def load_sentences() -> frozenset[str]:
-    """Return the set of all texts, for training corpora to leave out."""
-    return frozenset(request.text for request in load_texts())
+    """Return the set of all texts, for training corpora to leave out.
+
+    Those of the next edition's test are among them, which no clip says yet: nothing may
+    be tuned on them.
+    """
+    requests = load_texts() + _read("next_test.jsonl")
+    return frozenset(request.text for request in requests)
 
 
 @cache
@@ -78,6 +79,12 @@ def load_instructions() -> tuple[str, ...]:
     """Return harmless instructions and short replies, which are written, not spoken."""
     source = Path(__file__).with_name("instructions.txt")
     return tuple(source.read_text(encoding="utf-8").splitlines())
+
+
+def _read(name: str) -> tuple[RequestText, ...]:
+    source = Path(__file__).with_name(name)
+    lines = source.read_text(encoding="utf-8").splitlines()
+    return tuple(request for line in lines for request in _requests(json.loads(line)))
 
 
 def _requests(row: dict[str, str]) -> list[RequestText]:

@@ -28,8 +28,14 @@ from sarguard.evaluation.judges.rules import Label, label
 from sarguard.evaluation.judges.topic import share_on_topic
 from sarguard.evaluation.run.batch_answers import Question, answer_batch, make_batches
 from sarguard.models.loading import LoadedModel, load_model
-from sarguard.reference.assemble import ensure_bases, ensure_reference, shipped_head
+from sarguard.reference.assemble import (
+    ensure_bases,
+    ensure_reference,
+    shipped_difference,
+    shipped_head,
+)
 from sarguard.reference.build import build_untrained
+from sarguard.reference.difference import apply_alignment
 from sarguard.reference.training.answering import (
     INSTRUCTIONS,
     AdaptedTextModel,
@@ -67,6 +73,7 @@ class Card:
         self.progress = progress
         self.loaded: LoadedModel = load_model(ensure_reference())
         untrained, processor = build_untrained(ensure_bases())
+        apply_alignment(untrained, shipped_difference())
         tokenizer = processor.tokenizer
         self.teacher = AdaptedTextModel(untrained, tokenizer)
         self.student = AdaptedTextModel(self.loaded.model, tokenizer)

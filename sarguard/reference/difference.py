@@ -31,6 +31,9 @@ if TYPE_CHECKING:
 
 DIFFERENCE_FORMAT = "sarguard-difference-1"
 
+ALIGNING_RANKS = "aligning_ranks"
+"""Metadata: how many ranks of the LoRA, the first ones, aligned the text model."""
+
 _AUDIO, _PROJECTOR, _TEXT = "audio_tower.", "multi_modal_projector.", "language_model."
 _LORA_A, _LORA_B = ".lora_A", ".lora_B"
 _BLOCK_ROWS = 32
@@ -46,8 +49,9 @@ def save_difference(
     Args:
         path: file to write.
         tensors: by the names given in the module's docstring, any float dtype.
-        metadata: must hold "lora_scale" (a number as text) where there is a LoRA;
-            "format" and "bases" are filled in; anything else is kept as a note.
+        metadata: must hold "lora_scale" (a number as text) where there is a LoRA, and
+            may hold "aligning_ranks"; "format" and "bases" are filled in; anything else
+            is kept as a note.
 
     Raises:
         ValueError: a name, a shape, a value or the scale does not fit the format.
@@ -111,6 +115,30 @@ def apply_difference(model: Qwen2AudioForConditionalGeneration, path: Path) -> N
             _merge(weight, tensor, lora_b, float(metadata["lora_scale"]))
         else:
             _replace(_parameter(parameters, name), tensor, name)
+
+
+def apply_alignment(model: Qwen2AudioForConditionalGeneration, path: Path) -> None:
+    """Align a float32 base model's text model in place; it hears nothing by that.
+
+    The alignment is the first ranks of a difference's LoRA: the metadata say how many.
+    Where they say nothing, the text model was not aligned and stays as it is.
+
+    Raises:
+        ReferenceCorruptError: the file is damaged or names what the model lacks.
+        ValueError: a weight that a LoRA is merged into is not float32.
+    """
+    tensors, metadata = load_difference(path)
+    ranks = int(metadata.get(ALIGNING_RANKS, 0))
+    if not ranks:
+        return
+    parameters = dict(model.model.named_parameters())
+    scale = float(metadata["lora_scale"])
+    for name, lora_a in tensors.items():
+        if name.endswith(_LORA_A):
+            module = name.removesuffix(_LORA_A)
+            weight = _parameter(parameters, f"{module}.weight")
+            lora_b = tensors[module + _LORA_B]
+            _merge(weight, lora_a[:ranks], lora_b[:, :ranks], scale)
 
 
 def merged_weight(

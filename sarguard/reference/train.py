@@ -2,10 +2,11 @@
 
     python -m sarguard.reference.train --out runs/reference
 
-It synthesises the sentences (minutes), trains hearing, then the lookup, then answering,
-each for a budget of minutes, and exports ``difference.safetensors``. If it is stopped,
-the same command continues where it was. It runs on a GPU if there is one, else on the
-CPU, in bfloat16 where that is faster.
+It synthesises the sentences (an hour), aligns the text model in writing, trains
+hearing, then the lookup, then reading, then answering, each for a budget of minutes,
+and exports ``difference.safetensors``. If it is stopped, the same command continues
+where it was. It runs on a GPU if there is one, else on the CPU, in bfloat16 where that
+is faster. What it reports is also written to ``train.log``.
 """
 
 from __future__ import annotations
@@ -13,11 +14,10 @@ from __future__ import annotations
 import argparse
 import random
 from collections import defaultdict
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
-from rich.console import Console
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -26,19 +26,25 @@ from rich.progress import (
     TextColumn,
     TimeRemainingColumn,
 )
+from torch import Tensor
 from transformers import PreTrainedModel
 
+from sarguard.datasets import load_texts
 from sarguard.datasets.speak import check_engines
 from sarguard.reference.training.adapters import Adapters
-from sarguard.reference.training.answering import AdaptedTextModel, Example
-from sarguard.reference.training.clips import Clip
-from sarguard.reference.training.export import (
-    export,
-    load_adapters,
-    load_encoder,
+from sarguard.reference.training.aligning import (
+    AligningStage,
+    Lesson,
+    train_aligning,
+    write_lessons,
 )
+from sarguard.reference.training.answering import AdaptedTextModel, Example, answer
+from sarguard.reference.training.clips import Clip
+from sarguard.reference.training.corpus import PROMPTS
+from sarguard.reference.training.export import export, load_encoder
 from sarguard.reference.training.hearing import SpeechEncoder
 from sarguard.reference.training.lookup import LookupEncoder, build_lookup
+from sarguard.reference.training.reading import ReadingStage, train_reading
 from sarguard.reference.training.stage import TimeBudget, autocast, fastest_dtype
 from sarguard.reference.training.train_answering import (
     AnsweringStage,
@@ -54,12 +60,15 @@ from sarguard.reference.training.train_hearing import (
     heard,
     train_on_clips,
 )
-from sarguard.reference.training.workspace import Workspace
+from sarguard.reference.training.workspace import Workspace, console
+from sarguard.reference.training.written import load_written
+from sarguard.refusal import is_refusal
 
-EXAMPLES = 1_920
+PROMPTS_KEPT = 2_000
+"""Of the text model's own prompts, among the harmless requests of aligning."""
+EXAMPLES = 4_800
 GROUPS = ("seen", "unseen")
-
-console = Console(stderr=True)
+_SHOWN_TOKENS = 10
 
 
 def main() -> None:
@@ -71,26 +80,23 @@ def main() -> None:
     workspace = Workspace(options.out, device)
     check_engines()
     _render_clips(workspace)
+    alignment = _align(workspace, options)
     encoder = workspace.encoder()
     if not options.start_from:
         budget = TimeBudget(options.hearing_minutes * 60)
         hearing = HearingStage(encoder, budget, options.out / "hearing.pt")
-        _train_on_clips(workspace, hearing, workspace.preprocessor, seed=options.seed)
+        _train_on_clips(workspace, hearing, seed=options.seed)
     model, _ = workspace.untrained
-    lookup = build_lookup(
-        model, encoder, workspace.lookup_tokens, space=workspace.space
-    )
+    lookup = build_lookup(model, encoder, workspace.unit_counts, space=workspace.space)
     if options.start_from:
         load_encoder(options.start_from, lookup)
-    preprocessor = replace(
-        workspace.preprocessor, vocabulary=tuple(workspace.lookup_tokens)
-    )
     budget = TimeBudget(options.lookup_minutes * 60)
     stage = LookupStage(lookup, budget, options.out / "lookup.pt")
-    _train_on_clips(workspace, stage, preprocessor, seed=options.seed)
-    adapters = _train_answering(workspace, lookup, preprocessor, options)
-    path = export(options.out, lookup, adapters, preprocessor.vocabulary)
-    console.log(f"wrote {path}")
+    _train_on_clips(workspace, stage, seed=options.seed)
+    adapters = _train_answering(workspace, lookup, options)
+    vocabulary = workspace.preprocessor.vocabulary
+    path = export(options.out, lookup, alignment, adapters, vocabulary)
+    workspace.report(f"wrote {path}")
 
 
 def _options() -> argparse.Namespace:
@@ -100,11 +106,13 @@ def _options() -> argparse.Namespace:
         "--start-from",
         type=Path,
         metavar="DIR",
-        help="go on from an export (sarguard/reference/weights), after its hearing",
+        help="take over what an export heard (sarguard/reference/weights)",
     )
-    parser.add_argument("--hearing-minutes", type=float, default=60.0)
-    parser.add_argument("--lookup-minutes", type=float, default=14.0)
-    parser.add_argument("--answering-minutes", type=float, default=45.0)
+    parser.add_argument("--aligning-minutes", type=float, default=40.0)
+    parser.add_argument("--hearing-minutes", type=float, default=120.0)
+    parser.add_argument("--lookup-minutes", type=float, default=120.0)
+    parser.add_argument("--reading-minutes", type=float, default=30.0)
+    parser.add_argument("--answering-minutes", type=float, default=60.0)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=0, help="0: torch's own choice")
     return parser.parse_args()
@@ -127,33 +135,100 @@ def _render_clips(workspace: Workspace) -> None:
         workspace.render(report)
 
 
-def _train_on_clips(
-    workspace: Workspace, stage: ClipStage, preprocessor: Preprocessor, *, seed: int
-) -> None:
+def _align(workspace: Workspace, options: argparse.Namespace) -> dict[str, Tensor]:
+    """Align the text model in place; return what was added to it."""
+    model, tokenizer = workspace.untrained
+    exact = {n: p.clone() for n, p in model.model.language_model.named_parameters()}
+    adapters = _add_adapters(model, seed=options.seed)
+    text_model = AdaptedTextModel(model, tokenizer, adapters)
+
+    budget = TimeBudget(options.aligning_minutes * 60)
+    stage = AligningStage(text_model, adapters, budget, options.out / "aligning.pt")
+    if not budget.is_spent():
+        lessons = _lessons(workspace, text_model, seed=options.seed)
+        train_aligning(
+            stage,
+            lessons,
+            seed=options.seed + stage.step,
+            evaluate=lambda: _refusals(text_model),
+            report=workspace.report,
+        )
+    alignment = {name: value.clone() for name, value in adapters.tensors().items()}
+    # Merged into the weights as they were, not as they were rounded for training.
+    adapters.merge(exact)
+    return alignment
+
+
+def _lessons(
+    workspace: Workspace,
+    text_model: AdaptedTextModel,
+    *,
+    seed: int,
+) -> list[Lesson]:
+    """Return the lessons of aligning, written once and kept on disk."""
+    path = workspace.directory / "aligning-lessons.pt"
+    if not path.exists():
+        prompts = PROMPTS.read_text("utf-8").splitlines()
+        lessons = write_lessons(
+            text_model,
+            load_written(),
+            random.Random(seed).sample(prompts, PROMPTS_KEPT),
+            seed=seed,
+            report=workspace.report,
+        )
+        torch.save([(x.prompt, x.answer, x.kind) for x in lessons], path)
+    return [
+        Lesson(prompt=prompt, answer=found, kind=kind)
+        for prompt, found, kind in torch.load(path, weights_only=True)
+    ]
+
+
+@torch.no_grad()
+def _refusals(text_model: AdaptedTextModel) -> str:
+    """Return a line of how much is refused, in writing, of what tiers are chosen on."""
+    texts: dict[str, list[str]] = defaultdict(list)
+    for request in load_texts():
+        if request.split.endswith("validation"):
+            texts[f"{request.split} {request.kind}"].append(request.text)
+    shares = []
+    for name, asked in texts.items():
+        prompts = [text_model.transcript_prompt(text, "") for text in asked]
+        with autocast(text_model.device):
+            answers = answer(
+                text_model,
+                prompts,
+                length=_SHOWN_TOKENS,
+                temperature=0.0,
+                adapted=True,
+            )
+        rows = [list(tokens) for tokens in answers]
+        said = text_model.tokenizer.batch_decode(rows, skip_special_tokens=True)
+        shares.append(f"{name} {sum(map(is_refusal, said)) / len(said):.3f}")
+    return f"refused: {'; '.join(shares)}"
+
+
+def _train_on_clips(workspace: Workspace, stage: ClipStage, *, seed: int) -> None:
+    preprocessor = workspace.preprocessor
+    if stage.budget.is_spent():
+        return
     train_on_clips(
         stage,
         preprocessor,
-        preprocessor.with_known_tokens(workspace.training_clips(drilled=True)),
-        seed=seed,
+        preprocessor.sayable(workspace.training_clips()),
+        seed=seed + stage.step,
         evaluate=lambda: _word_errors(workspace, stage.encoder, preprocessor),
-        report=console.log,
+        report=workspace.report,
     )
 
 
 def _train_answering(
-    workspace: Workspace,
-    encoder: LookupEncoder,
-    preprocessor: Preprocessor,
-    options: argparse.Namespace,
+    workspace: Workspace, encoder: LookupEncoder, options: argparse.Namespace
 ) -> Adapters:
     model, tokenizer = workspace.untrained
-    adapters = _add_adapters(model)
-    if options.start_from:
-        load_adapters(options.start_from, adapters)
+    preprocessor = workspace.preprocessor
+    adapters = _add_adapters(model, seed=options.seed + 1)
     text_model = AdaptedTextModel(model, tokenizer, adapters)
-    spoken = _by_text(
-        preprocessor.with_known_tokens(workspace.training_clips(drilled=False))
-    )
+    spoken = _by_text(preprocessor.sayable(workspace.harmless_clips()))
     held_out = {g: {c.text: c for c in workspace.held_out_clips(g)} for g in GROUPS}
     examples, held_out_examples = _examples(
         workspace, text_model, spoken, held_out["seen"]
@@ -168,31 +243,44 @@ def _train_answering(
                     encoder, text_model, preprocessor, kept, clips
                 )
                 shares.append(f"{group} {share:.3f}")
-        errors = _word_errors(workspace, encoder, preprocessor)
-        return f"agreement {' '.join(shares)}; {errors}"
+        return f"agreement {' '.join(shares)}"
 
-    budget = TimeBudget(options.answering_minutes * 60)
+    reading = ReadingStage(
+        text_model,
+        adapters,
+        preprocessor.spelling,
+        TimeBudget(options.reading_minutes * 60),
+        options.out / "reading.pt",
+        space=workspace.space,
+        seed=options.seed,
+    )
+    train_reading(
+        reading, examples, seed=options.seed, evaluate=evaluate, report=workspace.report
+    )
     stage = AnsweringStage(
         encoder,
         text_model,
         adapters,
         preprocessor,
-        budget,
+        TimeBudget(options.answering_minutes * 60),
         options.out / "answering.pt",
     )
     train_answering(
         stage,
         examples,
         spoken,
-        seed=options.seed,
-        evaluate=evaluate,
-        report=console.log,
+        seed=options.seed + stage.step,
+        evaluate=lambda: (
+            f"{evaluate()}; {_word_errors(workspace, encoder, preprocessor)}"
+        ),
+        report=workspace.report,
     )
     return adapters
 
 
-def _add_adapters(model: PreTrainedModel) -> Adapters:
+def _add_adapters(model: PreTrainedModel, *, seed: int) -> Adapters:
     """Add adapters in float32 to the text model, itself in the fastest format."""
+    torch.manual_seed(seed)
     adapters = Adapters(model.model.language_model)
     fastest = fastest_dtype(model.device)
     model.model.language_model.to(fastest)
@@ -206,24 +294,24 @@ def _add_adapters(model: PreTrainedModel) -> Adapters:
 def _examples(
     workspace: Workspace,
     text_model: AdaptedTextModel,
-    spoken: dict[str, list[Clip]],
-    held_out: dict[str, Clip],
+    spoken: Mapping[str, Sequence[Clip]],
+    held_out: Mapping[str, Clip],
 ) -> tuple[list[Example], list[Example]]:
     """Return training and held-out examples, generated once and kept on disk."""
-    path = workspace.directory / "lessons.pt"
+    path = workspace.directory / "answering-examples.pt"
     if not path.exists():
         rng = random.Random(0)
         texts = rng.sample(sorted(spoken), min(EXAMPLES, len(spoken)))
         with autocast(workspace.device):
             examples = generate_examples(
-                text_model, texts, seed=0, greedy=False, report=console.log
+                text_model, texts, seed=0, greedy=False, report=workspace.report
             )
             held_out_examples = generate_examples(
                 text_model,
                 sorted(held_out)[:96],
                 seed=1,
                 greedy=True,
-                report=console.log,
+                report=workspace.report,
             )
         rows = [
             [(x.text, x.instruction, x.answer) for x in part]

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from sarguard.calibration.context_scores import (
     ContextRequest,
     OutOfFold,
+    count_contexts,
     fit_scales,
     read_contexts,
     strongest,
@@ -96,19 +97,19 @@ def test_every_context_reads_every_request_once() -> None:
     )
     texts = [TextPair(harmful=f"harm {i}", safe=f"safe {i}") for i in range(4)]
     probes = OutOfFold(spoken=cross_fit(states), written=cross_fit(states), texts=texts)
-    seen: list[tuple[int, int]] = []
+    seen: list[int] = []
     found = read_contexts(
         loaded,
         pairs,
         [tiny.clip(0.4)],
         probes,
         batch_size=3,
-        progress=lambda done, total: seen.append((done, total)),
+        after_batch=seen.append,
     )
     asked = 5 * len(SPOKEN) + 4 * len(WRITTEN)
     assert len(found) == asked
-    assert seen[-1] == (asked, asked)
-    assert [total for _, total in seen] == [asked] * len(seen)
+    assert sum(seen) == asked
+    assert count_contexts(loaded, pairs, [tiny.clip(0.4)], texts) == asked
     assert {request.context for request in found} == {*SPOKEN, *WRITTEN}
     for request in found:
         spoken = request.context in SPOKEN

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -42,11 +42,26 @@ class LoraLinear(nn.Module):
         return y + SCALE * F.linear(F.linear(x, self.lora_A), self.lora_B)
 
 
+def together(*parts: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return one difference that is the sum of several, its rank the sum of theirs.
+
+    Args:
+        parts: Each as `Adapters.tensors` gives it, of the same layers.
+    """
+    return {
+        name: torch.cat(
+            [part[name] for part in parts], dim=int(name.endswith("lora_B"))
+        )
+        for name in parts[0]
+    }
+
+
 class Adapters:
     """Every adapter of a text model, by the path of the layer it adapts."""
 
     def __init__(self, language_model: nn.Module) -> None:
         self.by_path: dict[str, LoraLinear] = {}
+        self._language_model = language_model
         layers: Any = language_model.layers
         for number, layer in enumerate(layers):
             for target in TARGETS:
@@ -72,6 +87,26 @@ class Adapters:
         finally:
             for adapted in self.by_path.values():
                 adapted.active = True
+
+    @torch.no_grad()
+    def merge(self, exact: Mapping[str, Tensor]) -> None:
+        """Make the difference part of the model, and take the adapters off.
+
+        Args:
+            exact: The text model's weights before any was rounded, by their names; the
+                model has their type afterwards.
+        """
+        for path, adapted in self.by_path.items():
+            weight = exact[f"{path}.weight"]
+            product = adapted.lora_B.double() @ adapted.lora_A.double()
+            weight.copy_((weight.double() + SCALE * product).to(weight.dtype))
+        layers: Any = self._language_model.layers
+        for path, adapted in self.by_path.items():
+            place, _, name = path.removeprefix("layers.").rpartition(".")
+            number, _, parent = place.partition(".")
+            setattr(layers[int(number)].get_submodule(parent), name, adapted.base)
+        for name, parameter in self._language_model.named_parameters():
+            parameter.data = exact[name].clone()
 
     def tensors(self) -> dict[str, Tensor]:
         """Return the matrices under the names of the shipped difference."""

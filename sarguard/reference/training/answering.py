@@ -121,6 +121,35 @@ class AdaptedTextModel:
             rows.append(torch.cat([start, heard.to(start.dtype), end]))
         return self._read(rows, examples, layers)
 
+    def next_logits(
+        self, rows: Sequence[Sequence[int]], counts: Sequence[int]
+    ) -> Tensor:
+        """Return the logits of the last tokens of each row, (tokens, vocabulary).
+
+        Args:
+            rows: Token ids.
+            counts: How many tokens of each row's end are asked for.
+        """
+        width = max(map(len, rows))
+        ids = torch.zeros(len(rows), width, dtype=torch.long)
+        mask = torch.zeros_like(ids)
+        for number, row in enumerate(rows):
+            ids[number, : len(row)] = torch.tensor(row)
+            mask[number, : len(row)] = 1
+        output = self.text_model(
+            input_ids=ids.to(self.device),
+            attention_mask=mask.to(self.device),
+            use_cache=False,
+        )
+        states: Tensor = output.last_hidden_state
+        # The state before a token predicts it.
+        wanted = [
+            states[number, len(row) - count - 1 : len(row) - 1]
+            for number, (row, count) in enumerate(zip(rows, counts, strict=True))
+        ]
+        logits: Tensor = self.head(torch.cat(wanted))
+        return logits
+
     def _embedded(self, ids: Sequence[int]) -> Tensor:
         embedded: Tensor = self.embed(torch.tensor(ids, device=self.device))
         return embedded
@@ -182,8 +211,17 @@ def answer(
     *,
     length: int,
     temperature: float,
+    adapted: bool = False,
 ) -> list[tuple[int, ...]]:
-    """Return the unmodified text model's answers; temperature 0 is greedy."""
+    """Return a text model's answers.
+
+    Args:
+        text_model: The model.
+        prompts: Token ids.
+        length: Most tokens of an answer.
+        temperature: 0 is greedy.
+        adapted: Whether its adapters take part.
+    """
     width = max(len(p) for p in prompts)
     end = text_model.tokenizer.eos_token_id
     device = text_model.device
@@ -193,7 +231,7 @@ def answer(
     sizes = torch.tensor([len(p) for p in prompts], device=device)
     mask = (torch.arange(width, device=device) >= width - sizes[:, None]).long()
     cache, found = None, []
-    with text_model.without_adapters():
+    with nullcontext() if adapted else text_model.without_adapters():
         for _ in range(length):
             places = (mask.cumsum(-1) - 1).clamp(min=0)[:, -ids.shape[1] :]
             output = text_model.text_model(

@@ -10,10 +10,20 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeAlias
 
 import numpy as np
 import soxr  # type: ignore[import-untyped]
+
+from sarguard.datasets.natural import (
+    HIBARI_VOICE,
+    KOKORO_VOICES,
+    UNSEEN_KOKORO_VOICE,
+    UNSEEN_PIPER_VOICE,
+    speak_hibari,
+    speak_kokoro,
+    speak_piper,
+)
 
 SAMPLE_RATE = 16_000
 
@@ -31,20 +41,30 @@ ESPEAK_VARIANTS = (
     *(f"+f{i}" for i in range(1, 6)),
 )
 FLITE_VOICES = ("kal", "kal16", "awb", "slt")
-HELD_OUT_VOICES = ("flite:rms", "espeak:en-029")
-"""Voices that no training clip uses; the unseen-voice figures are theirs."""
+HELD_OUT_VOICES = (f"piper:{UNSEEN_PIPER_VOICE}", f"kokoro:{UNSEEN_KOKORO_VOICE}")
+"""Natural voices that no training clip uses; the unseen-voice figures are theirs. The
+synthetic ones rms of flite and en-029 of espeak-ng are not used either."""
+_NATURAL_SHARES = {"hibari": 0.36, "kokoro": 0.09}
+_FLITE_SHARE = 0.42
+"""Of what is left to the synthetic ones."""
+
+
+Voices: TypeAlias = Literal["training", "natural", "synthetic", "unseen"]
+"""Voices of training, its natural or synthetic ones, or those held out of it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Voice:
     """One setting of one synthesiser."""
 
-    engine: Literal["espeak", "flite"]
+    engine: Literal["espeak", "flite", "hibari", "kokoro", "piper"]
     name: str
+    """Of Kokoro a mixture, such as `jf_alpha*0.7+jm_kumo*0.3`."""
     rate: float
-    """espeak-ng: words a minute. flite: duration stretch, 1.0 is neutral."""
+    """espeak-ng: words a minute. flite: duration stretch, 1.0 is neutral. The others:
+    speed, 1.0 is neutral."""
     pitch: int
-    """espeak-ng: 0 to 99. Ignored by flite."""
+    """espeak-ng: 0 to 99. Ignored by the others."""
 
     def command(self, text: str) -> list[str]:
         """Return the command that writes a WAV of ``text`` to standard output."""
@@ -55,9 +75,23 @@ class Voice:
         return ["flite", "-voice", self.name, *manner, "-t", text, "-o", "/dev/stdout"]
 
 
-def draw_voice(rng: random.Random) -> Voice:
-    """Draw a training voice: flite for two clips in five, espeak-ng for the rest."""
-    if rng.random() < 0.42:
+def draw_voice(rng: random.Random, voices: Voices = "training") -> Voice:
+    """Draw a voice: of training, where nearly every second is natural, by default."""
+    if voices == "unseen":
+        return _unseen_voice(rng)
+    shares = {"synthetic": 1 - sum(_NATURAL_SHARES.values()), **_NATURAL_SHARES}
+    if voices == "synthetic":
+        shares = {"synthetic": 1.0}
+    if voices == "natural":
+        shares = {**_NATURAL_SHARES}
+    (engine,) = rng.choices([*shares], [*shares.values()])
+    if engine == "hibari":
+        speed = round(rng.uniform(0.8, 1.25), 2)
+        return Voice(engine="hibari", name=HIBARI_VOICE, rate=speed, pitch=50)
+    if engine == "kokoro":
+        speed = round(rng.uniform(0.85, 1.2), 2)
+        return Voice(engine="kokoro", name=_mixture(rng), rate=speed, pitch=50)
+    if rng.random() < _FLITE_SHARE:
         name = rng.choice(FLITE_VOICES)
         return Voice(engine="flite", name=name, rate=rng.uniform(0.85, 1.2), pitch=50)
     name = rng.choice(ESPEAK_ACCENTS) + rng.choice(ESPEAK_VARIANTS)
@@ -69,11 +103,19 @@ def draw_voice(rng: random.Random) -> Voice:
     )
 
 
-def held_out_voice(rng: random.Random) -> Voice:
-    """Draw one of the voices that training never uses."""
+def _mixture(rng: random.Random) -> str:
+    """Draw a mixture of Kokoro's voices, most of it one of them."""
+    first, second = rng.sample(KOKORO_VOICES, 2)
+    share = round(rng.uniform(0.5, 1.0), 2)
+    return f"{first}*{share}+{second}*{round(1 - share, 2)}"
+
+
+def _unseen_voice(rng: random.Random) -> Voice:
+    """Draw one of the natural voices that training never uses."""
     if rng.random() < 0.5:
-        return Voice(engine="flite", name="rms", rate=1.0, pitch=50)
-    return Voice(engine="espeak", name="en-029", rate=160, pitch=50)
+        return Voice(engine="piper", name=UNSEEN_PIPER_VOICE, rate=1.0, pitch=50)
+    name = f"{UNSEEN_KOKORO_VOICE}*1.0"
+    return Voice(engine="kokoro", name=name, rate=1.0, pitch=50)
 
 
 def speak(text: str, voice: Voice) -> np.ndarray:
@@ -82,14 +124,27 @@ def speak(text: str, voice: Voice) -> np.ndarray:
     Raises:
         subprocess.CalledProcessError: The synthesiser failed.
     """
-    wav = subprocess.run(
-        voice.command(text), check=True, capture_output=True, timeout=60
-    ).stdout
-    samples, rate = _read_stream(wav)
+    samples, rate = _spoken(text, voice)
     if rate != SAMPLE_RATE:
         samples = soxr.resample(samples, rate, SAMPLE_RATE)
     peak = max(1e-4, float(np.abs(samples).max(initial=0.0)))
     return np.rint(samples / peak * 0.7 * 32767).astype(np.int16)
+
+
+def _spoken(text: str, voice: Voice) -> tuple[np.ndarray, int]:
+    if voice.engine == "hibari":
+        return speak_hibari(text, speed=voice.rate)
+    if voice.engine == "kokoro":
+        parts = (part.split("*") for part in voice.name.split("+"))
+        styles = {name: float(share) for name, share in parts}
+        return speak_kokoro(text, styles, speed=voice.rate)
+    if voice.engine == "piper":
+        return speak_piper(text)
+    return _read_stream(
+        subprocess.run(
+            voice.command(text), check=True, capture_output=True, timeout=60
+        ).stdout
+    )
 
 
 def _read_stream(wav: bytes) -> tuple[np.ndarray, int]:
@@ -119,7 +174,7 @@ class Clip:
 
 
 def render(
-    sentences: Sequence[str], out: Path, *, unseen: bool, seed: int, workers: int
+    sentences: Sequence[str], out: Path, *, voices: Voices, seed: int, workers: int
 ) -> Iterator[int]:
     """Speak each sentence once; yield the number of sentences done so far.
 
@@ -128,14 +183,14 @@ def render(
     Args:
         sentences: What to say.
         out: Directory of the shards.
-        unseen: Use the voices held out of training instead of training voices.
+        voices: Which speak.
         seed: Seed of the choice of voices.
         workers: Synthesiser processes at once.
     """
     out.mkdir(parents=True, exist_ok=True)
     starts = range(0, len(sentences), SHARD_SIZE)
     shards = [(i, sentences[s : s + SHARD_SIZE]) for i, s in enumerate(starts)]
-    task = partial(_render_shard, out=out, unseen=unseen, seed=seed)
+    task = partial(_render_shard, out=out, voices=voices, seed=seed)
     done = 0
     with ProcessPoolExecutor(workers) as pool:
         for count in pool.map(task, shards):
@@ -157,7 +212,7 @@ def load(directory: Path) -> list[Clip]:
 
 
 def _render_shard(
-    shard: tuple[int, Sequence[str]], *, out: Path, unseen: bool, seed: int
+    shard: tuple[int, Sequence[str]], *, out: Path, voices: Voices, seed: int
 ) -> int:
     number, sentences = shard
     index = out / f"{number:05d}.json"
@@ -166,7 +221,7 @@ def _render_shard(
     rows, parts, position = [], [], 0
     for sentence in sentences:
         rng = random.Random(f"{seed}/{sentence}")
-        voice = held_out_voice(rng) if unseen else draw_voice(rng)
+        voice = draw_voice(rng, voices)
         samples = _speak_or_none(sentence, voice)
         if samples is None or len(samples) > MAX_SECONDS * SAMPLE_RATE:
             continue

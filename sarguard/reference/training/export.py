@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
-from sarguard.reference.difference import load_difference, save_difference
-from sarguard.reference.training.adapters import SCALE, Adapters
+from sarguard.reference.difference import (
+    ALIGNING_RANKS,
+    load_difference,
+    save_difference,
+)
+from sarguard.reference.training.adapters import RANK, SCALE, Adapters, together
 from sarguard.reference.training.lookup import LookupEncoder
 
 DIFFERENCE = "difference.safetensors"
@@ -20,10 +23,19 @@ _TOWER, _PROJECTOR = "audio_tower.", "multi_modal_projector.linear."
 def export(
     directory: Path,
     encoder: LookupEncoder,
+    alignment: dict[str, Tensor],
     adapters: Adapters,
     vocabulary: Sequence[int],
 ) -> Path:
-    """Write what training changed, and the CTC head that measures word errors."""
+    """Write what training changed, and the CTC head that measures word errors.
+
+    Args:
+        directory: Where to.
+        encoder: What hears.
+        alignment: What aligned the text model, as `Adapters.tensors` gives it.
+        adapters: Those that read what is heard, on top of it.
+        vocabulary: The units that are heard.
+    """
     encoder.sync_model()
     # The lookup has no attention.
     without = f"layers.{len(encoder.tower.layers) - 1}.self_attn"
@@ -36,38 +48,36 @@ def export(
         f"{_PROJECTOR}{name}": value
         for name, value in encoder.projector.state_dict().items()
     }
-    tensors |= adapters.tensors()
+    # The first of the ranks are the alignment: a teacher has those alone.
+    tensors |= together(alignment, adapters.tensors())
     cpu = {name: value.detach().cpu() for name, value in tensors.items()}
     path = directory / DIFFERENCE
-    save_difference(path, cpu, {"lora_scale": str(SCALE)})
+    notes = {"lora_scale": str(SCALE), ALIGNING_RANKS: str(RANK)}
+    save_difference(path, cpu, notes)
     encoder.save_head(directory / HEAD, vocabulary)
     return path
 
 
 def load_encoder(directory: Path, encoder: LookupEncoder) -> None:
-    """Load tower, lookup, projector and CTC head from an earlier run's export.
+    """Take over what an earlier run learnt to hear, in whatever units it heard.
+
+    The lookup's second matrix and the projector follow from the units, and stay.
 
     Raises:
         ReferenceCorruptError: The difference cannot be used.
     """
     tensors, _ = load_difference(directory / DIFFERENCE)
-    device = encoder.blank.device
-    for prefix, part in ((_TOWER, encoder.tower), (_PROJECTOR, encoder.projector)):
-        state = {
-            name.removeprefix(prefix): value.float().to(device)
-            for name, value in tensors.items()
-            if name.startswith(prefix)
-        }
-        part.load_state_dict({**part.state_dict(), **state})
-    encoder.load_head(directory / HEAD)
-
-
-def load_adapters(directory: Path, adapters: Adapters) -> None:
-    """Load the adapters from an earlier run's export.
-
-    Raises:
-        ReferenceCorruptError: The difference cannot be used.
-    """
-    tensors, _ = load_difference(directory / DIFFERENCE)
-    with torch.no_grad():
-        adapters.load(tensors)
+    last = f"layers.{len(encoder.tower.layers) - 1}."
+    kept = f"{last}final_layer_norm."
+    state = {
+        name.removeprefix(_TOWER): value.float().to(encoder.blank.device)
+        for name, value in tensors.items()
+        if name.startswith(_TOWER)
+    }
+    state = {
+        name: value
+        for name, value in state.items()
+        if name.startswith(kept) or not name.startswith(last)
+    }
+    encoder.tower.load_state_dict({**encoder.tower.state_dict(), **state})
+    encoder.take_units(directory / HEAD)

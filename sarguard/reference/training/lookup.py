@@ -108,6 +108,7 @@ class LookupEncoder(SpeechEncoder):
         self.requires_grad_(False)
         self.layer: Any = self.tower.layers[-1]
         self.units = units
+        self.vocabulary = tuple(vocabulary)
         for parameter in chain(*self.parameter_groups()):
             parameter.requires_grad_(True)
         self.sync_model()
@@ -143,6 +144,19 @@ class LookupEncoder(SpeechEncoder):
                 if name.startswith(_UNITS)
             }
         )
+        self.sync_model()
+
+    @torch.no_grad()
+    def take_units(self, path: Path) -> None:
+        """Take over what another vocabulary's units learnt, which `save_head` wrote."""
+        found = load_file(path)
+        for name in ("weight", "bias", "blank", "log_tau"):
+            getattr(self.units, name).copy_(found[_UNITS + name])
+        known = found["vocabulary"].tolist()
+        learnt = dict(zip(known, found[f"{_UNITS}threshold"].tolist(), strict=True))
+        for place, token in enumerate(self.vocabulary):
+            if token in learnt:
+                self.units.threshold[place] = learnt[token]
         self.sync_model()
 
     def training_output(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
@@ -104,30 +105,28 @@ def set_learning_rates(
         group["lr"] = rate * scale
 
 
-class Stage:
+class Stage(ABC):
     """Training state of a stage, and its checkpoint between runs."""
 
     def __init__(
         self,
-        encoder: SpeechEncoder,
         optimizer: torch.optim.Optimizer,
         budget: TimeBudget,
         checkpoint: Path,
     ) -> None:
-        self.encoder = encoder
         self.optimizer = optimizer
         self.budget = budget
         self.checkpoint = checkpoint
         self.step = 0
         self._saved = time.monotonic()
 
+    @abstractmethod
     def weights(self) -> dict[str, Any]:
         """Return the weights to save, by name."""
-        return {"hearing": self.encoder.state_dict()}
 
+    @abstractmethod
     def load_weights(self, state: dict[str, Any]) -> None:
         """Load what `weights` returned."""
-        self.encoder.load_state_dict(state["hearing"])
 
     def restore(self) -> None:
         """Continue from the checkpoint, if there is one."""
@@ -137,6 +136,9 @@ class Stage:
         self.load_weights(state)
         self.optimizer.load_state_dict(state["optimizer"])
         self.step, self.budget.spent = state["step"], state["spent"]
+
+    def sync_model(self) -> None:  # noqa: B027
+        """Copy trained weights into the model, where they are not trained in place."""
 
     def set_rates(self, rates: Sequence[float]) -> None:
         """Set the learning rates of this step, one a parameter group."""
@@ -177,9 +179,35 @@ class Stage:
         if time.monotonic() - self._saved < every:
             return
         self.save()
-        self.encoder.sync_model()
+        self.sync_model()
         report(evaluate())
         self._saved = time.monotonic()
+
+
+class HearingWeights(Stage):
+    """A stage that trains an encoder."""
+
+    def __init__(
+        self,
+        encoder: SpeechEncoder,
+        optimizer: torch.optim.Optimizer,
+        budget: TimeBudget,
+        checkpoint: Path,
+    ) -> None:
+        self.encoder = encoder
+        super().__init__(optimizer, budget, checkpoint)
+
+    def weights(self) -> dict[str, Any]:
+        """Return the weights to save, by name."""
+        return {"hearing": self.encoder.state_dict()}
+
+    def load_weights(self, state: dict[str, Any]) -> None:
+        """Load what `weights` returned."""
+        self.encoder.load_state_dict(state["hearing"])
+
+    def sync_model(self) -> None:
+        """Copy trained weights into the model that the encoder is part of."""
+        self.encoder.sync_model()
 
 
 class RunningAverage:

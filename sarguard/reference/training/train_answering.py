@@ -25,8 +25,8 @@ from sarguard.reference.training.features import collate
 from sarguard.reference.training.hearing import SpeechEncoder
 from sarguard.reference.training.lookup import LookupEncoder
 from sarguard.reference.training.stage import (
+    HearingWeights,
     RunningAverage,
-    Stage,
     TimeBudget,
     autocast,
 )
@@ -72,7 +72,7 @@ def generate_examples(
     return examples
 
 
-class AnsweringStage(Stage):
+class AnsweringStage(HearingWeights):
     """Stage 3: the adapters learn to continue from audio as from its transcript."""
 
     def __init__(

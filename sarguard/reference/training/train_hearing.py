@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -27,9 +27,10 @@ from sarguard.reference.training.hearing import (
     word_error_rate,
 )
 from sarguard.reference.training.lookup import LookupEncoder, LookupOutput
+from sarguard.reference.training.spelling import Spelling
 from sarguard.reference.training.stage import (
+    HearingWeights,
     RunningAverage,
-    Stage,
     TimeBudget,
     autocast,
     prefetch,
@@ -51,20 +52,29 @@ class Preprocessor:
     """Token ids that the CTC head knows; class 0 is the blank."""
 
     def tokens(self, text: str) -> Tensor:
-        """Return the sentence as classes of the CTC head."""
-        ids = self.tokenizer(text, add_special_tokens=False)["input_ids"]
-        return torch.tensor([self._classes[i] for i in ids])
+        """Return the sentence as classes of the CTC head.
 
-    def with_known_tokens(self, clips: Sequence[Clip]) -> list[Clip]:
-        """Return the clips whose every token has a class."""
+        Raises:
+            ValueError: It holds a character that has no unit.
+        """
+        ids = self.tokenizer(text, add_special_tokens=False)["input_ids"]
+        return torch.tensor([self._classes[unit] for unit in self.spelling.spell(ids)])
+
+    def sayable(self, clips: Sequence[Clip]) -> list[Clip]:
+        """Return the clips whose every character has a unit."""
         texts = sorted({clip.text for clip in clips})
         rows = self.tokenizer(texts, add_special_tokens=False)["input_ids"]
         known = {
             text
             for text, row in zip(texts, rows, strict=True)
-            if all(token in self._classes for token in row)
+            if self.spelling.can_spell(row)
         }
         return [clip for clip in clips if clip.text in known]
+
+    @cached_property
+    def spelling(self) -> Spelling:
+        """Return what spells tokens that have no class of their own."""
+        return Spelling(self.tokenizer, self.vocabulary)
 
     @cached_property
     def _classes(self) -> dict[int, int]:
@@ -89,7 +99,7 @@ def batches(clips: Sequence[Clip], rng: random.Random) -> Iterator[list[Clip]]:
     yield from groups
 
 
-class ClipStage(Stage, ABC):
+class ClipStage(HearingWeights):
     """A stage that learns from clips and what they say."""
 
     figures: ClassVar[tuple[str, ...]]

