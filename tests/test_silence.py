@@ -114,6 +114,40 @@ def test_a_levelled_request_far_below_loud_speech_stays(
     assert (before if first else behind) < 0.3
 
 
+def rms(clip: Samples) -> float:
+    return float(np.sqrt(np.mean(clip.astype(float) ** 2)))
+
+
+@pytest.mark.parametrize("which", range(6))
+@pytest.mark.parametrize("quieter_db", [16, 30, 61, 70])
+@pytest.mark.parametrize("burst", [True, False])
+def test_short_words_far_apart_stay(which: int, quieter_db: float, burst: bool) -> None:
+    loud = speech()[1]
+    gain = rms(loud) / rms(speech()[which]) * 10 ** (-quieter_db / 20)
+    spoken, size = gain * speech()[which], int(0.2 * RATE)
+    parts = [silence(0.19, rms(loud) * 10 ** (-18 / 20))] if burst else []
+    for start in range(0, len(spoken) - size, size):
+        parts += [silence(1.1), spoken[start : start + size]]
+    before, _ = cut(np.concatenate([*parts, silence(1.1), loud]).astype(np.float32))
+    # What is cut holds two of the pieces at most.
+    assert before < 4.0
+
+
+@pytest.mark.parametrize("which", range(6))
+@pytest.mark.parametrize("under_db", [0, 4, 8])
+@pytest.mark.parametrize("first", [True, False])
+def test_a_request_in_a_gap_of_noise_stays(
+    which: int, under_db: float, first: bool
+) -> None:
+    loud, hidden = speech()[1], speech()[which]
+    noise = rms(loud) * 10 ** (-20 / 20)
+    hidden = hidden * (noise / rms(hidden) * 10 ** (-under_db / 20))
+    around = [silence(5.0, noise, seed=1), hidden, silence(5.0, noise, seed=2)]
+    parts = [*around, loud] if first else [loud, *around]
+    before, behind = cut(np.concatenate(parts).astype(np.float32))
+    assert (before if first else behind) < 0.3
+
+
 def test_a_click_in_the_silence_is_no_speech() -> None:
     quiet = silence(5.0, 0.0001)
     quiet[RATE] = 0.9

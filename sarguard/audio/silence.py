@@ -26,14 +26,14 @@ _ABOVE_FLOOR_DB = 8.0
 _FLOOR_PERCENTILE = 5.0
 _BLOCK_S = 0.1
 _BANDS = 16
-_LOWEST_HZ, _HIGHEST_HZ = 100.0, 6000.0
+_LOWEST_HZ, _HIGHEST_HZ = 100.0, 8000.0
 # A band's energy over a block is a mean over ten degrees of freedom at the least: noise
-# is within 4 dB of its quiet blocks, a syllable far above them.
-_QUIET_PERCENTILE = 20.0
-_STANDS_OUT_DB = 6.0
+# is within 5 dB of its median. A syllable is not, nor is a gap in the noise.
+_STANDS_OUT_DB = 5.0
 _STANDING_BANDS = 2
-_STANDING_BLOCKS = 3
-_WITHIN_BLOCKS = 10
+# A click or a creak now and then is no speech, and so little says nothing.
+_STANDING_BLOCKS = 2
+_STANDING_SHARE = 0.01
 _WINDOW_FRAMES = 10
 _EDGE_FRAMES = 30
 _MIN_LOUD_IN_WINDOW = 4
@@ -72,8 +72,12 @@ def speech_span(
     first, last = 0, len(levels)
     # Silence before may differ from silence after (zeros here, a room's noise there):
     # each pass takes off what is below the floor of what is left.
-    for _ in range(_MAX_PASSES):
-        begin, end = _trim(levels, bands, first, last, margin=int(margin_s / _HOP_S))
+    margin_frames = int(margin_s / _HOP_S)
+    for number in range(_MAX_PASSES):
+        # Clicks are forgiven once: what is left in each pass would add up.
+        begin, end = _trim(
+            levels, bands, first, last, margin=margin_frames, clicks=number == 0
+        )
         if (begin, end) == (first, last):
             break
         first, last = begin, end
@@ -124,6 +128,7 @@ def _trim(
     last: int,
     *,
     margin: int,
+    clicks: bool,
 ) -> tuple[int, int]:
     """Return the frames from the first loud one to behind the last, of those given."""
     part = levels[first:last]
@@ -135,9 +140,9 @@ def _trim(
     end = last - _first_loud(part[::-1], loud, floor)
     unheard = bands.max(initial=-np.inf) - _UNHEARD_DB
     # The margin stays, so that a breath before a word and its echo do not count.
-    if not _is_silence(bands, first, begin - margin, unheard):
+    if not _is_silence(bands, first, begin - margin, unheard, clicks=clicks):
         begin = first
-    if not _is_silence(bands, end + margin, last, unheard):
+    if not _is_silence(bands, end + margin, last, unheard, clicks=clicks):
         end = last
     return begin, end
 
@@ -160,7 +165,12 @@ def _first_loud(levels: NDArray[np.float64], loud: float, floor: float) -> int:
 
 
 def _is_silence(
-    bands: NDArray[np.float64], first: int, last: int, unheard: float
+    bands: NDArray[np.float64],
+    first: int,
+    last: int,
+    unheard: float,
+    *,
+    clicks: bool,
 ) -> bool:
     """Return whether frames are steady in every band, as noise is, or are not heard."""
     frames = round(_BLOCK_S / _HOP_S)
@@ -168,8 +178,8 @@ def _is_silence(
     part = np.maximum(bands[-(-first // frames) : max(0, last // frames)], unheard)
     if not len(part):
         return True
-    above = part - np.percentile(part, _QUIET_PERCENTILE, axis=0) > _STANDS_OUT_DB
-    standing = above.sum(axis=1) >= _STANDING_BANDS
-    # A click is in every band, but in no more than two blocks.
-    counts = np.convolve(standing, np.ones(_WITHIN_BLOCKS))
-    return bool(counts.max() < _STANDING_BLOCKS)
+    # Upwards and downwards: where noise fills most of it, speech may be a gap in it.
+    apart = np.abs(part - np.median(part, axis=0)) > _STANDS_OUT_DB
+    standing = int((apart.sum(axis=1) >= _STANDING_BANDS).sum())
+    allowed = _STANDING_BLOCKS + _STANDING_SHARE * len(part) if clicks else 0
+    return standing <= allowed

@@ -7,7 +7,9 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import UTC, datetime
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import Unpack
 
 import numpy as np
@@ -92,35 +94,37 @@ def calibrate(
     batch_size = reading.get("batch_size", BATCH_SIZE)
     benign = reading.get("benign", ())
     digest = clips_digest(pairs, benign)
-    journal = _journal(loaded, recipe, digest, reading)
-    progress = _Progress(reading.get("progress"), _prompt_count(loaded, pairs, reading))
-    states = calibration_states(
-        loaded,
-        pairs,
-        recipe,
-        benign=benign,
-        batch_size=batch_size,
-        progress=progress.reach,
-        journal=journal,
-    )
-    vectors = refusal_vectors(states, recipe)
-    refusal = None
-    if needs_refusal:
-        refusal = measure_refusal(
-            loaded, vectors.ablated, pairs, recipe, alpha=TIMES_ALPHA * alpha
+    with _journal(loaded, recipe, digest, reading) as journal:
+        progress = _Progress(
+            reading.get("progress"), _prompt_count(loaded, pairs, reading)
         )
-        refusal.check()
-    gate = calibrate_gate(
-        loaded,
-        states,
-        pairs,
-        benign,
-        texts=reading.get("texts"),
-        benign_texts=reading.get("benign_texts"),
-        batch_size=batch_size,
-        after_batch=progress.add,
-        journal=journal,
-    )
+        states = calibration_states(
+            loaded,
+            pairs,
+            recipe,
+            benign=benign,
+            batch_size=batch_size,
+            progress=progress.reach,
+            journal=journal,
+        )
+        vectors = refusal_vectors(states, recipe)
+        refusal = None
+        if needs_refusal:
+            refusal = measure_refusal(
+                loaded, vectors.ablated, pairs, recipe, alpha=TIMES_ALPHA * alpha
+            )
+            refusal.check()
+        gate = calibrate_gate(
+            loaded,
+            states,
+            pairs,
+            benign,
+            texts=reading.get("texts"),
+            benign_texts=reading.get("benign_texts"),
+            batch_size=batch_size,
+            after_batch=progress.add,
+            journal=journal,
+        )
     card = _card(
         loaded, vectors, gate, recipe, clips=digest, alpha=alpha, refusal=refusal
     )
@@ -248,10 +252,23 @@ def _journal(
             "device": loaded.device.type,
             "clips": clips,
             "recipe": repr(recipe),
+            "features": repr(getattr(loaded.processor, "feature_extractor", None)),
+            "code": _code_digest(),
             "batch_size": str(reading.get("batch_size", BATCH_SIZE)),
             **{name: _version(name) for name in ("sarguard", "transformers", "torch")},
         },
     )
+
+
+@cache
+def _code_digest() -> str:
+    """Return a digest of this package's own code: a version covers many commits."""
+    digest = hashlib.sha256()
+    package = Path(__file__).parents[1]
+    for path in sorted(package.rglob("*.py")):
+        digest.update(f"{path.relative_to(package)}\n".encode())
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
 
 
 class _Progress:

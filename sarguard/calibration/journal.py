@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
+import os
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 import torch
+from filelock import FileLock, Timeout
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -24,11 +26,15 @@ from sarguard.errors import ConfigurationError
 from sarguard.types import Turn
 
 _IDENTITY = "calibration.json"
+_LOCK = ".lock"
 _DIGITS = 32
 
 
 class Journal:
-    """Keeps what was read; without a directory it keeps nothing."""
+    """Keeps what was read; without a directory it keeps nothing.
+
+    A directory is one calibration's at a time: it is locked until `close`.
+    """
 
     def __init__(
         self, directory: Path | None = None, identity: Mapping[str, str] | None = None
@@ -38,16 +44,43 @@ class Journal:
         Args:
             directory: Where to keep what is read.
             identity: What the calibration is of.
+
+        Raises:
+            ConfigurationError: Another process uses the directory, or something of that
+                name is no journal.
         """
         self._directory = directory
+        self._lock: FileLock | None = None
         if directory is None:
             return
-        found = directory / _IDENTITY
+        _check_ours(directory)
+        # Readable by its owner alone, as what was read comes of somebody's clips.
+        directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self._lock = FileLock(directory / _LOCK)
+        try:
+            self._lock.acquire(timeout=0)
+        except Timeout as error:
+            raise ConfigurationError(
+                f"another calibration is writing to {directory}: wait for it, or "
+                "choose another directory for the bundle"
+            ) from error
         written = json.dumps(dict(identity or {}), indent=2, sort_keys=True)
+        found = directory / _IDENTITY
         if not found.is_file() or found.read_text(encoding="utf-8") != written:
-            discard(directory)
-            directory.mkdir(parents=True)
-            found.write_text(written, encoding="utf-8")
+            # First what was read, so that none of it ever has this identity.
+            _remove_readings(directory)
+            _write(found, lambda path: path.write_text(written, encoding="utf-8"))
+
+    def __enter__(self) -> Journal:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let others use the directory; what was read stays."""
+        if self._lock is not None:
+            self._lock.release()
 
     def once(
         self, name: str, read: Callable[[], Mapping[str, Tensor]]
@@ -72,10 +105,7 @@ class Journal:
             key: value.clone(memory_format=torch.contiguous_format)
             for key, value in read().items()
         }
-        partial = path.with_suffix(".partial")
-        save_file(found, partial)
-        # Whole or not at all, whenever the process is stopped.
-        partial.replace(path)
+        _write(path, lambda partial: save_file(found, partial))
         return found
 
 
@@ -87,12 +117,40 @@ def discard(directory: Path) -> None:
     """
     if not directory.exists():
         return
-    if not (directory / _IDENTITY).is_file():
-        raise ConfigurationError(
-            f"{directory} exists, and calibration did not make it: move it away, or "
-            "choose another directory for the bundle"
-        )
-    shutil.rmtree(directory)
+    _check_ours(directory)
+    _remove_readings(directory)
+    for name in (_IDENTITY, _LOCK):
+        (directory / name).unlink(missing_ok=True)
+    # Where somebody put something else into it, that stays.
+    with suppress(OSError):
+        directory.rmdir()
+
+
+def _check_ours(directory: Path) -> None:
+    if not directory.exists() or (directory / _IDENTITY).is_file():
+        return
+    # Stopped before it was named, or nothing at all.
+    if directory.is_dir() and {path.name for path in directory.iterdir()} <= {_LOCK}:
+        return
+    raise ConfigurationError(
+        f"{directory} exists, and calibration did not make it: move it away, or "
+        "choose another directory for the bundle"
+    )
+
+
+def _remove_readings(directory: Path) -> None:
+    for pattern in ("*.safetensors", "*.partial"):
+        for path in directory.glob(pattern):
+            path.unlink()
+
+
+def _write(path: Path, write: Callable[[Path], object]) -> None:
+    """Write a file whole or not at all, whenever process or machine stop."""
+    partial = path.with_suffix(".partial")
+    write(partial)
+    with partial.open("rb") as file:
+        os.fsync(file.fileno())
+    partial.replace(path)
 
 
 def name_of(part: str, *what: object) -> str:

@@ -486,6 +486,7 @@ def _remember(
         {
             clip.digest: (clip, embeddings[clip.digest])
             for clip in (*row.clips, *trimmed)
+            if is_finite(embeddings[clip.digest])
         },
         {digest: read.states for digest, read in healthy.items()},
         prefixes,

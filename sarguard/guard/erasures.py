@@ -7,9 +7,9 @@ those of the sessions that it has in memory.
 
 from __future__ import annotations
 
+import sqlite3
 import threading
-from collections.abc import Callable, Collection, Iterable
-from typing import Any
+from collections.abc import Callable, Iterable
 
 import structlog
 
@@ -53,60 +53,72 @@ class Erasures:
         all of them wait here.
         """
         with self._lock:
-            erased = self._since(self._seen)
-            if erased:
-                held = list(self._held())
-                for entry in erased:
-                    for tenant, session in self._concerned(entry.values, held):
-                        self._forget(tenant, session)
-                    self._seen = max(self._seen, entry.seq)
+            self._heed()
             return self._seen
 
-    def forget_again(self, name: SessionName, *, since: int) -> bool:
-        """Forget a session that was erased after a request of it came in.
+    def settle(
+        self, name: SessionName, *, since: int, keep: Callable[[], None]
+    ) -> None:
+        """Keep something of a session, unless it was erased since a request came in.
 
-        What the request left in memory came after what `heed` dropped.
+        Then it is forgotten once more: what the request left in memory came after what
+        `heed` dropped. The same where the ledger cannot be read.
 
         Args:
             name: The session.
             since: What `heed` returned when the request came in.
-
-        Returns:
-            Whether it was erased.
+            keep: Keeps it.
         """
-        self.heed()
         with self._lock:
-            erased = any(
-                self._concerned(entry.values, [name]) for entry in self._since(since)
-            )
-            if erased:
+            self._heed()
+            erased = self._since(since)
+            if erased is None or self._concern(erased, name):
                 self._forget(*name)
-            return erased
+            else:
+                # Under the lock: an erasure that comes now is heeded afterwards.
+                keep()
+
+    def _heed(self) -> None:
+        for entry in self._since(self._seen) or ():
+            for name in self._held():
+                if self._concern([entry], name):
+                    self._forget(*name)
+            # Only now: what fails on the way is tried again by the next request.
+            self._seen = entry.seq
 
     def begin_anew(self) -> None:
         """Replace the lock, which another thread of a parent may have held."""
         self._lock = threading.Lock()
 
-    def _since(self, seq: int) -> list[Entry]:
+    def _since(self, seq: int) -> list[Entry] | None:
+        """Return the erasures after a record, oldest first; None if unreadable."""
         query = Query(kind="erased", first_seq=seq + 1)
         try:
-            return list(self._recorder.log.search(query, limit=None))
+            found = list(self._recorder.log.search(query, limit=None))
         except AuditError as error:
             # It is the writing of records that decides whether requests go on.
             _log.warning("erasures_unread", error=str(error))
-            return []
+            return None
+        return sorted(found, key=lambda entry: entry.seq)
 
-    def _concerned(
-        self, erased: dict[str, Any], names: Collection[SessionName]
-    ) -> list[SessionName]:
-        tenant, mark = erased.get("tenant"), erased.get("session")
-        found = [name for name in names if name[0] == tenant]
-        if mark is None or not found:
-            return found
-        # All of a tenant's: the secret may have been replaced since.
-        secrets = self._recorder.privacy.keyring.all_pseudonyms(tenant)
-        return [
-            name
-            for name in found
-            if any(secret.session(name[1]) == mark for _, secret in secrets)
-        ]
+    def _concern(self, erased: Iterable[Entry], name: SessionName) -> bool:
+        """Return whether some erasures concern a session; in doubt they do."""
+        tenant, session = name
+        try:
+            marks: set[str] | None = None
+            for entry in erased:
+                values = entry.values
+                if values.get("tenant") != tenant:
+                    continue
+                if values.get("session") is None:
+                    return True
+                if marks is None:
+                    # All of a tenant's: the secret may have been replaced since.
+                    secrets = self._recorder.privacy.keyring.all_pseudonyms(tenant)
+                    marks = {secret.session(session) for _, secret in secrets}
+                if values["session"] in marks:
+                    return True
+        except (AuditError, sqlite3.Error) as error:
+            _log.warning("erasure_unread", error=type(error).__name__)
+            return True
+        return False

@@ -156,7 +156,7 @@ class PolicyGuard:
         It is held back for a limit, its session's verdict, or a check.
         """
         # Before anything of the session is used.
-        heeded = 0 if self._erasures is None else self._erasures.heed()
+        heeded = None if self._erasures is None else self._erasures.heed()
         return replace(self._check(resolved), heeded=heeded)
 
     def _check(self, resolved: ResolvedRequest) -> Findings:
@@ -202,15 +202,8 @@ class PolicyGuard:
             resolved = self._turned_away(request, reply)
         found = self._with_rule(resolved, found, reply)
         verdict = _verdict(resolved, found, reply)
-        name = request.context.session_name
-        erased = (
-            name is not None
-            and self._erasures is not None
-            and self._erasures.forget_again(name, since=found.heeded)
-        )
-        if verdict is not None and not erased:
-            # Before the reply goes out: whoever has it may ask again.
-            self._verdicts.keep(request.context, resolved.turns, verdict)
+        # Before the reply goes out: whoever has it may ask again.
+        self._keep_verdict(request, resolved, found, verdict)
         told, message = self._word(resolved, found, reply, error)
         receipt = None
         if self._recorder is not None:
@@ -233,6 +226,24 @@ class PolicyGuard:
     def forget(self, tenant: str | None, session: str) -> None:
         """Forget the verdicts that were kept for a session."""
         self._verdicts.forget(tenant, session)
+
+    def _keep_verdict(
+        self,
+        request: GenerationRequest,
+        resolved: ResolvedRequest,
+        found: Findings,
+        verdict: KeptOutcome | None,
+    ) -> None:
+        def keep() -> None:
+            if verdict is not None:
+                self._verdicts.keep(request.context, resolved.turns, verdict)
+
+        name = request.context.session_name
+        if name is None or self._erasures is None or found.heeded is None:
+            # Without `heeded` it ended before anything of its session was used.
+            keep()
+        else:
+            self._erasures.settle(name, since=found.heeded, keep=keep)
 
     def _held_sessions(self) -> list[SessionName]:
         kept = () if self._memory is None else self._memory.sessions()

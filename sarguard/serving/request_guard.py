@@ -135,8 +135,9 @@ class Findings:
     """The least steering coefficient that checks ask for."""
     raised: RaisedDose | None = None
     """What follows for the dose; the request is answered with it."""
-    heeded: int = 0
-    """The record of the last erasure before the request came in; 0 for none."""
+    heeded: int | None = None
+    """The record of the last erasure before the request came in, 0 for none; None where
+    it was not asked for."""
     audit_id: str | None = None
     """Name of the request's record; None until it is written, or where none is."""
     keeps_content: bool = True

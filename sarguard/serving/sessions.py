@@ -61,17 +61,21 @@ class SessionStore:
     ) -> None:
         self._limits = limits or SessionLimits()
         self._clock = clock
-        # The last used is the last.
-        self._kept: OrderedDict[SessionName, tuple[SessionMemory, float]] = (
-            OrderedDict()
-        )
+        # The timer that runs, if any. A list that outlives this object, to cancel it.
+        self._timers: list[threading.Timer] = []
+        weakref.finalize(self, _cancel, self._timers)
         self.begin_anew()
         renew_in_child(self)
 
     def begin_anew(self) -> None:
-        """Replace lock and timer, which belong to the process that made them."""
+        """Keep nothing yet; a forked child keeps nothing of its parent's sessions."""
         self._lock = threading.Lock()
-        self._timer: threading.Timer | None = None
+        # A parent's timers do not run in its children.
+        self._timers.clear()
+        # The last used is the last.
+        self._kept: OrderedDict[SessionName, tuple[SessionMemory, float]] = (
+            OrderedDict()
+        )
 
     def __len__(self) -> int:
         with self._lock:
@@ -113,27 +117,27 @@ class SessionStore:
         """Drop everything."""
         with self._lock:
             self._kept.clear()
-            if self._timer is not None:
-                self._timer.cancel()
-                self._timer = None
+            _cancel(self._timers)
 
     def _wait(self) -> None:
         """See that what is idle is dropped in time, whether anyone asks or not."""
-        if self._timer is not None or not self._kept:
+        if self._timers or not self._kept:
             return
         _, used = next(iter(self._kept.values()))
         wait = max(_LEAST_WAIT_S, used + self._limits.max_idle_s - self._clock())
         # It does not keep a store alive that nobody holds any more.
-        self._timer = threading.Timer(wait, _drop_waiting, (weakref.ref(self),))
-        self._timer.daemon = True
-        self._timer.start()
-        weakref.finalize(self, self._timer.cancel)
+        timer = threading.Timer(wait, _drop_waiting, (weakref.ref(self),))
+        timer.daemon = True
+        self._timers.append(timer)
+        timer.start()
 
     def _drop_waiting(self) -> None:
         with self._lock:
-            self._timer = None
-            self._drop_idle()
-            self._wait()
+            # One that was cancelled too late has another in its place.
+            if threading.current_thread() in self._timers:
+                self._timers.clear()
+                self._drop_idle()
+                self._wait()
 
     def _drop_idle(self) -> None:
         oldest = self._clock() - self._limits.max_idle_s
@@ -147,3 +151,9 @@ def _drop_waiting(store: weakref.ref[SessionStore]) -> None:
     found = store()
     if found is not None:
         found._drop_waiting()
+
+
+def _cancel(timers: list[threading.Timer]) -> None:
+    for timer in timers:
+        timer.cancel()
+    timers.clear()

@@ -122,6 +122,7 @@ def test_a_file_that_was_cut_off_is_read_again(tmp_path: Path) -> None:
     assert torch.equal(journal.once("clips-1", read)["a"], first["a"])
     path = tmp_path / "j" / "clips-1.safetensors"
     path.write_bytes(path.read_bytes()[:-5])
+    journal.close()
     again = Journal(tmp_path / "j", {"of": "this"})
     assert torch.equal(again.once("clips-1", read)["a"], first["a"])
     assert len(made) == 2
@@ -135,10 +136,25 @@ def test_only_a_journal_is_removed(tmp_path: Path) -> None:
         with pytest.raises(ConfigurationError, match="move it away"):
             step(tmp_path / "mine")
     assert (tmp_path / "mine" / "thesis.txt").exists()
-    Journal(tmp_path / "ours", {})
+    Journal(tmp_path / "ours", {}).close()
+    (tmp_path / "ours" / "thesis.txt").write_text("words")
     discard(tmp_path / "ours")
-    discard(tmp_path / "ours")
-    assert not (tmp_path / "ours").exists()
+    assert [path.name for path in (tmp_path / "ours").iterdir()] == ["thesis.txt"]
+    Journal(tmp_path / "ours2", {}).close()
+    discard(tmp_path / "ours2")
+    discard(tmp_path / "ours2")
+    assert not (tmp_path / "ours2").exists()
+
+
+def test_one_calibration_at_a_time(tmp_path: Path) -> None:
+    read: dict[str, Tensor] = {"a": torch.zeros(2)}
+    with Journal(tmp_path / "j", {"of": "this"}) as journal:
+        journal.once("clips-1", lambda: read)
+        with pytest.raises(ConfigurationError, match="another calibration"):
+            Journal(tmp_path / "j", {"of": "that"})
+        assert torch.equal(journal.once("clips-1", lambda: {})["a"], read["a"])
+    with Journal(tmp_path / "j", {"of": "that"}) as other:
+        assert other.once("clips-1", lambda: {"b": read["a"]}).keys() == {"b"}
 
 
 def test_names_tell_what_is_read_apart() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sqlite3
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -16,6 +17,7 @@ from sarguard.audit.log import AuditLog
 from sarguard.audit.operations.erasure import erase
 from sarguard.audit.privacy.content import Privacy
 from sarguard.client import SafeAudioLLM
+from sarguard.errors import AudioDecodeError
 from sarguard.guard.recorder import KEPT_VERDICT_RULE
 from sarguard.serving.backend import GenerationJob
 from sarguard.serving.request import RequestContext
@@ -236,3 +238,43 @@ def test_a_forked_child_waits_for_no_lock_of_its_parent(
             free = erasures._lock.acquire(blocking=False)
             os._exit(0 if free else 1)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+def test_a_request_that_fails_early_forgets_nothing(
+    opened: tuple[SafeAudioLLM, FakeBackend], ledger: Path
+) -> None:
+    client, backend = opened
+    erase_by_another(ledger, tenant="ward", session=None)
+    ask(client, "ward", "call-1", outcome=Outcome.REFUSED)
+    asked = len(backend.asked)
+    with pytest.raises(AudioDecodeError):
+        client.generate(
+            audio=b"not a sound", text="Answer.", tenant="ward", session="call-1"
+        )
+    assert KEPT_VERDICT_RULE in (
+        ask(client, "ward", "call-1", outcome=Outcome.REFUSED) or ""
+    )
+    assert len(backend.asked) == asked
+
+
+def test_an_erasure_that_cannot_be_read_is_heeded_later(
+    opened: tuple[SafeAudioLLM, FakeBackend],
+    ledger: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    client, backend = opened
+    for tenant, session in (("ward", "call-1"), ("desk", None)):
+        erase_by_another(ledger, tenant=tenant, session=session)
+    keyring = client._guard._erasures._recorder.privacy.keyring  # type: ignore[attr-defined]
+
+    def busy(*_: object, **__: object) -> None:
+        raise sqlite3.OperationalError("database is locked")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(type(keyring), "all_pseudonyms", busy)
+        # In doubt a session is forgotten: the model is asked once more.
+        ask(client, "ward", "call-2", outcome=Outcome.REFUSED)
+    asked = len(backend.asked)
+    for tenant, session in (("ward", "call-1"), ("desk", "call-1")):
+        ask(client, tenant, session, outcome=Outcome.REFUSED)
+    assert len(backend.asked) == asked + 2
