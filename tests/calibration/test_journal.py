@@ -2,11 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import signal
-import subprocess
-import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -182,29 +177,3 @@ def test_names_tell_what_is_read_apart() -> None:
     assert name_of("texts", "Hi.") != names[0]
     strided = np.repeat(CLIP, 2)[::2]
     assert name_of("clips", strided) == name_of("clips", CLIP)
-
-
-@pytest.mark.slow
-@pytest.mark.reference
-def test_ctrl_c_leaves_what_the_same_command_goes_on_from(tmp_path: Path) -> None:
-    command = [
-        *(sys.executable, "-m", "sarguard", "calibrate", "reference"),
-        *("-o", str(tmp_path / "bundle"), "--limit", "12", "--allow-no-refusal"),
-    ]
-    journal = tmp_path / ".bundle.reading"
-    begun = subprocess.Popen(
-        command, stderr=subprocess.PIPE, text=True, env={**os.environ}
-    )
-    until = time.monotonic() + 300
-    while not [*journal.glob("*.safetensors")] and time.monotonic() < until:
-        time.sleep(0.2)
-    begun.send_signal(signal.SIGINT)
-    _, said = begun.communicate(timeout=120)
-    assert begun.returncode == 130
-    assert "the same command goes on from there" in said
-    assert not (tmp_path / "bundle").exists()
-    kept = len([*journal.glob("*.safetensors")])
-    assert kept > 0
-    subprocess.run(command, check=True, capture_output=True, timeout=900)
-    assert (tmp_path / "bundle" / "card.json").exists()
-    assert not journal.exists()

@@ -1,6 +1,10 @@
 from __future__ import annotations
 
 import json
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -147,3 +151,28 @@ def test_a_bad_manifest_is_found_before_the_model_is_loaded(
     )
     assert status == 2
     assert said in err
+
+
+@pytest.mark.slow
+def test_ctrl_c_leaves_what_the_same_command_goes_on_from(
+    checkpoint: str, tmp_path: Path
+) -> None:
+    command = [
+        *(sys.executable, "-m", "sarguard", "calibrate", checkpoint),
+        *("-o", str(tmp_path / "bundle"), "--allow-no-refusal", "--limit", "60"),
+    ]
+    journal = tmp_path / ".bundle.reading"
+    begun = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    until = time.monotonic() + 120
+    while not [*journal.glob("*.safetensors")] and time.monotonic() < until:
+        time.sleep(0.01)
+    begun.send_signal(signal.SIGINT)
+    _, said = begun.communicate(timeout=120)
+    assert begun.returncode == 130
+    assert "the same command goes on from there" in said
+    assert not (tmp_path / "bundle").exists()
+    kept = {path.name for path in journal.glob("*.safetensors")}
+    assert kept
+    subprocess.run(command, check=True, capture_output=True, timeout=300)
+    assert (tmp_path / "bundle" / "card.json").exists()
+    assert not journal.exists()
