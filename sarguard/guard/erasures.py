@@ -10,9 +10,11 @@ from __future__ import annotations
 import sqlite3
 import threading
 from collections.abc import Callable, Iterable
+from typing import TypeAlias
 
 import structlog
 
+from sarguard.audit.privacy.pseudonyms import Pseudonyms
 from sarguard.audit.storage.query import Entry, Query
 from sarguard.errors import AuditError
 from sarguard.guard.recorder import AuditRecorder
@@ -20,6 +22,9 @@ from sarguard.serving.forking import renew_in_child
 from sarguard.serving.request import SessionName
 
 _log = structlog.get_logger(__name__)
+
+_Secrets: TypeAlias = "list[Pseudonyms] | None"
+"""What a tenant's pseudonyms are made with; None where that cannot be read."""
 
 
 class Erasures:
@@ -72,16 +77,17 @@ class Erasures:
         with self._lock:
             self._heed()
             erased = self._since(since)
-            if erased is None or self._concern(erased, name):
+            if erased is None or self._concern(erased, name, {}):
                 self._forget(*name)
             else:
                 # Under the lock: an erasure that comes now is heeded afterwards.
                 keep()
 
     def _heed(self) -> None:
+        secrets: dict[str | None, _Secrets] = {}
         for entry in self._since(self._seen) or ():
             for name in self._held():
-                if self._concern([entry], name):
+                if self._concern([entry], name, secrets):
                     self._forget(*name)
             # Only now: what fails on the way is tried again by the next request.
             self._seen = entry.seq
@@ -101,24 +107,44 @@ class Erasures:
             return None
         return sorted(found, key=lambda entry: entry.seq)
 
-    def _concern(self, erased: Iterable[Entry], name: SessionName) -> bool:
-        """Return whether some erasures concern a session; in doubt they do."""
+    def _concern(
+        self,
+        erased: Iterable[Entry],
+        name: SessionName,
+        secrets: dict[str | None, _Secrets],
+    ) -> bool:
+        """Return whether some erasures concern a session; in doubt they do.
+
+        Args:
+            erased: Their entries.
+            name: The session.
+            secrets: Those of tenants that were asked about, read once for all sessions.
+        """
         tenant, session = name
         try:
-            marks: set[str] | None = None
             for entry in erased:
                 values = entry.values
                 if values.get("tenant") != tenant:
                     continue
                 if values.get("session") is None:
                     return True
-                if marks is None:
-                    # All of a tenant's: the secret may have been replaced since.
-                    secrets = self._recorder.privacy.keyring.all_pseudonyms(tenant)
-                    marks = {secret.session(session) for _, secret in secrets}
-                if values["session"] in marks:
+                if tenant not in secrets:
+                    secrets[tenant] = self._secrets(tenant)
+                known = secrets[tenant]
+                if known is None:
                     return True
-        except (AuditError, sqlite3.Error) as error:
+                if values["session"] in {secret.session(session) for secret in known}:
+                    return True
+        except AuditError as error:
             _log.warning("erasure_unread", error=type(error).__name__)
             return True
         return False
+
+    def _secrets(self, tenant: str | None) -> _Secrets:
+        try:
+            # All of a tenant's: the secret may have been replaced since.
+            found = self._recorder.privacy.keyring.all_pseudonyms(tenant)
+        except (AuditError, sqlite3.Error) as error:
+            _log.warning("erasure_unread", error=type(error).__name__)
+            return None
+        return [secret for _, secret in found]

@@ -34,10 +34,10 @@ from sarguard.reference.training.answering import (
 )
 from sarguard.reference.training.corpus import ACTION_FRAMES, normalise
 from sarguard.reference.training.stage import (
-    RunningAverage,
     Stage,
     TimeBudget,
     autocast,
+    train_stage,
 )
 from sarguard.reference.training.written import WrittenRequests
 
@@ -285,18 +285,17 @@ def train_aligning(
     by_kind: dict[str, list[Lesson]] = defaultdict(list)
     for lesson in lessons:
         by_kind[lesson.kind].append(lesson)
-    averages = RunningAverage()
-    while not stage.budget.is_spent():
-        harmful = rng.sample(by_kind["harmful"], HARMFUL)
-        kept = rng.sample(by_kind["near"], NEAR) + rng.sample(
-            by_kind["other"], HARMLESS
-        )
-        figures = averages.add(stage.learn(harmful, kept))
-        if stage.step % 20 == 0:
-            refusal, apart = figures
-            report(
-                f"step {stage.step} {stage.budget.seconds():.0f} s "
-                f"refusal {refusal:.3f} others {apart:.3f}"
-            )
-        stage.save_and_evaluate(evaluate, report, every=SAVE_SECONDS)
-    stage.save_and_evaluate(evaluate, report)
+
+    def learn() -> list[float]:
+        near = rng.sample(by_kind["near"], NEAR)
+        other = rng.sample(by_kind["other"], HARMLESS)
+        return stage.learn(rng.sample(by_kind["harmful"], HARMFUL), near + other)
+
+    train_stage(
+        stage,
+        learn,
+        ("refusal", "others"),
+        evaluate=evaluate,
+        report=report,
+        save_seconds=SAVE_SECONDS,
+    )

@@ -25,10 +25,10 @@ from sarguard.reference.training.answering import (
 )
 from sarguard.reference.training.spelling import Spelling
 from sarguard.reference.training.stage import (
-    RunningAverage,
     Stage,
     TimeBudget,
     autocast,
+    train_stage,
 )
 
 BATCH = 24
@@ -141,14 +141,11 @@ def train_reading(
         report: Called with lines of progress.
     """
     rng = random.Random(seed + stage.step)
-    averages = RunningAverage()
-    while not stage.budget.is_spent():
-        figures = averages.add(stage.learn(rng.sample(examples, BATCH)))
-        if stage.step % 20 == 0:
-            apart, gap, agree = figures
-            report(
-                f"step {stage.step} {stage.budget.seconds():.0f} s KL {apart:.3f} "
-                f"states {gap:.3f} agreement {agree:.3f}"
-            )
-        stage.save_and_evaluate(evaluate, report, every=SAVE_SECONDS)
-    stage.save_and_evaluate(evaluate, report)
+    train_stage(
+        stage,
+        lambda: stage.learn(rng.sample(examples, BATCH)),
+        ("KL", "states", "agreement"),
+        evaluate=evaluate,
+        report=report,
+        save_seconds=SAVE_SECONDS,
+    )

@@ -210,6 +210,40 @@ class HearingWeights(Stage):
         self.encoder.sync_model()
 
 
+def train_stage(
+    stage: Stage,
+    learn: Callable[[], Sequence[float]],
+    figures: Sequence[str],
+    *,
+    evaluate: Callable[[], str],
+    report: Callable[[str], None],
+    save_seconds: float,
+    report_steps: int = 20,
+) -> None:
+    """Make steps until a stage's budget is spent.
+
+    Args:
+        stage: What is trained, in place, and its budget.
+        learn: Makes one step and returns its figures.
+        figures: What they are called.
+        evaluate: Called after each checkpoint; returns a line to report.
+        report: Called with lines of progress.
+        save_seconds: Seconds between checkpoints.
+        report_steps: Steps between lines of progress.
+    """
+    averages = RunningAverage()
+    while not stage.budget.is_spent():
+        found = averages.add(learn())
+        if stage.step % report_steps == 0:
+            told = " ".join(
+                f"{name} {value:.3f}"
+                for name, value in zip(figures, found, strict=True)
+            )
+            report(f"step {stage.step} {stage.budget.seconds():.0f} s {told}")
+        stage.save_and_evaluate(evaluate, report, every=save_seconds)
+    stage.save_and_evaluate(evaluate, report)
+
+
 class RunningAverage:
     """Exponential averages of a step's figures, over some thirty steps."""
 

@@ -26,9 +26,9 @@ from sarguard.reference.training.hearing import SpeechEncoder
 from sarguard.reference.training.lookup import LookupEncoder
 from sarguard.reference.training.stage import (
     HearingWeights,
-    RunningAverage,
     TimeBudget,
     autocast,
+    train_stage,
 )
 from sarguard.reference.training.train_hearing import Preprocessor, lookup_loss
 
@@ -142,20 +142,23 @@ def train_answering(
         report: Called with lines of progress.
     """
     rng = random.Random(seed)
-    preprocessor, averages = stage.preprocessor, RunningAverage()
-    while not stage.budget.is_spent():
+    preprocessor = stage.preprocessor
+
+    def learn() -> list[float]:
         batch = rng.sample(examples, BATCH)
         spoken = [rng.choice(clips[example.text]) for example in batch]
         features, lengths = collate([preprocessor.features(c, rng) for c in spoken])
-        figures = averages.add(stage.learn(batch, features, lengths))
-        if stage.step % 10 == 0:
-            kl, gap, ctc, agree = figures
-            report(
-                f"step {stage.step} {stage.budget.seconds():.0f} s KL {kl:.3f} "
-                f"states {gap:.3f} CTC {ctc:.3f} agreement {agree:.3f}"
-            )
-        stage.save_and_evaluate(evaluate, report, every=SAVE_SECONDS)
-    stage.save_and_evaluate(evaluate, report)
+        return stage.learn(batch, features, lengths)
+
+    train_stage(
+        stage,
+        learn,
+        ("KL", "states", "CTC", "agreement"),
+        evaluate=evaluate,
+        report=report,
+        save_seconds=SAVE_SECONDS,
+        report_steps=10,
+    )
 
 
 @torch.no_grad()

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import random
 from abc import abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -30,10 +31,10 @@ from sarguard.reference.training.lookup import LookupEncoder, LookupOutput
 from sarguard.reference.training.spelling import Spelling
 from sarguard.reference.training.stage import (
     HearingWeights,
-    RunningAverage,
     TimeBudget,
     autocast,
     prefetch,
+    train_stage,
 )
 
 BATCH_SECONDS = 64.0
@@ -132,25 +133,25 @@ def train_on_clips(
         report: Called with lines of progress.
     """
     rng = random.Random(seed)
-    budget, averages = stage.budget, RunningAverage()
 
     def prepare(batch: list[Clip]) -> tuple[Tensor, Tensor, list[Tensor]]:
         found = collate([preprocessor.features(clip, rng) for clip in batch])
         return (*found, [preprocessor.tokens(clip.text) for clip in batch])
 
-    while not budget.is_spent():
-        for features, lengths, said in prefetch(prepare, batches(clips, rng)):
-            if budget.is_spent():
-                break
-            found = averages.add(stage.learn(features, lengths, said))
-            if stage.step % 20 == 0:
-                told = " ".join(
-                    f"{name} {value:.3f}"
-                    for name, value in zip(stage.figures, found, strict=True)
-                )
-                report(f"step {stage.step} {budget.seconds():.0f} s {told}")
-            stage.save_and_evaluate(evaluate, report, every=SAVE_SECONDS)
-    stage.save_and_evaluate(evaluate, report)
+    def passes() -> Generator[tuple[Tensor, Tensor, list[Tensor]]]:
+        while True:
+            yield from prefetch(prepare, batches(clips, rng))
+
+    # Closed at the end: the thread that prepares the next batch ends with it.
+    with closing(passes()) as prepared:
+        train_stage(
+            stage,
+            lambda: stage.learn(*next(prepared)),
+            stage.figures,
+            evaluate=evaluate,
+            report=report,
+            save_seconds=SAVE_SECONDS,
+        )
 
 
 class HearingStage(ClipStage):
