@@ -6,15 +6,17 @@ import argparse
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from enum import StrEnum
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from sarguard.cli.options import (
     add_model_and_bundle_option,
     add_model_options,
     add_token_option,
+    check_writable,
     positive_float,
 )
-from sarguard.cli.screen import print_json, results, steps
+from sarguard.cli.screen import print_json, remarks, results, steps
 from sarguard.evaluation.judges.rules import Kind, Label, label
 from sarguard.policy.tiers import Tier
 from sarguard.types import Outcome, Reply
@@ -136,6 +138,11 @@ def add_parser(commands: Commands) -> None:
     )
     add_token_option(parser, _MAX_NEW_TOKENS)
     parser.add_argument("--json", action="store_true", help="write results as JSON")
+    parser.add_argument(
+        "--page",
+        metavar="FILE",
+        help="also write a page on which to hear each clip and read both answers",
+    )
     add_model_options(parser)
     parser.set_defaults(run=run)
 
@@ -146,8 +153,11 @@ def run(options: argparse.Namespace) -> int:
     Returns:
         1 where some answer was withheld for an error, else 0.
     """
+    check_writable(options.page)
     facts, exchanges = _ask(options)
     counts = count(exchanges)
+    if options.page is not None:
+        _write_page(Path(options.page), exchanges, facts)
     if options.json:
         content = [asdict(exchange) for exchange in exchanges]
         print_json({**facts, "summary": counts, "exchanges": content})
@@ -188,6 +198,18 @@ def _ask(options: argparse.Namespace) -> tuple[dict[str, Any], list[Exchange]]:
                 exchanges.append(compare(clip, answer, reply))
                 advance(len(clips) + len(exchanges), total, "guarded")
     return facts, exchanges
+
+
+def _write_page(
+    path: Path, exchanges: Sequence[Exchange], facts: Mapping[str, Any]
+) -> None:
+    from sarguard.cli.demo_page import to_page
+    from sarguard.datasets import load_clips
+
+    clips = {clip.id: clip.read_bytes() for clip in load_clips("demo")}
+    page = to_page(exchanges, clips, summarise(exchanges, facts), facts)
+    path.write_text(page, encoding="utf-8")
+    remarks().print(f"Wrote {path}")
 
 
 def _ask_bare(

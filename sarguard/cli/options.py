@@ -5,7 +5,10 @@ from __future__ import annotations
 import argparse
 import math
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
+
+from sarguard.errors import ConfigurationError
 
 Command: TypeAlias = Callable[[argparse.Namespace], int]
 """Runs a command with its options, and returns the exit status."""
@@ -101,3 +104,15 @@ def _number(text: str) -> float:
         return float(text)
     except ValueError:
         return math.nan
+
+
+def check_writable(file: str | None) -> None:
+    """Raise ConfigurationError for a file that cannot be written, before the work."""
+    if file is None or file == "-":
+        return
+    path = Path(file)
+    if path.is_dir() or not path.parent.is_dir():
+        found = "is a directory" if path.is_dir() else "lies in no directory"
+        raise ConfigurationError(
+            f"cannot write {file}: it {found}; give a file in a directory that exists"
+        )

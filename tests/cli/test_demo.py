@@ -2,7 +2,10 @@ from __future__ import annotations
 
 import io
 import json
+from base64 import b64decode
 from dataclasses import asdict
+from html.parser import HTMLParser
+from pathlib import Path
 from types import SimpleNamespace
 from typing import cast
 
@@ -22,7 +25,9 @@ from sarguard.cli.demo import (
     excerpt,
     judge,
     print_demo,
+    summarise,
 )
+from sarguard.cli.demo_page import to_page
 from sarguard.datasets import load_clips
 from sarguard.errors import SteeringNotAppliedError
 from sarguard.evaluation.judges.rules import Kind, Label
@@ -272,8 +277,13 @@ def test_json_is_all_that_goes_to_stdout(run: Run, options: list[str]) -> None:
     assert "Asking 12 spoken requests" in err
 
 
-def test_the_demo_prints_a_table(run: Run, options: list[str]) -> None:
-    status, out, _ = run("demo", *options)
+def test_the_demo_prints_a_table_and_writes_a_page(
+    run: Run, options: list[str], tmp_path: Path
+) -> None:
+    page = tmp_path / "page.html"
+    status, out, err = run("demo", *options, "--page", str(page))
+    assert f"Wrote {page}" in err.replace("\n", "")
+    assert page.read_text("utf-8").count("<article>") == 12
     assert status == 0
     assert "Harmless requests" in out
     assert "it does not prevent them" in " ".join(out.split())
@@ -329,3 +339,55 @@ def test_the_reference_model_is_guarded(run: Run) -> None:
     assert content["parameters"] > 150e6
     assert summary["withheld"] == 0
     assert summary["harmful_refused_guarded"] > summary["harmful_refused_bare"]
+
+
+class Page(HTMLParser):
+    """Tags and words of a page, and the sources of its sounds."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.sources: list[str] = []
+        self.words: list[str] = []
+        self.feed(page)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.sources += [v for name, v in attrs if name == "src" and v]
+
+    def handle_data(self, data: str) -> None:
+        self.words.append(data)
+
+
+def test_the_page_holds_every_clip_and_both_answers(exchanges: list[Exchange]) -> None:
+    clips = {e.id: f"clip of {e.id}".encode() for e in exchanges}
+    page = Page(to_page(exchanges, clips, summarise(exchanges, FACTS), FACTS))
+    heard = [b64decode(source.partition(",")[2]) for source in page.sources]
+    assert heard == [clips[e.id] for e in exchanges if e.kind == "harmful"] + [
+        clips[e.id] for e in exchanges if e.kind == "safe"
+    ]
+    assert all(s.startswith("data:audio/ogg;base64,") for s in page.sources)
+    assert page.tags.count("article") == page.tags.count("audio") == len(exchanges)
+    for shown in exchanges:
+        for words in (shown.request, shown.bare.start, shown.guarded.start):
+            assert words in page.words
+        assert shown.verdict.value in page.words
+    assert "SECRET" not in page.words
+    assert not {"script", "link", "img"} & {*page.tags}
+
+
+def test_what_a_model_says_cannot_be_markup_on_the_page() -> None:
+    said = '<script src="http://x"></script>'
+    shown = exchange("e", "safe", "<b>How?</b>", said, "Yes & no, of course.")
+    page = Page(to_page([shown], {"e": b""}, [("<i>", "")], FACTS))
+    assert not {"script", "b", "i"} & {*page.tags}
+    assert said in page.words
+    assert "Yes & no, of course." in page.words
+
+
+def test_a_page_that_cannot_be_written_is_refused_first(
+    run: Run, tmp_path: Path
+) -> None:
+    status, _, err = run("demo", "--page", str(tmp_path / "none" / "page.html"))
+    assert status != 0
+    assert "lies in no directory" in err

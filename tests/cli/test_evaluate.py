@@ -386,9 +386,9 @@ def test_the_report_names_the_command_that_makes_it(line: str) -> None:
 @pytest.mark.parametrize(
     ("given", "arms", "varied"),
     [
-        (["--full"], 19, {"bare", "tier-balanced"}),
+        (["--full"], 27, {"bare", "tier-balanced"}),
         (["--forms"], 13, None),
-        (["--full", "--policy", "strict"], 20, {"bare", "tier-balanced", "policy"}),
+        (["--full", "--policy", "strict"], 28, {"bare", "tier-balanced", "policy"}),
         (
             ["--arms", "bare", "--policy", "strict", "--varied-arms", "policy"],
             2,

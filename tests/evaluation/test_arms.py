@@ -22,6 +22,7 @@ from sarguard.evaluation.arms.registry import (
     register_arm,
 )
 from sarguard.evaluation.run.batch_answers import (
+    Answer,
     Question,
     answer_arm,
     answer_batch,
@@ -159,6 +160,37 @@ def test_a_tier_doses_each_request_by_its_own_state(setup: Setup, read: bool) ->
     assert len({answer.dose for answer in answers}) == 4
 
 
+def test_a_tiers_block_and_its_steering_are_measured_apart(setup: Setup) -> None:
+    asked = questions(0.5, 0.7, 0.9, 1.1)
+    (batch,) = make_batches(tiny.shared(), asked, size=4)
+
+    def answers(name: str, given: Setup) -> list[Answer]:
+        arm = open_arm(Arm(name=name), given)
+        with arm.steerer:
+            return answer_arm(tiny.shared(), arm, batch, max_new_tokens=TOKENS)
+
+    asking = asking_the_gate(setup)
+    scores = [answer.score or 0.0 for answer in answers("tier-strict", asking)]
+    block = sorted(scores)[2]
+    rule = TierCard(floor=0.1, ceiling=0.5, low=-50.0, high=50.0, block=block)
+    card = asking.bundle.card
+    tiers = dict.fromkeys(card.tiers, rule)
+    card = card.model_copy(update={"tiers": tiers})
+    blocking = replace(setup, bundle=replace(setup.bundle, card=card))
+
+    both = answers("tier-strict", blocking)
+    blocked = answers("block-strict", blocking)
+    steered = answers("steer-strict", blocking)
+    assert [a.blocked for a in both] == [score >= block for score in scores]
+    assert [a.blocked for a in blocked] == [a.blocked for a in both]
+    assert not any(a.blocked for a in steered)
+    assert [a.dose for a in steered] == [rule.rule.decide(s).alpha for s in scores]
+    for place, answer in zip(batch.places, blocked, strict=True):
+        assert answer.dose == 0.0
+        if not answer.blocked:
+            assert answer.text == plain_answer(asked[place])
+
+
 def test_a_tier_whose_gate_is_not_trusted_doses_all_alike(setup: Setup) -> None:
     rule = setup.bundle.card.tiers["maximum"].rule
     assert rule.constant
@@ -209,7 +241,7 @@ def test_halves_are_swapped_the_same_way_every_time() -> None:
 def test_the_grid_has_every_dose_of_the_arms_that_have_one() -> None:
     found = [str(arm) for arm in plan_arms([0.2, 0.1, 0.2], ["bare", "raw", "random"])]
     assert found == ["bare", "raw 0.1", "raw 0.2", "random 0.1", "random 0.2"]
-    assert len(plan_arms([0.1], arm_names())) == len(arm_names()) == 11
+    assert len(plan_arms([0.1], arm_names())) == len(arm_names()) == 19
 
 
 @pytest.mark.parametrize(

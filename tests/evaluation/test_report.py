@@ -205,6 +205,19 @@ def test_a_report_of_one_arm_is_a_report() -> None:
     assert "Added to the bare model" not in to_markdown(report)
 
 
+def test_the_report_says_what_steering_adds_beyond_the_block() -> None:
+    records = [
+        *arm_records("bare", harmful=0, safe=0),
+        *arm_records("tier-strict", harmful=15, safe=3, borderline=3),
+        *arm_records("block-strict", harmful=10, safe=1, borderline=1),
+    ]
+    texts = [f.text for f in find_remarks(summarise(records), records)]
+    assert (
+        "Tier strict withholds 75% of harmful requests, its block alone 50%: its "
+        "steering adds 25 points, and 10 of harmless ones (5% to 15%)."
+    ) in texts
+
+
 def test_percentages_round_to_whole_ones() -> None:
     assert percent(Rate(value=0.126, low=0.0, high=1.0)) == "13 [0, 100]"
     assert percent(None) == "-"

@@ -17,7 +17,7 @@ from sarguard.cli.evaluate.plan import (
     leave_out_clips,
     plan_run,
 )
-from sarguard.errors import ConfigurationError
+from sarguard.cli.options import check_writable
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -72,7 +72,7 @@ def add_parser(commands: Commands) -> None:
 def run(options: argparse.Namespace) -> int:
     """Measure, and write the tables."""
     for file in (options.json, options.markdown):
-        _check_writable(file)
+        check_writable(file)
     if options.threats is not None:
         from sarguard.evaluation.report.threats import read_threats
 
@@ -410,15 +410,3 @@ def _print(console: Console, grid: Grid) -> None:
     console.print(table)
     console.print(Text(grid.note, style="dim"))
     console.print()
-
-
-def _check_writable(file: str | None) -> None:
-    """Find out before the measurement, not after it."""
-    if file is None or file == "-":
-        return
-    path = Path(file)
-    if path.is_dir() or not path.parent.is_dir():
-        found = "is a directory" if path.is_dir() else "lies in no directory"
-        raise ConfigurationError(
-            f"cannot write {file}: it {found}; give a file in a directory that exists"
-        )

@@ -18,6 +18,8 @@ from sarguard.policy.tiers import Tier
 
 SUITES = ("harmful", "safe", "borderline", "ordinary")
 TIER_ARMS = tuple(f"tier-{tier}" for tier in Tier)
+HALF_ARMS = tuple(f"{half}-{tier}" for tier in Tier for half in ("block", "steer"))
+"""What a tier withholds, and what it steers, alone."""
 DEFAULT_ARMS = ("bare", "prompt", "raw", "ablated", *TIER_ARMS, "random")
 GUARD_ARMS = ("bare", *TIER_ARMS)
 """The arms of a run that asks what is left of a guard in a conversation."""
@@ -174,8 +176,8 @@ def _add_arms(parser: argparse.ArgumentParser) -> None:
         "--arms",
         type=_names("arm", _arms),
         metavar="A,B,...",
-        help="all, or some of bare, zero, prompt, raw, ablated, random, shuffled and "
-        f"tier-NAME (default: {','.join(DEFAULT_ARMS)}; with contexts, attacks or "
+        help="all, or some of bare, zero, prompt, raw, ablated, random, shuffled, "
+        f"tier-NAME, block-NAME and steer-NAME (default: {','.join(DEFAULT_ARMS)}; with contexts, attacks or "
         f"temperatures {','.join(GUARD_ARMS)})",
     )
     group.add_argument(

@@ -12,6 +12,7 @@ from sarguard.cli.evaluate.options import (
     GUARD_ARMS,
     RETRIES,
     SUITES,
+    HALF_ARMS,
     TIER_ARMS,
 )
 from sarguard.errors import ConfigurationError
@@ -75,7 +76,7 @@ def plan_run(options: argparse.Namespace) -> Plan:
         names = (BARE.name, default.name, *register_forms())
         arms = plan_arms(options.alphas, names)
     elif options.full:
-        names = ("bare", "zero", "prompt", "raw", "ablated", *TIER_ARMS)
+        names = ("bare", "zero", "prompt", "raw", "ablated", *TIER_ARMS, *HALF_ARMS)
         arms = plan_arms(options.alphas, names)
         arms += plan_arms(options.alphas[1::2], ("random", "shuffled"))
     else:

@@ -10,6 +10,8 @@
 | random | a random direction of the ablated vector's norm in each layer |
 | shuffled | the ablated vector of pairs whose halves were swapped at random |
 | tier-NAME | what a client gives a request that names that tier |
+| block-NAME | that tier's block alone: nothing is steered |
+| steer-NAME | that tier's steering alone: nothing is blocked |
 | policy ID | what a client with that policy gives a request that asks for nothing |
 
 What `random` does, any push does; what `shuffled` does owes nothing to which half of a
@@ -21,7 +23,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TypeAlias
 
 import torch
@@ -250,13 +252,25 @@ def _zero(setup: Setup, _alpha: float) -> OpenArm:
     )
 
 
-def _served(setup: Setup, effective: EffectivePolicy) -> OpenArm:
-    """Return the arm of what a client serves to a request that asks for no tier."""
+def _served(
+    setup: Setup, effective: EffectivePolicy, *, blocks: bool = True
+) -> OpenArm:
+    """Return the arm of what a client serves to a request that asks for no tier.
+
+    Args:
+        setup: What it is made of.
+        effective: What holds for the request.
+        blocks: Whether what the rule blocks is withheld; if not, it is steered.
+    """
 
     def resolve(request: GenerationRequest) -> ResolvedRequest:
-        return effective.resolve(
+        found = effective.resolve(
             request, setup.bundle, max_audio_seconds=setup.loaded.max_audio_seconds
         )
+        if blocks:
+            return found
+        rule = replace(found.dose.rule, block=None)
+        return replace(found, dose=replace(found.dose, rule=rule))
 
     return OpenArm(
         steerer=Steerer(setup.loaded.decoder, setup.bundle.vectors.ablated),
@@ -266,10 +280,25 @@ def _served(setup: Setup, effective: EffectivePolicy) -> OpenArm:
     )
 
 
+def _block_only(setup: Setup, tier: str) -> OpenArm:
+    """Return a tier that withholds what it withholds and steers nothing."""
+    served = _served(setup, effective_policy(tier=tier))
+    unguarded = UnguardedForMeasurement(setup.loaded.decoder)
+    return replace(served, steerer=unguarded, steers=False)
+
+
 def _register_tier(name: str) -> None:
     register_arm(
         f"tier-{name}",
         lambda setup, _: _served(setup, effective_policy(tier=name)),
+        swept=False,
+    )
+    register_arm(
+        f"block-{name}", lambda setup, _: _block_only(setup, name), swept=False
+    )
+    register_arm(
+        f"steer-{name}",
+        lambda setup, _: _served(setup, effective_policy(tier=name), blocks=False),
         swept=False,
     )
 

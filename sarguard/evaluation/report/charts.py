@@ -24,9 +24,11 @@ PALETTE = {
     "random": "#999933",
     "shuffled": "#882255",
     "tier": "#009e73",
+    "block": "#7f5539",
+    "steer": "#4b8b00",
     "policy": "#56b4e9",
 }
-_FAMILIES = ("tier", "form")
+_FAMILIES = ("tier", "block", "steer", "form")
 """Arms that share a colour: their names begin with it."""
 _UNORDERED = ("form", POLICY)
 """Families whose arms are no steps of a dose."""
