@@ -75,10 +75,12 @@ EARLIER_TURNS = (
 )
 ANSWER_TOKENS = 8
 """Of the unaligned model's own answers: refusal and answer part in the first ones."""
+FIRST_WEIGHT = 4.0
+"""Weight of an answer's first token, where the two part, relative to the others."""
 MISHEARD_SHARE = 0.3
 MISHEARD_WORDS = 0.18
 EARLIER_SHARE = 0.15
-HARMFUL, NEAR, HARMLESS = 8, 14, 10
+HARMFUL, NEAR, HARMLESS = 6, 16, 10
 """Requests in a batch: harmful, close to those, and any other."""
 RATE = 5e-4
 SAVE_SECONDS = 300.0
@@ -249,12 +251,7 @@ class AligningStage(Stage):
         count = sum(len(lesson.answer) for lesson in harmful)
         said = torch.tensor([t for lesson in harmful for t in lesson.answer])
         loss = F.cross_entropy(after[:count].float(), said.to(after.device))
-        apart = F.kl_div(
-            F.log_softmax(after[count:].float(), -1),
-            F.log_softmax(before.float(), -1),
-            log_target=True,
-            reduction="batchmean",
-        )
+        apart = _divergence(after[count:], before, [len(x.answer) for x in kept])
         self.update(loss + apart)
         return [float(loss.detach()), float(apart.detach())]
 
@@ -262,6 +259,26 @@ class AligningStage(Stage):
         """Return the logits at each answer's positions, (positions, vocabulary)."""
         rows = [[*lesson.prompt, *lesson.answer] for lesson in lessons]
         return self.text_model.next_logits(rows, [len(x.answer) for x in lessons])
+
+
+def _divergence(student: Tensor, teacher: Tensor, counts: Sequence[int]) -> Tensor:
+    """Return KL(teacher, student) in nats, a weighted mean over answer positions.
+
+    Args:
+        student: Logits, (positions, vocabulary).
+        teacher: Logits, (positions, vocabulary).
+        counts: How many positions each answer has, in this order.
+    """
+    apart = F.kl_div(
+        F.log_softmax(student.float(), -1),
+        F.log_softmax(teacher.float(), -1),
+        log_target=True,
+        reduction="none",
+    ).sum(-1)
+    weight = torch.ones_like(apart)
+    ends = torch.tensor(counts).cumsum(0)
+    weight[[0, *ends[:-1].tolist()]] = FIRST_WEIGHT
+    return (apart * weight).sum() / weight.sum()
 
 
 def train_aligning(

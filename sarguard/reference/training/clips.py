@@ -17,13 +17,11 @@ import soxr  # type: ignore[import-untyped]
 
 from sarguard.datasets.natural import (
     HIBARI_VOICE,
-    KOKORO_VOICES,
     UNSEEN_KOKORO_VOICE,
     UNSEEN_PIPER_VOICE,
-    speak_hibari,
-    speak_kokoro,
-    speak_piper,
 )
+from sarguard.datasets.synthesis import say
+from sarguard.datasets.voices import Voice, kokoro_mixture
 
 SAMPLE_RATE = 16_000
 
@@ -53,28 +51,6 @@ Voices: TypeAlias = Literal["training", "natural", "synthetic", "unseen"]
 """Voices of training, its natural or synthetic ones, or those held out of it."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Voice:
-    """One setting of one synthesiser."""
-
-    engine: Literal["espeak", "flite", "hibari", "kokoro", "piper"]
-    name: str
-    """Of Kokoro a mixture, such as `jf_alpha*0.7+jm_kumo*0.3`."""
-    rate: float
-    """espeak-ng: words a minute. flite: duration stretch, 1.0 is neutral. The others:
-    speed, 1.0 is neutral."""
-    pitch: int
-    """espeak-ng: 0 to 99. Ignored by the others."""
-
-    def command(self, text: str) -> list[str]:
-        """Return the command that writes a WAV of ``text`` to standard output."""
-        if self.engine == "espeak":
-            manner = ["-s", str(round(self.rate)), "-p", str(self.pitch)]
-            return ["espeak-ng", "-v", self.name, *manner, "--stdout", text]
-        manner = ["--setf", f"duration_stretch={self.rate:.2f}"]
-        return ["flite", "-voice", self.name, *manner, "-t", text, "-o", "/dev/stdout"]
-
-
 def draw_voice(rng: random.Random, voices: Voices = "training") -> Voice:
     """Draw a voice: of training, where nearly every second is natural, by default."""
     if voices == "unseen":
@@ -87,35 +63,30 @@ def draw_voice(rng: random.Random, voices: Voices = "training") -> Voice:
     (engine,) = rng.choices([*shares], [*shares.values()])
     if engine == "hibari":
         speed = round(rng.uniform(0.8, 1.25), 2)
-        return Voice(engine="hibari", name=HIBARI_VOICE, rate=speed, pitch=50)
+        return Voice(engine="hibari", name=HIBARI_VOICE, speed=speed, pitch=None)
     if engine == "kokoro":
         speed = round(rng.uniform(0.85, 1.2), 2)
-        return Voice(engine="kokoro", name=_mixture(rng), rate=speed, pitch=50)
+        name = kokoro_mixture(rng)
+        return Voice(engine="kokoro", name=name, speed=speed, pitch=None)
     if rng.random() < _FLITE_SHARE:
         name = rng.choice(FLITE_VOICES)
-        return Voice(engine="flite", name=name, rate=rng.uniform(0.85, 1.2), pitch=50)
+        speed = rng.uniform(0.85, 1.2)
+        return Voice(engine="flite", name=name, speed=speed, pitch=None)
     name = rng.choice(ESPEAK_ACCENTS) + rng.choice(ESPEAK_VARIANTS)
     return Voice(
-        engine="espeak",
+        engine="espeak-ng",
         name=name,
-        rate=rng.randint(130, 190),
+        speed=rng.randint(130, 190),
         pitch=rng.randint(25, 75),
     )
-
-
-def _mixture(rng: random.Random) -> str:
-    """Draw a mixture of Kokoro's voices, most of it one of them."""
-    first, second = rng.sample(KOKORO_VOICES, 2)
-    share = round(rng.uniform(0.5, 1.0), 2)
-    return f"{first}*{share}+{second}*{round(1 - share, 2)}"
 
 
 def _unseen_voice(rng: random.Random) -> Voice:
     """Draw one of the natural voices that training never uses."""
     if rng.random() < 0.5:
-        return Voice(engine="piper", name=UNSEEN_PIPER_VOICE, rate=1.0, pitch=50)
+        return Voice(engine="piper", name=UNSEEN_PIPER_VOICE, speed=1.0, pitch=None)
     name = f"{UNSEEN_KOKORO_VOICE}*1.0"
-    return Voice(engine="kokoro", name=name, rate=1.0, pitch=50)
+    return Voice(engine="kokoro", name=name, speed=1.0, pitch=None)
 
 
 def speak(text: str, voice: Voice) -> np.ndarray:
@@ -124,35 +95,11 @@ def speak(text: str, voice: Voice) -> np.ndarray:
     Raises:
         subprocess.CalledProcessError: The synthesiser failed.
     """
-    samples, rate = _spoken(text, voice)
+    samples, rate = say(text, voice)
     if rate != SAMPLE_RATE:
         samples = soxr.resample(samples, rate, SAMPLE_RATE)
     peak = max(1e-4, float(np.abs(samples).max(initial=0.0)))
     return np.rint(samples / peak * 0.7 * 32767).astype(np.int16)
-
-
-def _spoken(text: str, voice: Voice) -> tuple[np.ndarray, int]:
-    if voice.engine == "hibari":
-        return speak_hibari(text, speed=voice.rate)
-    if voice.engine == "kokoro":
-        parts = (part.split("*") for part in voice.name.split("+"))
-        styles = {name: float(share) for name, share in parts}
-        return speak_kokoro(text, styles, speed=voice.rate)
-    if voice.engine == "piper":
-        return speak_piper(text)
-    return _read_stream(
-        subprocess.run(
-            voice.command(text), check=True, capture_output=True, timeout=60
-        ).stdout
-    )
-
-
-def _read_stream(wav: bytes) -> tuple[np.ndarray, int]:
-    """Read a WAV whose header may not know its length (written to a pipe)."""
-    rate = int.from_bytes(wav[24:28], "little")
-    start = wav.index(b"data") + 8
-    body = wav[start : start + (len(wav) - start) // 2 * 2]
-    return np.frombuffer(body, dtype="<i2").astype(np.float32) / 32768, rate
 
 
 SHARD_SIZE = 250

@@ -59,12 +59,12 @@ def _silence(features: Tensor) -> float:
 
 
 def augment_waveform(samples: np.ndarray, rng: random.Random) -> np.ndarray:
-    """Return the int16 clip as float32 with speed, silence, noise and band varied."""
+    """Return the int16 clip as float32 with speed, room, noise and band varied."""
     noise_rng = np.random.default_rng(rng.getrandbits(32))
     clip: np.ndarray = samples.astype(np.float32) / 32768
     if rng.random() < 0.6:
         clip = soxr.resample(
-            clip, SAMPLE_RATE, SAMPLE_RATE * rng.uniform(0.88, 1.12), quality="LQ"
+            clip, SAMPLE_RATE, SAMPLE_RATE * rng.uniform(0.86, 1.2), quality="LQ"
         )
     if rng.random() < 0.15:
         clip = soxr.resample(
@@ -72,6 +72,8 @@ def augment_waveform(samples: np.ndarray, rng: random.Random) -> np.ndarray:
         )
     lead, trail = rng.uniform(0, 0.35), rng.uniform(0.05, 0.35)
     clip = np.pad(clip, (int(lead * SAMPLE_RATE), int(trail * SAMPLE_RATE)))
+    if rng.random() < 0.2:
+        clip = in_a_room(clip, rng.uniform(0.1, 0.5), rng.uniform(0.2, 0.7), noise_rng)
     if rng.random() < 0.5:
         noise: np.ndarray = noise_rng.standard_normal(len(clip)).astype(np.float32)
         if rng.random() < 0.5:
@@ -79,6 +81,31 @@ def augment_waveform(samples: np.ndarray, rng: random.Random) -> np.ndarray:
         level = np.sqrt(np.mean(clip**2)) / (np.sqrt(np.mean(noise**2)) + 1e-9)
         clip = clip + noise * level * 10 ** (-rng.uniform(8, 40) / 20)
     return clip.astype(np.float32)
+
+
+def in_a_room(
+    clip: np.ndarray, seconds: float, share: float, rng: np.random.Generator
+) -> np.ndarray:
+    """Return a clip with a room's reverberation, of the same length.
+
+    The room's response is the direct sound, and noise that decays exponentially
+    (Polack's model of late reverberation).
+
+    Args:
+        clip: Samples at 16 kHz, float32.
+        seconds: Time in which the reverberation falls by 60 dB.
+        share: Amplitude of the reverberation relative to the direct sound.
+        rng: Draws the noise.
+    """
+    count = int(seconds * SAMPLE_RATE)
+    decay = 10.0 ** (-3.0 * np.arange(count) / count)
+    tail = rng.standard_normal(count) * decay
+    response = share * tail / np.sqrt(np.sum(tail**2))
+    response[0] += 1.0
+    size = 1 << (len(clip) + count - 1).bit_length()
+    spectrum = np.fft.rfft(clip, size) * np.fft.rfft(response, size)
+    heard: np.ndarray = np.fft.irfft(spectrum, size)[: len(clip)]
+    return heard.astype(np.float32)
 
 
 def mask(features: Tensor, rng: random.Random) -> Tensor:

@@ -10,8 +10,10 @@ space where nothing is said, the filler that disturbs a text model least.
 The 384 dimensions in between hold the principal directions of the embeddings, weighted
 by frequency, one direction for silence, and none for the mean.
 
-The layer is trained through its units: CTC over them, and the distance of each frame to
-the embedding that the alignment of that loss puts there.
+The layer is trained through its units, by CTC over them, and through what the text
+model gets of them, by the distance of each frame to the one embedding that the
+alignment of that loss puts there. A frame between two units is the mean of their
+embeddings, which reads as a third word: the distance teaches the units to be alone.
 """
 
 from __future__ import annotations
@@ -56,7 +58,7 @@ class LookupOutput:
     counts: Tensor
     """How many frames of each row of the batch are real, (batch,)."""
     ctc: Tensor
-    """Mean CTC loss a token, in nats."""
+    """Mean CTC loss a token by the units' own scores, in nats."""
     gap: Tensor
     """Mean squared distance of the frames to their tokens' embeddings, relative."""
 
@@ -216,13 +218,14 @@ class LookupEncoder(SpeechEncoder):
         counts: Tensor,
     ) -> Tensor:
         probabilities, own = posterior[0][rows], posterior[1]
-        wanted = probabilities @ torch.cat([self.blank[None], self.targets[own]])
+        # One embedding a frame, not their mean: that would be no token's.
+        likeliest = probabilities.argmax(-1)
+        wanted = torch.cat([self.blank[None], self.targets[own]])[likeliest]
         steps = torch.arange(frames.shape[1], device=frames.device)
         real = steps[None] < counts[rows, None].to(frames.device)
         # Clips too short for their words have no alignment.
         aligned = probabilities.sum(-1) > 0.5
-        saying = probabilities[..., 1:].sum(-1)
-        weight = (real & aligned) * (1 + (SPEECH_WEIGHT - 1) * saying)
+        weight = (real & aligned) * (1 + (SPEECH_WEIGHT - 1) * (likeliest > 0))
         size = self.targets.pow(2).sum(-1).mean()
         squared = (frames.float() - wanted).pow(2).sum(-1) / size
         return (squared * weight).sum() / weight.sum().clamp(min=1)

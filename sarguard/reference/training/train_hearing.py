@@ -206,9 +206,9 @@ def heard(
     return word_error_rate([clip.text for clip in clips], texts), texts
 
 
-RATES = (1e-4, 3e-4, 1e-3)
+RATES = (3e-5, 1e-4, 3e-4)
 """Learning rates of the tower, of what its units share and of what each has alone."""
-GAP_WEIGHT = 2.0
+GAP_WEIGHT = 6.0
 LOOKED_UP = 0.25
 """Share of each batch that is looked up: that costs as much as encoding it."""
 
@@ -223,7 +223,7 @@ class LookupStage(ClipStage):
     ) -> None:
         self.lookup = lookup
         groups = [{"params": group} for group in lookup.parameter_groups()]
-        optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.98), weight_decay=0.0)
+        optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.99), weight_decay=0.0)
         super().__init__(lookup, optimizer, budget, checkpoint)
         self.restore()
 
