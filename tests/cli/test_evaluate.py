@@ -387,7 +387,7 @@ def test_the_report_names_the_command_that_makes_it(line: str) -> None:
     ("given", "arms", "varied"),
     [
         (["--full"], 27, {"bare", "tier-balanced"}),
-        (["--forms"], 13, None),
+        (["--forms"], 15, None),
         (["--full", "--policy", "strict"], 28, {"bare", "tier-balanced", "policy"}),
         (
             ["--arms", "bare", "--policy", "strict", "--varied-arms", "policy"],

@@ -15,6 +15,7 @@ from sarguard.evaluation.arms.arm import Arm
 from sarguard.evaluation.arms.controls import Recalibration
 from sarguard.evaluation.arms.dose_forms import (
     ShapedSteerer,
+    contrast_vectors,
     null_space_weights,
     recentred,
     register_forms,
@@ -103,6 +104,16 @@ def test_vectors_are_spared_what_false_refusals_share() -> None:
     found = spared_vectors(vectors, states)
     assert (found * false).sum(dim=-1).abs().max() < 1e-4
     assert (vectors * false).sum(dim=-1).abs().max() > 1e-2
+
+
+def test_contrast_is_what_tells_the_kinds_apart_and_as_long_as_the_vectors() -> None:
+    states = random_states()
+    vectors = torch.randn(3, 96)
+    found = contrast_vectors(vectors, states)
+    torch.testing.assert_close(found.norm(dim=-1), vectors.norm(dim=-1))
+    apart = states.harmful.mean(0) - states.safe.mean(0)
+    cosine = torch.cosine_similarity(found, apart, dim=-1)
+    torch.testing.assert_close(cosine, torch.ones(3))
 
 
 def test_a_null_space_map_is_near_zero_on_harmless_states() -> None:

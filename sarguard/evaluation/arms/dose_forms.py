@@ -13,7 +13,9 @@ as the gate's score rises from -1 to 1. None blocks, so that steering is compare
 | form-relative | the push is relative to the state's own norm |
 | form-norm | the state keeps its norm |
 | form-spared | the vectors lose the direction of false refusals |
+| form-contrast | the vectors are what tells harmful clips from their twins, equally long |
 | form-decay | the push halves every 8 tokens, down to a quarter |
+| form-first | after 6 tokens, in which refusal and answer part, a tenth of the push |
 | form-upper | the upper half of the layers is steered |
 | form-null | a map that is near zero on harmless states takes the gate's place |
 """
@@ -42,6 +44,7 @@ Shape: TypeAlias = Callable[[Tensor, Tensor, int, int], Tensor]
 
 _HALF_LIFE = 8
 _MIN_DECAYED = 0.25
+_FIRST_TOKENS, _AFTERWARDS = 6, 0.1
 _BENIGN_DIRECTIONS = 64
 _RIDGE = 0.1
 
@@ -110,6 +113,17 @@ def spared_vectors(vectors: Tensor, states: CalibrationStates) -> Tensor:
     axes = (false / false.norm(dim=-1, keepdim=True))[:, :, None]
     kept = [ablate(v, axis) for v, axis in zip(vectors, axes, strict=True)]
     return torch.stack(kept).float()
+
+
+def contrast_vectors(vectors: Tensor, states: CalibrationStates) -> Tensor:
+    """Return the difference of the means of harmful and safe states, (L, D).
+
+    The direction of Arditi et al. (arXiv 2406.11717), of matched pairs, as long in each
+    layer as the vectors given.
+    """
+    apart = states.harmful.double().mean(0) - states.safe.double().mean(0)
+    length = vectors.double().norm(dim=-1, keepdim=True)
+    return (apart / apart.norm(dim=-1, keepdim=True) * length).float()
 
 
 def null_space_weights(states: CalibrationStates) -> Tensor:
@@ -199,6 +213,20 @@ def _spared(setup: Setup) -> OpenArm:
     return _gated(setup, vectors=spared_vectors(setup.bundle.vectors.ablated, states))
 
 
+def _contrast(setup: Setup) -> OpenArm:
+    states = setup.recalibration().states
+    return _gated(setup, vectors=contrast_vectors(setup.bundle.vectors.ablated, states))
+
+
+def _first(setup: Setup) -> OpenArm:
+    return _gated(
+        setup,
+        shape=lambda h, push, _, step: (
+            h + push * (1.0 if step < _FIRST_TOKENS else _AFTERWARDS)
+        ),
+    )
+
+
 def _decay(setup: Setup) -> OpenArm:
     return _gated(
         setup,
@@ -234,7 +262,9 @@ _FORMS: dict[str, Callable[[Setup], OpenArm]] = {
     "form-relative": _relative,
     "form-norm": _norm,
     "form-spared": _spared,
+    "form-contrast": _contrast,
     "form-decay": _decay,
+    "form-first": _first,
     "form-upper": _upper,
     "form-null": _null,
 }
