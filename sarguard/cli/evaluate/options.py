@@ -177,7 +177,8 @@ def _add_arms(parser: argparse.ArgumentParser) -> None:
         type=_names("arm", _arms),
         metavar="A,B,...",
         help="all, or some of bare, zero, prompt, raw, ablated, random, shuffled, "
-        f"tier-NAME, block-NAME and steer-NAME (default: {','.join(DEFAULT_ARMS)}; with contexts, attacks or "
+        "tier-NAME, block-NAME and steer-NAME (default: "
+        f"{','.join(DEFAULT_ARMS)}; with contexts, attacks or "
         f"temperatures {','.join(GUARD_ARMS)})",
     )
     group.add_argument(

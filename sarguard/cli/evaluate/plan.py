@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 from sarguard.cli.evaluate.options import (
     DEFAULT_ARMS,
     GUARD_ARMS,
+    HALF_ARMS,
     RETRIES,
     SUITES,
-    HALF_ARMS,
     TIER_ARMS,
 )
 from sarguard.errors import ConfigurationError

@@ -13,7 +13,7 @@ as the gate's score rises from -1 to 1. None blocks, so that steering is compare
 | form-relative | the push is relative to the state's own norm |
 | form-norm | the state keeps its norm |
 | form-spared | the vectors lose the direction of false refusals |
-| form-contrast | the vectors are what tells harmful clips from their twins, equally long |
+| form-contrast | the vectors are what tells harmful clips from their twins |
 | form-decay | the push halves every 8 tokens, down to a quarter |
 | form-first | after 6 tokens, in which refusal and answer part, a tenth of the push |
 | form-upper | the upper half of the layers is steered |
