@@ -309,9 +309,12 @@ class SafeAudioLLM:
         )
 
     def change_policy(self, policy: Policy, *, actor: str | None = None) -> None:
-        """Put another policy in force for the requests that come from now on.
+        """Put a stricter policy in force for the requests that come from now on.
+
+        To weaken it for a while, use `override`; for good, open another client.
 
         Raises:
+            PolicyFloorError: It is weaker somewhere than what is in force.
             ConfigurationError: It wants a ledger, and there is none.
             AuditError: The change cannot be recorded; the old policy holds.
         """
@@ -347,7 +350,8 @@ class SafeAudioLLM:
         Raises:
             AudioError: A clip cannot be used.
             InvalidRequestError: The request makes no sense as it stands.
-            PolicyFloorError: The request asks for less than the policy holds.
+            PolicyFloorError: The request asks for less than the client or its policy
+                holds.
             QueueFullError: Too many requests wait, and the client was opened with
                 queue_full="raise".
             ClientClosedError: The client is closed.

@@ -27,8 +27,8 @@ _A_MILLION = 1_000_000
 NO_POLICY = Policy.build(
     {
         "id": "unwritten",
-        "description": "No policy was given: tiers are free to choose, nothing is "
-        "bounded but by the model.",
+        "description": "No policy was given: a request may name any tier from the "
+        "client's own upwards, nothing is bounded but by the model.",
         "steering": {"floor": "permissive"},
         "timeouts": {"total_s": _A_YEAR_S, "queue_s": _A_YEAR_S},
         "audio": {"max_seconds": _A_YEAR_S, "max_clips": _A_MILLION},
@@ -49,13 +49,14 @@ class EffectivePolicy:
 
     in_force: PolicyInForce
     given: bool
-    """Whether the owner gave a policy; without one, a request may ask for less."""
+    """Whether the owner gave a policy."""
     tier: Tier | None = None
-    """Tier of a request that names none; None leaves it to the policy."""
+    """Tier of a request that names none, and the lowest that one may name; None leaves
+    both to the policy, or to the default without one."""
     alpha: float = 0.0
     """Least coefficient of every answer, on top of the policy's."""
     dose: DoseSpec | None = None
-    """Dose of a request that names neither tier nor alpha, in place of a tier's."""
+    """Dose of a request that names no tier, in place of a tier's."""
 
     def resolve(
         self,
@@ -77,12 +78,15 @@ class EffectivePolicy:
         """
         # Asked once: an override that expires meanwhile does not split a request.
         policy = self.in_force.at()
-        dose, tier = self._constant(request), None
-        if dose is None:
-            tier = self._tier(policy, request.tier)
-            dose = tier_dose(
-                bundle, tier, policy, min_alpha=self._min_alpha(policy, request.alpha)
-            )
+        least = self._least_alpha(policy, request.alpha)
+        tier = self._tier(policy, request.tier)
+        if tier is None:
+            dose = self._own_dose().raised(alpha=least)
+        else:
+            dose = tier_dose(bundle, tier, policy, min_alpha=least)
+            if self.dose is not None:
+                # Whoever opened the client with a dose of their own holds it as well.
+                dose = self.dose.raised(rule=dose.rule, alpha=least)
         steering = policy.steering
         # Whatever the dose: one that the client's owner made holds no fewer.
         greedy = max(dose.decision_tokens, steering.decision_tokens)
@@ -112,35 +116,50 @@ class EffectivePolicy:
         """Return this with one more override in force."""
         return replace(self, in_force=self.in_force.overridden(override))
 
-    def _constant(self, request: GenerationRequest) -> DoseSpec | None:
-        """Return the dose of a request that no tier decides on."""
-        if self.given or request.tier is not None:
-            return None
-        if request.alpha is None:
-            return self.dose
+    def _own_dose(self) -> DoseSpec:
+        if self.dose is None:
+            raise ConfigurationError("no tier holds, and the client has no dose")
+        return self.dose
+
+    def _tier(self, policy: Policy, requested: str | None) -> Tier | None:
+        """Return the tier of a request; None where the client's own dose decides."""
+        if requested is None:
+            if self.dose is not None:
+                return None
+            return max(self.tier or policy.steering.tier, policy.floor)
         with _request_at_fault():
-            return DoseSpec.constant(request.alpha)
+            tier = Tier.named(requested)
+        floor = self._floor(policy)
+        if floor is not None and tier < floor:
+            raise PolicyFloorError(
+                f"the request asks for tier {tier}, the client was opened with "
+                f"{floor}: ask for {floor} or more"
+            )
+        return policy.effective_tier(tier)
 
-    def _tier(self, policy: Policy, requested: str | None) -> Tier:
-        if requested is not None:
-            with _request_at_fault():
-                Tier.named(requested)
-            return policy.effective_tier(requested)
-        return max(self.tier or policy.steering.tier, policy.floor)
+    def _floor(self, policy: Policy) -> Tier | None:
+        """Return the lowest tier that a request may name, the policy's floor aside."""
+        if self.tier is not None or self.given:
+            return self.tier
+        # A tier comes on top of the client's own dose, so any raises it.
+        return policy.steering.tier if self.dose is None else None
 
-    def _min_alpha(self, policy: Policy, requested: float | None) -> float:
+    def _least_alpha(self, policy: Policy, requested: float | None) -> float:
         held = policy.steering.alpha_for(self.alpha)
         if requested is None:
             return held
-        if requested < held and self.given:
+        with _request_at_fault():
+            # First: NaN is below nothing, and would be the least of all.
+            check_alpha("alpha", requested)
+        if requested < held:
             raise PolicyFloorError(
                 f"the request asks for strength {requested:g}, policy {policy.id} "
                 f"holds {held:g} at the least: ask for that or more"
+                if held > self.alpha
+                else f"the request asks for strength {requested:g}, the client was "
+                f"opened with {held:g}: ask for that or more"
             )
-        with _request_at_fault():
-            # NaN is below nothing, and would be the least of all.
-            check_alpha("alpha", requested)
-        return max(requested, held)
+        return requested
 
 
 @contextmanager

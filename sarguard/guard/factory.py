@@ -44,13 +44,14 @@ class GuardOptions(TypedDict, total=False):
     audit: AuditLike
     """The ledger, or its file, which is made if there is none."""
     tier: Tier | str | None
-    """Operating point of a request that names none: `permissive`, `balanced`, `strict`
-    or `maximum`. The default is the policy's, or `balanced`."""
+    """Operating point of a request that names none, and the lowest that one may name:
+    `permissive`, `balanced`, `strict` or `maximum`. Without it the policy says both;
+    without a policy they are `balanced`."""
     alpha: float | None
     """Steering coefficient, above 0. Alone it is the constant dose of every answer, as
-    in the paper; beside a policy or a tier it is the least one."""
+    in the paper; beside a policy or a tier it is the least one. Nobody gets less."""
     dose: DoseSpec | None
-    """Decides each request's dose in place of a tier."""
+    """Decides each request's dose in place of a tier; a request can only raise it."""
     fallback: str | None
     """Text of the reply when there is no answer; a policy has its own."""
     input_checks: Sequence[InputCheck]
@@ -153,12 +154,11 @@ def effective_policy(**options: Unpack[GuardOptions]) -> EffectivePolicy:
     policy, named = options.get("policy"), options.get("tier")
     alpha, dose = options.get("alpha"), options.get("dose")
     in_force = _read_policy(policy, options.get("fallback"))
-    given = policy is not None
     tier = None if named is None else Tier.named(named)
-    in_force.at().raised(tier=tier, alpha=alpha if given else None)
+    in_force.at().raised(tier=tier, alpha=alpha if policy is not None else None)
     if alpha is not None:
         check_alpha("alpha", alpha)
-    conditioned = given or tier is not None
+    conditioned = policy is not None or tier is not None
     if dose is not None and (conditioned or alpha is not None):
         raise ConfigurationError(
             "a dose of your own was given beside a policy, a tier or an alpha: "
@@ -168,9 +168,9 @@ def effective_policy(**options: Unpack[GuardOptions]) -> EffectivePolicy:
         dose = DoseSpec.constant(alpha)
     return EffectivePolicy(
         in_force=in_force,
-        given=given,
+        given=policy is not None,
         tier=tier,
-        alpha=(alpha or 0.0) if conditioned else 0.0,
+        alpha=alpha or 0.0,
         dose=dose,
     )
 

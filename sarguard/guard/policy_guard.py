@@ -42,7 +42,7 @@ from sarguard.policy.messages import Reason
 from sarguard.policy.model import Policy
 from sarguard.policy.overrides import Override
 from sarguard.policy.sections import Mode
-from sarguard.policy.strictness import compare
+from sarguard.policy.strictness import check_holds, compare
 from sarguard.serving.logs import log_safely
 from sarguard.serving.output_processor import declined
 from sarguard.serving.request import GenerationRequest, SessionName
@@ -255,9 +255,12 @@ class PolicyGuard:
             self._memory.forget(tenant, session)
 
     def change_policy(self, policy: Policy, *, actor: str | None = None) -> None:
-        """Put another policy in force for the requests that come from now on.
+        """Put a stricter policy in force for the requests that come from now on.
+
+        Overrides of the one before it end.
 
         Raises:
+            PolicyFloorError: It is weaker somewhere than what is in force.
             ConfigurationError: It wants a ledger or a check, and there is none, it does
                 not name a service that a check asks, or the ledger lets through more
                 than it does.
@@ -267,9 +270,11 @@ class PolicyGuard:
         self._checks.hold_to(policy)
         with self._changing:
             old = self._effective.in_force.policy
-            changes = [
-                str(change) for change in compare(old.to_dict(), policy.to_dict())
-            ]
+            found = compare(old.to_dict(), policy.to_dict())
+            check_holds(found)
+            # An override may be stricter than the policy that it stands on.
+            check_holds(compare(self.policy.to_dict(), policy.to_dict()))
+            changes = [str(change) for change in found]
             if self._recorder is not None:
                 receipt = self._recorder.log.event(
                     "policy_changed",

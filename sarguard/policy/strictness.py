@@ -141,6 +141,32 @@ def check_raises(changes: list[Change], floor: Tier) -> None:
         )
 
 
+def check_holds(changes: list[Change]) -> None:
+    """Refuse changes that leave a policy weaker.
+
+    Args:
+        changes: From the policy in force to the one that is to follow it.
+
+    Raises:
+        PolicyFloorError: Lists every change that is refused.
+    """
+    found = [str(change) for change in changes if _may_weaken(change)]
+    if found:
+        raise PolicyFloorError(
+            "the policy in force can only be followed by a stricter one:\n  "
+            + "\n  ".join(found)
+            + "\nTo weaken it for a while, use an override with a reason and an "
+            "expiry; for good, open the client with another policy."
+        )
+
+
+def _may_weaken(change: Change) -> bool:
+    if change.effect is Effect.OTHER:
+        # Which of the two is stricter depends on the model.
+        return change.path.startswith(("steering.", "checks."))
+    return change.effect is Effect.WEAKER
+
+
 def _refusal(change: Change, floor: Tier) -> str | None:
     """Return why a request cannot make a change, or None if it can."""
     if change.path in _CHOSEN:
@@ -169,6 +195,11 @@ def _higher(old: Plain, new: Plain) -> Effect:
 def _lower(old: Plain, new: Plain) -> Effect:
     """Judge a setting whose lower values are stricter; None is the weakest."""
     return _judge(old is None or (new is not None and new < old))
+
+
+def _earlier(old: Plain, new: Plain) -> Effect:
+    """Judge when a way around the guard ends; None is where there is none."""
+    return _judge(new is None or (old is not None and new < old))
 
 
 def _tier(old: Plain, new: Plain) -> Effect:
@@ -221,7 +252,7 @@ def _ordered(*weakest_first: Plain) -> Compare:
 _RULES: dict[str, Compare] = {
     "mode": _ordered("shadow", "enforce"),
     "shadow.reply": _ordered("bare", "steered"),
-    "shadow.bare_until": _lower,
+    "shadow.bare_until": _earlier,
     "steering.tier": _tier,
     "steering.floor": _tier,
     "steering.alpha": _higher,
@@ -229,7 +260,7 @@ _RULES: dict[str, Compare] = {
     "steering.decision_tokens": _higher,
     "steering.max_temperature": _lower,
     "failure.on_fault": _ordered("open", "closed"),
-    "failure.open_until": _lower,
+    "failure.open_until": _earlier,
     "timeouts.total_s": _lower,
     "timeouts.first_token_s": _lower,
     "timeouts.queue_s": _lower,

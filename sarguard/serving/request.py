@@ -80,11 +80,12 @@ class GenerationOptions(TypedDict, total=False):
     timeout: float | None
     """Seconds from the call to the reply, the queue included."""
     alpha: float | None
-    """Steering coefficient of this answer, above 0. Where the client has a policy, it
-    is the least one, on top of the tier's."""
+    """Least steering coefficient of this answer, above 0, on top of what its tier or
+    the client's own dose decides. Less than the client or its policy holds is a
+    `PolicyFloorError`."""
     tier: str | None
-    """Operating point of this answer: `permissive`, `balanced`, `strict` or `maximum`;
-    the default is the client's."""
+    """Operating point of this answer: `permissive`, `balanced`, `strict` or `maximum`.
+    The default is the client's, and one below that is a `PolicyFloorError`."""
     locale: str | None
     """Language of the message that may take an answer's place."""
     tenant: str | None

@@ -77,7 +77,7 @@ def test_the_default_holds_however_a_client_is_opened(
     opened: Open, options: dict[str, Any]
 ) -> None:
     client, backend = opened(**options)
-    asked = [{}, {"alpha": 0.3}, {"tier": "permissive"}]
+    asked = [{}, {"alpha": 0.3}, {"tier": "maximum"}]
     for one in asked:
         reply = client.generate(text="A", temperature=1.0, seed=1, **one)
         assert told(reply) == (1.0, DEFAULT)

@@ -38,7 +38,7 @@ LONG = (tiny.clip(1.3, pitch=140), tiny.RATE)
 QUESTIONS: list[GenerationInput] = [
     {"audio": CLIP, "text": "Hi.", "max_new_tokens": 5},
     {"audio": LONG, "text": "What is this?", "max_new_tokens": 9, "alpha": 0.4},
-    {"text": "No clip.", "max_new_tokens": 7, "alpha": 0.02},
+    {"text": "No clip.", "max_new_tokens": 7, "alpha": 0.2},
     {"audio": CLIP, "text": "Go.", "temperature": 2.0, "seed": 3, "max_new_tokens": 8},
     {
         "audio": LONG,
@@ -176,7 +176,7 @@ class TestBatching:
                 {
                     "text": st.sampled_from(["Hi.", "And now?", "Tell me more."]),
                     "max_new_tokens": st.integers(1, 6),
-                    "alpha": st.sampled_from([0.02, 0.1, 0.7]),
+                    "alpha": st.sampled_from([0.1, 0.3, 0.7]),
                     "temperature": st.sampled_from([0.0, 1.5]),
                     "seed": st.integers(0, 3),
                 }

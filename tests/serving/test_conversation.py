@@ -468,7 +468,8 @@ class TestThroughAClient:
     ) -> None:
         client, backend = served
         rules = {"max_turns": 2, "when_exceeded": "refuse", "reuse": False}
-        client.change_policy(Policy.build({"history": rules}))
+        held = {"steering": {"block_threshold": 100}, "history": rules}
+        client.change_policy(Policy.build(held))
         history = [Turn(role="user", text="q"), Turn(role="assistant", text="a")]
         assert client.generate(text="q", history=history).outcome is Outcome.ANSWERED
         assert backend.asked[-1].reuse is False
