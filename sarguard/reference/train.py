@@ -44,13 +44,13 @@ from sarguard.reference.training.corpus import PROMPTS
 from sarguard.reference.training.export import export, load_encoder
 from sarguard.reference.training.hearing import SpeechEncoder
 from sarguard.reference.training.lookup import LookupEncoder, build_lookup
-from sarguard.reference.training.reading import ReadingStage, train_reading
 from sarguard.reference.training.stage import TimeBudget, autocast, fastest_dtype
 from sarguard.reference.training.train_answering import (
     AnsweringStage,
     generate_examples,
     measure_agreement,
     train_answering,
+    written_down,
 )
 from sarguard.reference.training.train_hearing import (
     ClipStage,
@@ -68,6 +68,8 @@ PROMPTS_KEPT = 2_000
 """Of the text model's own prompts, among the harmless requests of aligning."""
 EXAMPLES = 4_800
 GROUPS = ("seen", "unseen")
+WRITTEN = 48
+"""Held-out clips of each group that the model writes down."""
 _SHOWN_TOKENS = 10
 
 
@@ -235,6 +237,7 @@ def _train_answering(
     )
 
     def evaluate() -> str:
+        encoder.eval()
         shares = []
         for group, clips in held_out.items():
             kept = [x for x in held_out_examples if x.text in clips]
@@ -243,38 +246,38 @@ def _train_answering(
                     encoder, text_model, preprocessor, kept, clips
                 )
                 shares.append(f"{group} {share:.3f}")
-        return f"agreement {' '.join(shares)}"
+        told = [f"agreement {' '.join(shares)}"]
+        for group in GROUPS:
+            chosen = random.Random(0).sample(workspace.held_out_clips(group), WRITTEN)
+            rate, texts = written_down(encoder, text_model, preprocessor, chosen)
+            example = f"{chosen[0].text!r} written down as {texts[0]!r}"
+            told.append(f"word error of transcripts, {group} {rate:.3f} ({example})")
+        encoder.train()
+        return "; ".join(told)
 
-    reading = ReadingStage(
-        text_model,
-        adapters,
-        preprocessor.spelling,
-        TimeBudget(options.reading_minutes * 60),
-        options.out / "reading.pt",
-        space=workspace.space,
-        seed=options.seed,
-    )
-    train_reading(
-        reading, examples, seed=options.seed, evaluate=evaluate, report=workspace.report
-    )
-    stage = AnsweringStage(
-        encoder,
-        text_model,
-        adapters,
-        preprocessor,
-        TimeBudget(options.answering_minutes * 60),
-        options.out / "answering.pt",
-    )
-    train_answering(
-        stage,
-        examples,
-        spoken,
-        seed=options.seed + stage.step,
-        evaluate=lambda: (
-            f"{evaluate()}; {_word_errors(workspace, encoder, preprocessor)}"
-        ),
-        report=workspace.report,
-    )
+    # The adapters, which know nothing yet, first: they would disturb what is heard.
+    for hears, name, minutes in (
+        (False, "reading", options.reading_minutes),
+        (True, "answering", options.answering_minutes),
+    ):
+        stage = AnsweringStage(
+            encoder,
+            text_model,
+            adapters,
+            preprocessor,
+            TimeBudget(minutes * 60),
+            options.out / f"{name}.pt",
+            hears=hears,
+        )
+        train_answering(
+            stage,
+            examples,
+            spoken,
+            seed=options.seed + stage.step,
+            evaluate=evaluate,
+            report=workspace.report,
+        )
+    workspace.report(_word_errors(workspace, encoder, preprocessor))
     return adapters
 
 

@@ -1,10 +1,14 @@
-"""Stage 3, answering: audio should affect the text model as its transcript does.
+"""Stage 4, answering: audio should affect the text model as its transcript does.
 
 Student: the model with audio in the user turn, adapters on. Teacher: the same model,
 adapters off, with the transcript in the audio's place. The student learns the teacher's
 next-token distributions (Kullback-Leibler) and its states on the teacher's own answers.
 What the text model would say to a request, harmful or not, is kept; nothing rewards or
 punishes a refusal.
+
+The student also learns to write down what was said. A frame is chosen without knowing
+its neighbours; the text model knows which words go together, and so learns to read past
+a word that was misheard.
 """
 
 from __future__ import annotations
@@ -38,6 +42,13 @@ INSTRUCTIONS = (
     "Answer the caller.",
     "Please answer in one short sentence.",
 )
+TRANSCRIBE = (
+    "Write down what is said in the audio, word for word.",
+    "Write down what is said in the audio, word for word.",
+    "Transcribe the audio.",
+    "What did I say? Repeat it word for word.",
+)
+"""Instructions that ask for a transcript; the first is the one that is measured."""
 PREFIX = (
     "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n<|im_start|>user\n"
 )
@@ -46,11 +57,13 @@ SUFFIX = "<|im_end|>\n<|im_start|>assistant\n"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Example:
-    """A sentence, an instruction after it, and the text model's own answer."""
+    """A sentence, an instruction after it, and the answer."""
 
     text: str
     instruction: str
     answer: tuple[int, ...]
+    transcript: bool = False
+    """Whether the answer is the sentence itself, not what the text model says to it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +74,10 @@ class TextModelOutput:
     """(positions, vocabulary)"""
     states: Tensor
     """(layers, positions, width)"""
+
+    def first(self, positions: int) -> TextModelOutput:
+        """Return the output at the first positions."""
+        return TextModelOutput(self.logits[:positions], self.states[:, :positions])
 
 
 class AdaptedTextModel:
@@ -96,7 +113,7 @@ class AdaptedTextModel:
     def teacher_output(self, examples: Sequence[Example]) -> TextModelOutput:
         """Return the output of the text model without adapters, on the transcripts."""
         rows = [
-            self._embedded(
+            self.embedded(
                 self.transcript_prompt(x.text, x.instruction) + list(x.answer)
             )
             for x in examples
@@ -112,14 +129,21 @@ class AdaptedTextModel:
         layers: Sequence[int] = MATCHED_LAYERS,
     ) -> TextModelOutput:
         """Return the output of the adapted text model, on the audio frames."""
-        rows = []
-        for example, heard in zip(examples, frames, strict=True):
-            space = f" {example.instruction}" if example.instruction else ""
-            before = self.tokens(PREFIX + "<|audio_bos|>")
-            after = self.tokens("<|audio_eos|>" + space + SUFFIX) + list(example.answer)
-            start, end = self._embedded(before), self._embedded(after)
-            rows.append(torch.cat([start, heard.to(start.dtype), end]))
+        rows = [
+            self.audio_prompt(heard, example.instruction, example.answer)
+            for example, heard in zip(examples, frames, strict=True)
+        ]
         return self._read(rows, examples, layers)
+
+    def audio_prompt(
+        self, frames: Tensor, instruction: str, answer: Sequence[int] = ()
+    ) -> Tensor:
+        """Return the embeddings of the student's prompt, (positions, width)."""
+        space = f" {instruction}" if instruction else ""
+        before = self.tokens(PREFIX + "<|audio_bos|>")
+        after = self.tokens("<|audio_eos|>" + space + SUFFIX) + list(answer)
+        start, end = self.embedded(before), self.embedded(after)
+        return torch.cat([start, frames.to(start.dtype), end])
 
     def next_logits(
         self, rows: Sequence[Sequence[int]], counts: Sequence[int]
@@ -150,7 +174,8 @@ class AdaptedTextModel:
         logits: Tensor = self.head(torch.cat(wanted))
         return logits
 
-    def _embedded(self, ids: Sequence[int]) -> Tensor:
+    def embedded(self, ids: Sequence[int]) -> Tensor:
+        """Return the embeddings of token ids, (positions, width)."""
         embedded: Tensor = self.embed(torch.tensor(ids, device=self.device))
         return embedded
 
@@ -207,7 +232,7 @@ def agreement(student: TextModelOutput, teacher: TextModelOutput) -> tuple[int, 
 @torch.no_grad()
 def answer(
     text_model: AdaptedTextModel,
-    prompts: Sequence[Sequence[int]],
+    prompts: Sequence[Sequence[int] | Tensor],
     *,
     length: int,
     temperature: float,
@@ -217,25 +242,24 @@ def answer(
 
     Args:
         text_model: The model.
-        prompts: Token ids.
+        prompts: Token ids, or embeddings (positions, width).
         length: Most tokens of an answer.
         temperature: 0 is greedy.
         adapted: Whether its adapters take part.
     """
-    width = max(len(p) for p in prompts)
+    rows = [p if isinstance(p, Tensor) else text_model.embedded(p) for p in prompts]
+    width = max(map(len, rows))
     end = text_model.tokenizer.eos_token_id
     device = text_model.device
-    ids = torch.tensor(
-        [[end] * (width - len(p)) + list(p) for p in prompts], device=device
-    )
-    sizes = torch.tensor([len(p) for p in prompts], device=device)
+    given = torch.stack([F.pad(row, (0, 0, width - len(row), 0)) for row in rows])
+    sizes = torch.tensor([len(row) for row in rows], device=device)
     mask = (torch.arange(width, device=device) >= width - sizes[:, None]).long()
     cache, found = None, []
     with nullcontext() if adapted else text_model.without_adapters():
         for _ in range(length):
-            places = (mask.cumsum(-1) - 1).clamp(min=0)[:, -ids.shape[1] :]
+            places = (mask.cumsum(-1) - 1).clamp(min=0)[:, -given.shape[1] :]
             output = text_model.text_model(
-                input_ids=ids, attention_mask=mask, position_ids=places,
+                inputs_embeds=given, attention_mask=mask, position_ids=places,
                 use_cache=True, **passing_cache(cache),
             )  # fmt: skip
             cache = returned_cache(output)
@@ -245,6 +269,7 @@ def answer(
             else:
                 ids = logits.argmax(-1, keepdim=True)
             found.append(ids)
+            given = text_model.embed(ids)
             mask = torch.cat([mask, torch.ones_like(ids)], 1)
     return [_until(row, end) for row in torch.cat(found, 1).tolist()]
 

@@ -1,4 +1,7 @@
-"""Training of stage 3: agreement with the transcript model up, hearing kept."""
+"""Training of stage 4: agreement with the transcript model up, hearing kept.
+
+The adapters learn first from hearing as it is (`reading`), then both learn together.
+"""
 
 from __future__ import annotations
 
@@ -8,11 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from sarguard.reference.training.adapters import Adapters
 from sarguard.reference.training.answering import (
     INSTRUCTIONS,
+    TRANSCRIBE,
     AdaptedTextModel,
     Example,
     agreement,
@@ -22,7 +27,7 @@ from sarguard.reference.training.answering import (
 )
 from sarguard.reference.training.clips import Clip
 from sarguard.reference.training.features import collate
-from sarguard.reference.training.hearing import SpeechEncoder
+from sarguard.reference.training.hearing import SpeechEncoder, word_error_rate
 from sarguard.reference.training.lookup import LookupEncoder
 from sarguard.reference.training.stage import (
     HearingWeights,
@@ -33,7 +38,12 @@ from sarguard.reference.training.stage import (
 from sarguard.reference.training.train_hearing import Preprocessor, lookup_loss
 
 BATCH = 12
+TRANSCRIPTS = 8
+"""Sentences to write down, beside the others of a batch."""
+TRANSCRIPT_WEIGHT = 0.5
 ANSWER_TOKENS = 24
+TRANSCRIPT_TOKENS = 40
+"""Most tokens of a transcript that is measured."""
 RATES = (6e-4, 3e-5, 1e-4, 3e-4)
 """Learning rates of the adapters, the tower, what its units share and have alone."""
 STATE_WEIGHT = 1.0
@@ -73,7 +83,7 @@ def generate_examples(
 
 
 class AnsweringStage(HearingWeights):
-    """Stage 3: the adapters learn to continue from audio as from its transcript."""
+    """Stage 4: the adapters learn to continue from audio as from its transcript."""
 
     def __init__(
         self,
@@ -83,10 +93,25 @@ class AnsweringStage(HearingWeights):
         preprocessor: Preprocessor,
         budget: TimeBudget,
         checkpoint: Path,
+        *,
+        hears: bool = True,
     ) -> None:
+        """Prepare the stage, or take it up where its checkpoint was.
+
+        Args:
+            encoder: What hears.
+            text_model: What answers.
+            adapters: The text model's adapters.
+            preprocessor: What turns clips into features and texts into classes.
+            budget: How long to train.
+            checkpoint: Where to keep it.
+            hears: Whether the encoder learns as well.
+        """
         self.lookup, self.text_model = encoder, text_model
         self.adapters, self.preprocessor = adapters, preprocessor
-        groups = [[*adapters.parameters()], *encoder.parameter_groups()]
+        self._hears = hears
+        groups = [[*adapters.parameters()]]
+        groups += encoder.parameter_groups() if hears else []
         optimizer = torch.optim.AdamW(
             [{"params": group} for group in groups], weight_decay=0.0
         )
@@ -105,21 +130,51 @@ class AnsweringStage(HearingWeights):
     def learn(
         self, batch: Sequence[Example], features: Tensor, lengths: Tensor
     ) -> list[float]:
-        """Make one step; return its divergence, distance, CTC loss and agreement."""
+        """Make one step.
+
+        Args:
+            batch: Examples, those to write down behind the others.
+            features: Log-mel features of their clips, (batch, mels, steps).
+            lengths: Steps of each that are real, (batch,).
+
+        Returns:
+            Divergence and distance from the teacher, the transcripts' cross-entropy
+            and the CTC loss, in nats a token, and the agreement.
+        """
         text_model, device = self.text_model, self.text_model.device
-        self.set_rates(RATES)
-        said = [self.preprocessor.tokens(example.text) for example in batch]
+        self.set_rates(RATES[: len(self.optimizer.param_groups)])
+        answered = [example for example in batch if not example.transcript]
         with autocast(device):
-            heard = self.lookup.training_output(features.to(device), lengths, said)
-            student = text_model.student_output(
-                batch, _heard(heard.frames, heard.counts)
+            frames, hearing, ctc = self._hear(batch, features.to(device), lengths)
+            student = text_model.student_output(batch, frames)
+            positions = sum(len(example.answer) for example in answered)
+            asked, teacher = (
+                student.first(positions),
+                text_model.teacher_output(answered),
             )
-            teacher = text_model.teacher_output(batch)
-            kl, gap = divergence(student, teacher), distance(student, teacher)
-            loss = kl + STATE_WEIGHT * gap + HEARING_WEIGHT * lookup_loss(heard)
+            kl, gap = divergence(asked, teacher), distance(asked, teacher)
+            words = torch.tensor(
+                [t for x in batch if x.transcript for t in x.answer], device=device
+            )
+            written = F.cross_entropy(student.logits[positions:].float(), words)
+            loss = kl + STATE_WEIGHT * gap + TRANSCRIPT_WEIGHT * written + hearing
         self.update(loss)
-        same, of = agreement(student, teacher)
-        return [*(float(part.detach()) for part in (kl, gap, heard.ctc)), same / of]
+        same, of = agreement(asked, teacher)
+        return [*(float(part.detach()) for part in (kl, gap, written, ctc)), same / of]
+
+    def _hear(
+        self, batch: Sequence[Example], features: Tensor, lengths: Tensor
+    ) -> tuple[list[Tensor], Tensor, Tensor]:
+        """Return each clip's frames, the weighted loss of hearing, and its CTC loss."""
+        if not self._hears:
+            with torch.no_grad():
+                frames, counts = self.lookup.encode(features, lengths)
+            nothing = torch.zeros((), device=features.device)
+            return _heard(frames, counts), nothing, nothing
+        said = [self.preprocessor.tokens(example.text) for example in batch]
+        heard = self.lookup.training_output(features, lengths, said)
+        loss = HEARING_WEIGHT * lookup_loss(heard)
+        return _heard(heard.frames, heard.counts), loss, heard.ctc
 
 
 def train_answering(
@@ -143,9 +198,14 @@ def train_answering(
     """
     rng = random.Random(seed)
     preprocessor = stage.preprocessor
+    texts = sorted(clips)
 
     def learn() -> list[float]:
         batch = rng.sample(examples, BATCH)
+        batch += [
+            transcript(stage.text_model, text, rng.choice(TRANSCRIBE))
+            for text in rng.sample(texts, TRANSCRIPTS)
+        ]
         spoken = [rng.choice(clips[example.text]) for example in batch]
         features, lengths = collate([preprocessor.features(c, rng) for c in spoken])
         return stage.learn(batch, features, lengths)
@@ -153,12 +213,49 @@ def train_answering(
     train_stage(
         stage,
         learn,
-        ("KL", "states", "CTC", "agreement"),
+        ("KL", "states", "transcripts", "CTC", "agreement"),
         evaluate=evaluate,
         report=report,
         save_seconds=SAVE_SECONDS,
         report_steps=10,
     )
+
+
+def transcript(text_model: AdaptedTextModel, text: str, instruction: str) -> Example:
+    """Return an example whose answer is what was said."""
+    words = (*text_model.tokens(text), int(text_model.tokenizer.eos_token_id))
+    return Example(text=text, instruction=instruction, answer=words, transcript=True)
+
+
+@torch.no_grad()
+def written_down(
+    encoder: SpeechEncoder,
+    text_model: AdaptedTextModel,
+    preprocessor: Preprocessor,
+    clips: Sequence[Clip],
+) -> tuple[float, list[str]]:
+    """Return the word error rate of the model's own transcripts, and these."""
+    texts: list[str] = []
+    for start in range(0, len(clips), BATCH):
+        features, lengths = collate(
+            [preprocessor.features(clip, None) for clip in clips[start : start + BATCH]]
+        )
+        with autocast(text_model.device):
+            frames, counts = encoder.encode(features.to(text_model.device), lengths)
+            prompts = [
+                text_model.audio_prompt(row, TRANSCRIBE[0])
+                for row in _heard(frames, counts)
+            ]
+            words = answer(
+                text_model,
+                prompts,
+                length=TRANSCRIPT_TOKENS,
+                temperature=0.0,
+                adapted=True,
+            )
+        rows = [list(row) for row in words]
+        texts += text_model.tokenizer.batch_decode(rows, skip_special_tokens=True)
+    return word_error_rate([clip.text for clip in clips], texts), texts
 
 
 @torch.no_grad()

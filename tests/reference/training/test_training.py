@@ -15,13 +15,22 @@ from sarguard.reference.difference import apply_alignment, apply_difference
 from sarguard.reference.training import stage as stage_module
 from sarguard.reference.training import train_answering
 from sarguard.reference.training.adapters import Adapters
-from sarguard.reference.training.answering import AdaptedTextModel, Example, divergence
+from sarguard.reference.training.answering import (
+    TRANSCRIBE,
+    AdaptedTextModel,
+    Example,
+    divergence,
+)
 from sarguard.reference.training.clips import Clip
 from sarguard.reference.training.export import export, load_encoder
 from sarguard.reference.training.features import collate
 from sarguard.reference.training.hearing import SpeechEncoder
 from sarguard.reference.training.lookup import LookupEncoder
-from sarguard.reference.training.train_answering import measure_agreement
+from sarguard.reference.training.train_answering import (
+    measure_agreement,
+    transcript,
+    written_down,
+)
 from sarguard.reference.training.train_hearing import (
     BATCH_SECONDS,
     ClipStage,
@@ -177,6 +186,7 @@ def gap(made: Student, encoder: SpeechEncoder, text_model: AdaptedTextModel) -> 
 def answers(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     """Return stage 3, with all of the lessons in a batch."""
     monkeypatch.setattr(train_answering, "BATCH", len(SENTENCES))
+    monkeypatch.setattr(train_answering, "TRANSCRIPTS", 2)
 
     def run(
         made: Student,
@@ -185,11 +195,19 @@ def answers(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
         adapters: Adapters,
         steps: int,
         path: Path,
+        *,
+        hears: bool = True,
     ) -> None:
         budget = StepBudget(steps)
         train_answering.train_answering(
             train_answering.AnsweringStage(
-                encoder, text_model, adapters, made.preprocessor, budget, path
+                encoder,
+                text_model,
+                adapters,
+                made.preprocessor,
+                budget,
+                path,
+                hears=hears,
             ),
             examples(),
             {clip.text: [clip] for clip in clips()},
@@ -227,6 +245,32 @@ def test_answering_learns_and_goes_on(
         {clip.text: clip for clip in clips()},
     )
     assert 0 <= share <= 1
+
+
+@pytest.mark.slow
+def test_adapters_learn_from_hearing_as_it_is_and_to_write_down(
+    answers: Callable[..., None], tmp_path: Path
+) -> None:
+    made, path = student(), tmp_path / "reading.pt"
+    encoder, (text_model, adapters) = made.lookup(), reader_of(made)
+    said = [transcript(text_model, text, TRANSCRIBE[0]) for text in SENTENCES]
+
+    def cost() -> float:
+        rows = [row[:n] for row, n in zip(*frames_of(made, encoder), strict=True)]
+        words = torch.tensor([token for x in said for token in x.answer])
+        with torch.no_grad():
+            found = text_model.student_output(said, rows)
+        return float(torch.nn.functional.cross_entropy(found.logits, words))
+
+    heard_before, before = weights(encoder), cost()
+    answers(made, encoder, text_model, adapters, 12, path, hears=False)
+    assert same(weights(encoder), heard_before)
+    assert cost() < 0.9 * before
+    # What was written into the prompt's place of the answer ends the sentence.
+    assert all(x.answer[-1] == made.tokenizer.eos_token_id for x in said)
+    rate, texts = written_down(encoder, text_model, made.preprocessor, clips())
+    assert len(texts) == len(SENTENCES)
+    assert rate >= 0
 
 
 def test_what_is_exported_is_what_was_trained(tmp_path: Path) -> None:
