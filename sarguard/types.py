@@ -13,7 +13,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 Role = Literal["system", "user", "assistant"]
-FinishReason = Literal["stop", "length", "error", "blocked", "cancelled", "timeout"]
+FinishReason = Literal[
+    "stop", "length", "error", "blocked", "limit", "cancelled", "timeout"
+]
 GuardMode = Literal["faithful", "conditioned", "bare"]
 """How the dose came about. `faithful`: it is the same for every request;
 `conditioned`: it depends on the request's score; `bare`: the answer is not steered,
@@ -31,7 +33,12 @@ class Outcome(StrEnum):
     """The model answered, steered, and what it said is a refusal."""
 
     BLOCKED = "blocked"
-    """There is no answer: a policy, the request's own score or a check forbade it."""
+    """There is no answer: the request's own score, a check, or what the session was told
+    before forbade it. It is a verdict on what was asked."""
+
+    OVER_LIMIT = "over_limit"
+    """There is no answer: the request is longer, or holds more, than a policy allows. It
+    says nothing of what was asked."""
 
     ERROR_CLOSED = "error_closed"
     """Something failed, or steering could not be proven, so there is no answer."""

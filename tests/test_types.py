@@ -60,6 +60,7 @@ def test_outcomes_read_as_their_values() -> None:
         "answered",
         "refused",
         "blocked",
+        "over_limit",
         "error_closed",
         "error_open",
         "cancelled",

@@ -20,6 +20,7 @@ Role: TypeAlias = Literal["system", "user", "assistant"]
 LostAudio: TypeAlias = Literal["raise", "note"]
 
 _LOST_CLIP = "[a clip that is no longer available]"
+_WITHOUT_ANSWER = (Outcome.BLOCKED, Outcome.OVER_LIMIT, Outcome.ERROR_CLOSED)
 _ROLES: dict[str, Role] = {
     "system": "system",
     "developer": "system",
@@ -180,7 +181,7 @@ def _merge(turns: Iterable[ParsedTurn]) -> Iterator[ParsedTurn]:
         same = list(neighbours)
         outcomes = [turn.outcome for turn in same if turn.outcome is not None]
         # One that holds no answer makes the whole turn one: it is left out then.
-        blocked = [o for o in outcomes if o in (Outcome.BLOCKED, Outcome.ERROR_CLOSED)]
+        blocked = [o for o in outcomes if o in _WITHOUT_ANSWER]
         yield ParsedTurn(
             role=role,
             text="\n\n".join(turn.text for turn in same if turn.text),

@@ -101,7 +101,7 @@ def raise_unless_answered(message: BaseMessage) -> None:
 
     Raises:
         AnswerRefusedError: The model declined, or the request was blocked.
-        AnswerFailedError: There was a fault, a timeout or a cancellation.
+        AnswerFailedError: There was a fault, a limit, a timeout or a cancellation.
     """
     outcome = Outcome(message.response_metadata["outcome"])
     found = f"there is no answer ({outcome.value})"

@@ -9,7 +9,8 @@ from typing import Any
 OUTCOME_WORDS = {
     "answered": "answered, with the guard on",
     "refused": "the model declined, with the guard on",
-    "blocked": "not answered: the policy or the request's score forbade it",
+    "blocked": "not answered: a check or the request's score forbade it",
+    "over_limit": "not answered: longer than the policy allows",
     "error_closed": "no answer: something failed, so nothing was let out",
     "error_open": "answered although something failed: the policy allows it",
     "cancelled": "the caller hung up or no longer wanted it",

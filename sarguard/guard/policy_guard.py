@@ -163,8 +163,8 @@ class PolicyGuard:
         shadow = resolved.policy.mode is Mode.SHADOW
         violation = find_violation(resolved)
         if violation is not None:
-            block = None if shadow else Block(reason=str(violation))
-            return Findings(rule=violation.rule, block=block)
+            block = Block(reason=str(violation), outcome=Outcome.OVER_LIMIT)
+            return Findings(rule=violation.rule, block=None if shadow else block)
         kept = self._verdicts.find(resolved.request.context, resolved.turns)
         if kept is not None and not shadow:
             return Findings(rule=KEPT_VERDICT_RULE, block=_kept_block(resolved, kept))
@@ -423,8 +423,7 @@ def _verdict(
         return Outcome.REFUSED
     if reply.outcome is Outcome.BLOCKED:
         rule, score = found.rule or "", reply.guard.score
-        # A limit says nothing of what was asked, and a score that is not finite comes
-        # of a broken state.
+        # A score that is not finite comes of a broken state.
         judged = rule == KEPT_VERDICT_RULE or rule.startswith(CHECK_RULES)
         scored = rule == GATE_RULE and score is not None and math.isfinite(score)
         return Outcome.BLOCKED if judged or scored else None
@@ -442,6 +441,8 @@ def _reason_for(
     """Return why a message stands in place of an answer; None where none does."""
     if reply.outcome is Outcome.BLOCKED:
         return Reason.BLOCKED
+    if reply.outcome is Outcome.OVER_LIMIT:
+        return Reason.OVER_LIMIT
     if reply.outcome is Outcome.ERROR_CLOSED:
         heard = not isinstance(error, AudioError)
         return Reason.ERROR if heard else Reason.UNSUPPORTED_AUDIO

@@ -46,7 +46,10 @@ CHECK_RULES = "checks."
 _METHOD = "sarsteer"
 _SPOKEN = (Outcome.ANSWERED, Outcome.REFUSED, Outcome.ERROR_OPEN)
 # How a request may end whose answer, as far as it got, was steered throughout.
-_PROVEN = (*_SPOKEN, Outcome.CANCELLED, Outcome.TIMEOUT, Outcome.BLOCKED)
+_PROVEN = (
+    *_SPOKEN,
+    *(Outcome.CANCELLED, Outcome.TIMEOUT, Outcome.BLOCKED, Outcome.OVER_LIMIT),
+)
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
@@ -376,18 +379,14 @@ def _reason(found: Findings, reply: Reply) -> str | None:
     if held_back and found.rule == KEPT_VERDICT_RULE and found.block is not None:
         return "kept_verdict"
     if reply.outcome is Outcome.BLOCKED:
-        return _blocked_by(found.rule or "")
+        return "check" if (found.rule or "").startswith(CHECK_RULES) else "score"
+    if reply.outcome is Outcome.OVER_LIMIT:
+        return "limit"
     if reply.outcome in (Outcome.ERROR_CLOSED, Outcome.ERROR_OPEN):
         return "fault"
     if reply.guard.mode == "bare":
         return "shadow_bare"
     return None if found.rule is None else "would_block"
-
-
-def _blocked_by(rule: str) -> str:
-    if rule == GATE_RULE:
-        return "score"
-    return "check" if rule.startswith(CHECK_RULES) else "limit"
 
 
 def error_code(error: Exception) -> str:

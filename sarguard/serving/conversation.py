@@ -39,7 +39,7 @@ BLOCKS = 4
 TOKENS_RULE = "history.max_tokens"
 
 # No answer, whatever the text says.
-_WITHOUT_ANSWER = (Outcome.BLOCKED, Outcome.ERROR_CLOSED)
+_WITHOUT_ANSWER = (Outcome.BLOCKED, Outcome.OVER_LIMIT, Outcome.ERROR_CLOSED)
 # No answer where nothing was said.
 _PARTIAL = (Outcome.TIMEOUT, Outcome.CANCELLED)
 

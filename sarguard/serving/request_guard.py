@@ -112,7 +112,9 @@ class Block:
     """For the caller's report; what the caller hears is the policy's message."""
     message: str | None = None
     """What to say to the caller; None for the request's fallback."""
-    outcome: Literal[Outcome.BLOCKED, Outcome.REFUSED] = Outcome.BLOCKED
+    outcome: Literal[Outcome.BLOCKED, Outcome.REFUSED, Outcome.OVER_LIMIT] = (
+        Outcome.BLOCKED
+    )
     """How the request ends; `refused` where the model refused the same request."""
 
 

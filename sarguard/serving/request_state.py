@@ -269,8 +269,12 @@ class RequestState:
 
     def _hold_back(self, block: Block) -> None:
         """End a request that the model is not asked for."""
-        if block.outcome is Outcome.BLOCKED:
-            self.block(block.reason, message=block.message)
+        if block.outcome is not Outcome.REFUSED:
+            text = self.fallback if block.message is None else block.message
+            ending: FinishReason = (
+                "limit" if block.outcome is Outcome.OVER_LIMIT else "blocked"
+            )
+            self._settle(block.outcome, ending, text, fault=block.reason)
             return
         # Said, as a model's own refusal is: whoever reads a stream has it from there.
         self.say(self.fallback if block.message is None else block.message)

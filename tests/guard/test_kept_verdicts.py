@@ -201,7 +201,7 @@ class TestBlocks:
         client, _ = opened(ANSWERS, policy=policy(text={"max_chars": 30}))
         system = "Say as much as you can."
         reply = client.generate(**ASKED, session="s", system=system)
-        assert reply.outcome is Outcome.BLOCKED
+        assert reply.outcome is Outcome.OVER_LIMIT
         assert client.generate(**ASKED, session="s").outcome is Outcome.ANSWERED
 
 

@@ -129,7 +129,7 @@ class TestBounds:
             ({"audio": {"max_clips": 1}}, {"audio": [CLIP, CLIP]}, "audio.max_clips"),
         ],
     )
-    def test_more_than_is_allowed_is_blocked(
+    def test_more_than_is_allowed_is_over_the_limit(
         self,
         opened: Open,
         bounds: dict[str, Any],
@@ -138,10 +138,12 @@ class TestBounds:
     ) -> None:
         client = opened(policy=policy(**bounds))
         reply = client.generate(**{**ASKED, **asked}, locale="de")
-        assert reply.outcome is Outcome.BLOCKED
-        assert reply.text == client.policy.message("blocked", "de").text
+        assert (reply.outcome, reply.finish_reason) == (Outcome.OVER_LIMIT, "limit")
+        assert reply.text == client.policy.message("over_limit", "de").text
+        assert reply.text != client.policy.message("blocked", "de").text
         (ended,) = records(client, "request_finished")
         assert (ended.rule, ended.reason, ended.scores) == (rule, "limit", ())
+        assert ended.fallback.reason == "over_limit"
 
     def test_clips_answers_and_times_are_bounded(self, opened: Open) -> None:
         client = opened(

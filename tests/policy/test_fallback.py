@@ -24,6 +24,7 @@ SCRIPTS = {
     "ar": ("\u0600", "\u06ff"),
 }
 REASONS = ["refused", "blocked", "error", "timeout", "unsupported_audio"]
+REASONS += ["over_limit"]
 EVERY = list(itertools.product(LOCALES, Reason))
 DEFAULT = Policy()
 XML_LANG = "{http://www.w3.org/XML/1998/namespace}lang"
@@ -33,7 +34,7 @@ def own(messages: dict[str, Any], **fallback: object) -> Policy:
     return Policy.build({"fallback": {"messages": messages, **fallback}})
 
 
-def test_there_are_ten_languages_and_five_reasons() -> None:
+def test_there_are_ten_languages_and_six_reasons() -> None:
     assert list(DEFAULT_MESSAGES) == LOCALES
     assert [reason.value for reason in Reason] == REASONS
     assert all(list(words) == list(Reason) for words in DEFAULT_MESSAGES.values())

@@ -75,6 +75,7 @@ WEAK: list[tuple[str, str, dict[str, Any]]] = [
                         "error": "Later, please.",
                         "timeout": "Again, please.",
                         "unsupported_audio": "Louder, please.",
+                        "over_limit": "Shorter, please.",
                     }
                 }
             }

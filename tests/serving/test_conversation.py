@@ -201,7 +201,8 @@ def test_whole_exchanges_leave_and_only_those_without_an_answer(
     gone = unanswered([*turns, user("And?")], WORDS)
     for exchange in exchanges([*turns, user("And?")]):
         leaves = any(
-            turns[place].outcome in {Outcome.BLOCKED, Outcome.ERROR_CLOSED}
+            turns[place].outcome
+            in {Outcome.BLOCKED, Outcome.OVER_LIMIT, Outcome.ERROR_CLOSED}
             or (
                 turns[place].outcome in {Outcome.TIMEOUT, Outcome.CANCELLED}
                 and not turns[place].text.strip()
@@ -474,7 +475,7 @@ class TestThroughAClient:
         assert client.generate(text="q", history=history).outcome is Outcome.ANSWERED
         assert backend.asked[-1].reuse is False
         reply = client.generate(text="q", history=history * 2)
-        assert (reply.outcome, len(backend.asked)) == (Outcome.BLOCKED, 1)
+        assert (reply.outcome, len(backend.asked)) == (Outcome.OVER_LIMIT, 1)
         assert reply.guard.fault == "history.max_turns is 2, the request has 4"
 
     def test_what_was_computed_is_kept_unless_the_policy_says_no(

@@ -21,6 +21,7 @@ _ACTIONS = {  # outcome: action, disposition, status
     "answered": (1, 1, 1),
     "refused": (4, 11, 1),
     "blocked": (2, 2, 1),
+    "over_limit": (2, 2, 1),
     "error_closed": (2, 27, 2),
     "error_open": (1, 27, 2),
     "cancelled": (3, 17, 2),

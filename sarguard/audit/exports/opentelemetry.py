@@ -16,7 +16,11 @@ from sarguard.audit.records.ids import time_us
 from sarguard.audit.storage.query import Entry
 
 _FINISH = {"stop": "stop", "length": "length", "error": "error"}
-_FINISH_BY_OUTCOME = {"blocked": "content_filter", "error_closed": "error"}
+_FINISH_BY_OUTCOME = {
+    "blocked": "content_filter",
+    "over_limit": "error",
+    "error_closed": "error",
+}
 _ERRORS = {"error_closed", "error_open", "timeout", "cancelled"}
 # A SpanKind and two StatusCodes of OTLP.
 _INTERNAL, _OK, _ERROR = 1, 1, 2

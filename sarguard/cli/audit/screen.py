@@ -21,6 +21,7 @@ _STYLES = {
     "answered": "green",
     "refused": "yellow",
     "blocked": "yellow",
+    "over_limit": "yellow",
     "error_closed": "red",
     "error_open": "bold red",
     "cancelled": "dim",
