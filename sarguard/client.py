@@ -372,7 +372,7 @@ class SafeAudioLLM:
             A piece is there only after its steps were proven to be steered. Closing
             or dropping the iterator frees the model within one decode step.
         """
-        options["entry"] = options.get("entry") or "stream"
+        _enter_by("stream", options)
         request = GenerationRequest.build(audio, text, **options)
         return self.send(request)
 
@@ -383,7 +383,7 @@ class SafeAudioLLM:
         **options: Unpack[GenerationOptions],
     ) -> Reply:
         """Answer one request without blocking the event loop; see `generate`."""
-        options["entry"] = options.get("entry") or "agenerate"
+        _enter_by("agenerate", options)
         request = GenerationRequest.build(audio, text, **options)
         return await last_reply_async(self.asend(request))
 
@@ -399,7 +399,7 @@ class SafeAudioLLM:
             An asynchronous iterator; see `stream`. The request goes in with the
             first event that is asked for, and what `stream` raises is raised there.
         """
-        options["entry"] = options.get("entry") or "astream"
+        _enter_by("astream", options)
         request = GenerationRequest.build(audio, text, **options)
         return self.asend(request)
 
@@ -593,9 +593,15 @@ class SafeAudioLLM:
         self._worker.queue.enter(state)
 
 
+def _enter_by(way: str, options: dict[str, Any] | GenerationOptions) -> None:
+    """Name the way in, where the caller names none."""
+    if options.get("entry") is None:
+        options["entry"] = way
+
+
 def _batched(given: GenerationInput) -> GenerationRequest:
     options: dict[str, Any] = dict(given)
-    options["entry"] = options.get("entry") or "batch"
+    _enter_by("batch", options)
     return GenerationRequest.build(**options)
 
 

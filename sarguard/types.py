@@ -7,6 +7,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 
 from sarguard.errors import InvalidRequestError
+from sarguard.option_values import as_text, shown
 
 if TYPE_CHECKING:
     import numpy as np
@@ -33,12 +34,12 @@ class Outcome(StrEnum):
     """The model answered, steered, and what it said is a refusal."""
 
     BLOCKED = "blocked"
-    """There is no answer: the request's own score, a check, or what the session was told
-    before forbade it. It is a verdict on what was asked."""
+    """There is no answer: the request's own score, a check, or what its session was
+    told before forbade it. It is a verdict on what was asked."""
 
     OVER_LIMIT = "over_limit"
-    """There is no answer: the request is longer, or holds more, than a policy allows. It
-    says nothing of what was asked."""
+    """There is no answer: the request is longer, or holds more, than a policy allows.
+    It says nothing of what was asked."""
 
     ERROR_CLOSED = "error_closed"
     """Something failed, or steering could not be proven, so there is no answer."""
@@ -71,8 +72,10 @@ class Turn:
     def __post_init__(self) -> None:
         if self.role not in get_args(Role):
             raise InvalidRequestError(
-                f"unknown role {self.role!r}: use one of {', '.join(get_args(Role))}"
+                f"unknown role {shown(self.role)}: use one of "
+                f"{', '.join(get_args(Role))}"
             )
+        as_text(f"the text of a {self.role} turn", self.text)
         if self.audio and self.role != "user":
             raise InvalidRequestError(
                 f"a {self.role} turn holds {len(self.audio)} clip(s): "

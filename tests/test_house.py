@@ -39,7 +39,8 @@ HEAVY = ("torch", "transformers", "librosa")
 MAY_IMPORT: dict[str, set[str]] = {
     "errors": set(),
     "refusal": set(),
-    "types": {"errors"},
+    "option_values": {"errors"},
+    "types": {"errors", "option_values"},
     "audio": {"errors"},
     "audit": {"audio", "errors", "types"},
     "policy": {"audio", "errors", "types"},
@@ -55,8 +56,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "reference": {"audio", "datasets", "errors", "models", "refusal", "types"},
     "bundles": {"errors", "reference", "steering"},
     "serving": {
-        *("audio", "decoding", "errors", "models", "policy", "refusal", "steering"),
-        *("types",),
+        *("audio", "decoding", "errors", "models", "option_values", "policy"),
+        *("refusal", "steering", "types"),
     },
     "guard": {
         *("audit", "errors", "models", "policy", "serving", "steering", "types"),
@@ -86,7 +87,9 @@ MAY_IMPORT: dict[str, set[str]] = {
     "__main__": {"cli"},
 }
 # Rooms that a machine without an accelerator stack must be able to load.
-WITHOUT_TORCH = ("errors", "refusal", "types", "audio", "audit", "policy")
+WITHOUT_TORCH = (
+    *("errors", "option_values", "refusal", "types", "audio", "audit", "policy"),
+)
 
 
 def name_of(module: Path) -> str:

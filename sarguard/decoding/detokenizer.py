@@ -55,11 +55,12 @@ def parse_stop(stop: str | Sequence[str] | None) -> tuple[str, ...]:
     Raises:
         InvalidRequestError: One is empty, or is no string.
     """
-    found = (stop,) if isinstance(stop, str) else tuple(stop or ())
+    listed = stop if isinstance(stop, (list, tuple, set, frozenset)) else (stop,)
+    found = () if stop is None else tuple(listed)
     if not all(isinstance(text, str) and text for text in found):
         raise InvalidRequestError(
-            f"stop is {stop!r}: give strings that are not empty; an empty one would "
-            "end every answer at once"
+            f"stop is {stop!r:.60}: give strings that are not empty; an empty one "
+            "would end every answer at once"
         )
     return found
 

@@ -44,7 +44,8 @@ DEFAULT_MESSAGES: Mapping[str, Mapping[Reason, str]] = MappingProxyType(
             "I'm sorry, I can't answer right now. Please try again later.",
             "I'm sorry, that took too long. Please ask me again.",
             "I'm sorry, I couldn't understand the recording. Please say it again.",
-            "I'm sorry, that is too long for me. Please make it shorter, or start again.",
+            "I'm sorry, that is too long for me. "
+            "Please make it shorter, or start again.",
         ),
         "es": _messages(
             "Lo siento, no puedo ayudarle con eso.",
@@ -52,7 +53,8 @@ DEFAULT_MESSAGES: Mapping[str, Mapping[Reason, str]] = MappingProxyType(
             "Lo siento, ahora no puedo responder. Inténtelo de nuevo más tarde.",
             "Lo siento, he tardado demasiado. Por favor, pregúnteme otra vez.",
             "Lo siento, no he entendido la grabación. Por favor, repítalo.",
-            "Lo siento, eso es demasiado largo. Por favor, acórtelo o empiece de nuevo.",
+            "Lo siento, eso es demasiado largo. "
+            "Por favor, acórtelo o empiece de nuevo.",
         ),
         "fr": _messages(
             "Je suis désolé, je ne peux pas vous aider pour cela.",

@@ -37,7 +37,7 @@ class Tier(Enum):
         close = get_close_matches(str(name), names, n=1)
         meant = f" Did you mean {close[0]}?" if close else ""
         raise PolicyFormatError(
-            f"there is no tier {name!r}: choose {', '.join(names)}.{meant}"
+            f"there is no tier {name!r:.60}: choose {', '.join(names)}.{meant}"
         )
 
     @property

@@ -11,13 +11,15 @@ import copy
 import difflib
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeAlias, TypedDict
 
 from sarguard.decoding import Sampling
 from sarguard.decoding.detokenizer import parse_stop
 from sarguard.errors import InvalidRequestError, SarguardError
+from sarguard.option_values import as_count, as_name, as_number, as_text, shown
+from sarguard.policy.tiers import Tier
 from sarguard.types import Turn
 
 if TYPE_CHECKING:
@@ -30,7 +32,7 @@ _TRACEPARENT = re.compile(
     # Later versions may say more behind a dash, version 00 may not.
     r"^(?!ff|00.{54})[0-9a-f]{2}-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(?:\Z|-)"
 )
-_MAX_NAME = 256
+_NAMES = ("tenant", "session", "caller", "locale", "request_id")
 # What other SDKs call our options: the error then names the right one.
 _OTHER_NAMES = {
     "max_tokens": "max_new_tokens",
@@ -166,18 +168,15 @@ class RequestContext:
         return None if self.session is None else (self.tenant, self.session)
 
     def __post_init__(self) -> None:
-        if not _ENTRY.match(self.entry):
+        if not (isinstance(self.entry, str) and _ENTRY.match(self.entry)):
             raise InvalidRequestError(
-                f"entry is {self.entry!r}: use lower-case letters, digits, dots and "
-                "dashes, such as voice-line"
+                f"entry is {shown(self.entry)}: use lower-case letters, digits, dots "
+                "and dashes, such as voice-line"
             )
-        for name in ("locale", "tenant", "session", "caller", "request_id"):
+        for name in _NAMES:
             value = getattr(self, name)
-            if value is not None and not 0 < len(value) <= _MAX_NAME:
-                raise InvalidRequestError(
-                    f"{name} has {len(value)} characters: give 1 to {_MAX_NAME}, "
-                    "or None"
-                )
+            if value is not None:
+                object.__setattr__(self, name, as_name(name, value))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -221,34 +220,85 @@ class GenerationRequest:
         Raises:
             InvalidRequestError: An option is unknown, or makes no sense.
         """
-        given: dict[str, Any] = dict(options)
-        check_names(given, GenerationOptions)
-        system, history = given.pop("system", None), given.pop("history", None)
+        check_names(options, GenerationOptions)
+        # None is what an option is without being given.
+        given = {
+            name: _VALUES.get(name, _as_it_is)(name, value)
+            for name, value in options.items()
+            if value is not None
+        }
+        system, history = given.pop("system", None), given.pop("history", ())
         before = [] if system is None else [Turn(role="system", text=system)]
         traceparent = given.pop("traceparent", None)
         context = RequestContext(
-            entry=given.pop("entry", None) or "generate",
+            entry=given.pop("entry", "generate"),
             trace=None if traceparent is None else TraceContext.parse(traceparent),
-            **_take(given, "tenant", "session", "caller", "locale", "request_id"),
+            **_take(given, *_NAMES),
         )
         sampling = Sampling(
             **_take(
                 given, "temperature", "top_p", "top_k", "repetition_penalty", "seed"
             )
         )
-        # Callers may change theirs while the request waits.
-        schema = copy.deepcopy(given.pop("json_schema", None))
         sources = audio if isinstance(audio, list) else [audio]
         return cls(
             audio=tuple(source for source in sources if source is not None),
-            text=text,
-            history=(*before, *(history or ())),
+            text="" if text is None else as_text("text", text),
+            history=(*before, *history),
             sampling=sampling,
             stop=parse_stop(given.pop("stop", None)),
-            json_schema=schema,
             context=context,
             **given,
         )
+
+
+def _as_it_is(_name: str, value: object) -> object:
+    return value
+
+
+def _turns(name: str, value: object) -> tuple[Turn, ...]:
+    if isinstance(value, (str, bytes)) or not isinstance(value, Sequence):
+        raise InvalidRequestError(
+            f"{name} is {shown(value)}: give a list of turns, see SafeAudioLLM.turn"
+        )
+    found = tuple(value)
+    for turn in found:
+        if not isinstance(turn, Turn):
+            raise InvalidRequestError(
+                f"{name} holds what is {shown(turn)}: make turns with "
+                "SafeAudioLLM.turn and Reply.as_turn"
+            )
+    return found
+
+
+def _tier(name: str, value: object) -> str:
+    return value.value if isinstance(value, Tier) else as_text(name, value)
+
+
+def _schema(name: str, value: object) -> Mapping[str, Any]:
+    if not isinstance(value, Mapping):
+        raise InvalidRequestError(
+            f"{name} is {shown(value)}: give a JSON Schema as a mapping, or None"
+        )
+    # Callers may change theirs while the request waits.
+    return copy.deepcopy(value)
+
+
+# Limits are those of what the values go into; here they get their types.
+_VALUES: dict[str, Callable[[str, object], Any]] = {
+    "system": as_text,
+    "history": _turns,
+    "max_new_tokens": as_count,
+    "temperature": as_number,
+    "top_p": as_number,
+    "top_k": as_count,
+    "repetition_penalty": as_number,
+    "json_schema": _schema,
+    "seed": as_count,
+    "timeout": as_number,
+    "alpha": as_number,
+    "tier": _tier,
+}
 
 
 def check_names(

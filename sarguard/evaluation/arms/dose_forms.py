@@ -123,7 +123,8 @@ def contrast_vectors(vectors: Tensor, states: CalibrationStates) -> Tensor:
     """
     apart = states.harmful.double().mean(0) - states.safe.double().mean(0)
     length = vectors.double().norm(dim=-1, keepdim=True)
-    return (apart / apart.norm(dim=-1, keepdim=True) * length).float()
+    found: Tensor = apart / apart.norm(dim=-1, keepdim=True) * length
+    return found.float()
 
 
 def null_space_weights(states: CalibrationStates) -> Tensor:
