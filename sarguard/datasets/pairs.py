@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import zip_longest
 from typing import TYPE_CHECKING
 
 from sarguard.datasets.clips import Clip, load_clips
@@ -12,6 +13,9 @@ from sarguard.errors import ConfigurationError
 
 if TYPE_CHECKING:
     import numpy as np
+
+BENIGN: tuple[Split, ...] = ("borderline_calibration", "ordinary_calibration")
+"""Splits of harmless requests that gates are fitted on beside the pairs."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -66,7 +70,9 @@ def load_pairs(
 
 
 def load_benign(*, sample_rate: int, limit: int | None = None) -> list[np.ndarray]:
-    """Return decoded harmless clips that resemble harmful ones, to fit a gate on.
+    """Return decoded harmless clips beside the pairs, to fit a gate on.
+
+    Requests that resemble harmful ones come in turn with ordinary ones.
 
     Args:
         sample_rate: Wanted rate in hertz.
@@ -76,8 +82,9 @@ def load_benign(*, sample_rate: int, limit: int | None = None) -> list[np.ndarra
         ConfigurationError: The limit is below one.
     """
     check_limit(limit)
-    clips = load_clips("borderline_calibration")[:limit]
-    return [clip.load(sample_rate=sample_rate) for clip in clips]
+    groups = (load_clips(split) for split in BENIGN)
+    clips = [clip for row in zip_longest(*groups) for clip in row if clip is not None]
+    return [clip.load(sample_rate=sample_rate) for clip in clips[:limit]]
 
 
 def match_clips(clips: Iterable[Clip]) -> list[tuple[Clip, Clip]]:

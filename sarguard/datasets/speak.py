@@ -1,7 +1,9 @@
 """Synthesis of the clips that ship: `python -m sarguard.datasets.speak`.
 
-It needs the synthesisers espeak-ng and flite; using sarguard does not, as the clips
-ship. The same versions of both and of libsndfile give the same files byte for byte.
+It needs the synthesisers espeak-ng and flite, and the natural voices of the extra
+`voices`; using sarguard does not, as the clips ship. The same versions of espeak-ng,
+flite and libsndfile give the same files of theirs byte for byte; natural voices draw
+noise, and say the same a little differently each time.
 """
 
 from __future__ import annotations
@@ -10,9 +12,7 @@ import argparse
 import io
 import json
 import shutil
-import subprocess
 import sys
-import tempfile
 import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING
 
 from sarguard.datasets.clips import CLIP_SAMPLE_RATE, DATA_ROOT, Clip
 from sarguard.datasets.ogg import renumber
+from sarguard.datasets.synthesis import say
 from sarguard.datasets.texts import RequestText, load_texts
 from sarguard.datasets.voices import Voice, VoiceGroup, choose_voice
 from sarguard.errors import AudioSilentError, MissingDependencyError, SarguardError
@@ -39,7 +40,7 @@ _HELD_OUT_SPLITS = ("test", "ordinary", "borderline")
 def plan_clips() -> tuple[Clip, ...]:
     """Return the manifest: every sentence in every voice that says it."""
     return tuple(
-        _plan_clip(request, choose_voice(request.source, group))
+        _plan_clip(request, group)
         for request in load_texts()
         for group in _groups(request)
     )
@@ -68,16 +69,13 @@ def render(clip: Clip) -> bytes:
 def synthesise(clip: Clip) -> np.ndarray:
     """Return what the clip's synthesiser says, as mono float32 at 16 kHz."""
     import librosa
-    import soundfile
 
-    with tempfile.TemporaryDirectory() as folder:
-        wave = Path(folder) / "speech.wav"
-        subprocess.run(
-            _command(clip, wave), check=True, capture_output=True, timeout=60
-        )
-        samples, rate = soundfile.read(wave, dtype="float32", always_2d=True)
+    voice = Voice(
+        engine=clip.engine, name=clip.voice, speed=clip.speed, pitch=clip.pitch
+    )
+    samples, rate = say(clip.text, voice)
     speech: np.ndarray = librosa.resample(
-        samples.mean(axis=1), orig_sr=rate, target_sr=CLIP_SAMPLE_RATE
+        samples, orig_sr=rate, target_sr=CLIP_SAMPLE_RATE
     )
     return speech
 
@@ -114,7 +112,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Render the whole set and return an exit status."""
     parser = argparse.ArgumentParser(
         prog="python -m sarguard.datasets.speak",
-        description="Render the clips of the calibration set with espeak-ng and flite.",
+        description="Render the clips of the calibration set.",
     )
     parser.add_argument(
         "--out",
@@ -140,8 +138,9 @@ def _groups(request: RequestText) -> Iterator[VoiceGroup]:
         yield "unseen"
 
 
-def _plan_clip(request: RequestText, voice: Voice) -> Clip:
-    parts = [request.source, voice.group]
+def _plan_clip(request: RequestText, group: VoiceGroup) -> Clip:
+    voice = choose_voice(request.source, group)
+    parts = [request.source, group]
     if request.pair is not None:
         parts.insert(1, request.kind)
     name = "-".join(parts)
@@ -154,22 +153,11 @@ def _plan_clip(request: RequestText, voice: Voice) -> Clip:
         text=request.text,
         engine=voice.engine,
         voice=voice.name,
-        voice_group=voice.group,
+        voice_group=group,
         speed=voice.speed,
         pitch=voice.pitch,
         file=f"clips/{request.split}/{name}.ogg",
     )
-
-
-def _command(clip: Clip, wave: Path) -> list[str]:
-    if clip.engine == "espeak-ng":
-        speed, pitch = f"{clip.speed:.0f}", str(clip.pitch)
-        options = ["-v", clip.voice, "-s", speed, "-p", pitch, "-w", str(wave)]
-        return ["espeak-ng", *options, clip.text]
-    options = ["-voice", clip.voice, "--setf", f"duration_stretch={clip.speed}"]
-    if clip.pitch is not None:
-        options += ["--setf", f"int_f0_target_mean={clip.pitch}"]
-    return ["flite", *options, "-t", clip.text, "-o", str(wave)]
 
 
 def _normalised(speech: np.ndarray, clip: Clip) -> np.ndarray:

@@ -9,11 +9,11 @@ beside clips and between turns, and have a file of their own.
 
 Splits: `calibration` (vectors are fitted on it), `validation` (tiers are chosen on
 it), `test` (held out: other targets and other wording) and `demo` hold pairs.
-`ordinary` holds harmless questions alone; `borderline` harmless requests that look
+`ordinary` holds harmless requests alone; `borderline` harmless requests that look
 harmful, of two kinds. Those of the topic `words` use a harmful word in a harmless sense
 ("kill a process"), those of the topic `topic` ask a harmless question near harm. Both
-are held out, like `test`; `borderline_calibration`, `ordinary_validation` and
-`borderline_validation` are their counterparts in the other splits.
+are held out, like `test`; those of calibration and validation are their counterparts
+in the other splits.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ Split = Literal[
     "ordinary",
     "borderline",
     "borderline_calibration",
+    "ordinary_calibration",
     "ordinary_validation",
     "borderline_validation",
 ]
@@ -61,17 +62,14 @@ def load_texts() -> tuple[RequestText, ...]:
     Any prefix of the pairs of `calibration`, `validation` or `test` covers the topics
     evenly, so a limit on pairs does not lose a topic.
     """
-    return _read("texts.jsonl")
+    source = Path(__file__).with_name("texts.jsonl")
+    lines = source.read_text(encoding="utf-8").splitlines()
+    return tuple(request for line in lines for request in _requests(json.loads(line)))
 
 
 def load_sentences() -> frozenset[str]:
-    """Return the set of all texts, for training corpora to leave out.
-
-    Those of the next edition's test are among them, which no clip says yet: nothing may
-    be tuned on them.
-    """
-    requests = load_texts() + _read("next_test.jsonl")
-    return frozenset(request.text for request in requests)
+    """Return the set of all texts, for training corpora to leave out."""
+    return frozenset(request.text for request in load_texts())
 
 
 @cache
@@ -79,12 +77,6 @@ def load_instructions() -> tuple[str, ...]:
     """Return harmless instructions and short replies, which are written, not spoken."""
     source = Path(__file__).with_name("instructions.txt")
     return tuple(source.read_text(encoding="utf-8").splitlines())
-
-
-def _read(name: str) -> tuple[RequestText, ...]:
-    source = Path(__file__).with_name(name)
-    lines = source.read_text(encoding="utf-8").splitlines()
-    return tuple(request for line in lines for request in _requests(json.loads(line)))
 
 
 def _requests(row: dict[str, str]) -> list[RequestText]:

@@ -2,11 +2,10 @@
 
     python -m sarguard.opinions.train_probe [--transcripts FILE] [--output DIR]
 
-Fitted on the texts of the splits `calibration` and `borderline_calibration`. How
-strongly it is held back (`C`) and from which score it flags are chosen on the
-validation splits, by the words that Whisper tiny.en hears in their clips; the card says
-what it then does. `--transcripts` keeps those words in a file, as hearing them takes a
-second a clip.
+Fitted on the texts of the calibration splits. How strongly it is held back (`C`) and
+from which score it flags are chosen on the validation splits, by the words that Whisper
+tiny.en hears in their clips; the card says what it then does. `--transcripts` keeps
+those words in a file, as hearing them takes a second a clip.
 """
 
 from __future__ import annotations
@@ -38,7 +37,7 @@ MAX_HARMLESS = 0.05
 """Most of all harmless requests of the validation splits that may be flagged."""
 
 VERSION = "1"
-_TRAINED_ON = ("calibration", "borderline_calibration")
+_TRAINED_ON = ("calibration", "borderline_calibration", "ordinary_calibration")
 _CHOSEN_ON = ("validation", "borderline_validation", "ordinary_validation")
 
 

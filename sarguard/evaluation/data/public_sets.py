@@ -117,7 +117,7 @@ def _load(name: str, row: PublicRow, rate: int) -> Samples:
 
 
 def speak(source: str, text: str, rate: int) -> Samples:
-    """Return a text as a synthesiser says it, in a voice that training did not hear."""
+    """Return a text as a natural voice says it that training did not hear."""
     import librosa
 
     from sarguard.datasets.clips import CLIP_SAMPLE_RATE, Clip
@@ -134,7 +134,7 @@ def speak(source: str, text: str, rate: int) -> Samples:
         text=text,
         engine=voice.engine,
         voice=voice.name,
-        voice_group=voice.group,
+        voice_group="unseen",
         speed=voice.speed,
         pitch=voice.pitch,
         file="",

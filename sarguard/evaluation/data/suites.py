@@ -34,7 +34,10 @@ _BESIDE: dict[Split, dict[str, Split]] = {
         "borderline": "borderline_validation",
         "ordinary": "ordinary_validation",
     },
-    "calibration": {"borderline": "borderline_calibration"},
+    "calibration": {
+        "borderline": "borderline_calibration",
+        "ordinary": "ordinary_calibration",
+    },
     "demo": {},
 }
 
