@@ -6,6 +6,7 @@ samples in [-1, 1] at the model's rate, or raises an `AudioError`.
 
 from __future__ import annotations
 
+from sarguard.audio.base64_text import decode_base64
 from sarguard.audio.endpointing import Endpointer, EndpointingOptions
 from sarguard.audio.limits import AudioLimits
 from sarguard.audio.loading import load_audio
@@ -16,5 +17,6 @@ __all__ = [
     "AudioSource",
     "Endpointer",
     "EndpointingOptions",
+    "decode_base64",
     "load_audio",
 ]

@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 
 import numpy as np
+import numpy.typing as npt
 import soundfile  # type: ignore[import-untyped]
 
 from sarguard.audio import transcoding
@@ -104,10 +105,12 @@ def _read(
 
 
 def _read_mono(sound: soundfile.SoundFile, *, max_frames: int, name: str) -> FloatArray:
-    """Decode up to `max_frames` frames and mix each block down as it comes."""
-    # A block takes the same memory however many channels there are.
+    """Decode up to `max_frames` frames, then mix them down.
+
+    Not block by block: which channel to take, if one has to be, is decided once.
+    """
     block_frames = _BLOCK_SAMPLES // sound.channels
-    blocks: list[FloatArray] = []
+    blocks: list[npt.NDArray[np.float32]] = []
     while max_frames > 0:
         try:
             block = sound.read(min(block_frames, max_frames), "float32", always_2d=True)
@@ -115,9 +118,11 @@ def _read_mono(sound: soundfile.SoundFile, *, max_frames: int, name: str) -> Flo
             raise _damaged(name, error) from error
         if len(block) == 0:
             break
-        blocks.append(mix_down(block, name=name))
+        blocks.append(block)
         max_frames -= len(block)
-    return np.concatenate(blocks) if blocks else np.empty(0, np.float32)
+    if not blocks:
+        return np.empty(0, np.float32)
+    return mix_down(np.concatenate(blocks), name=name)
 
 
 def _check_complete(decoded: int, claimed: int, *, rate: int, name: str) -> None:

@@ -19,6 +19,10 @@ MAX_PEAK = 2.0
 SILENCE_DBFS = -60.0
 """The peak, in dB of full scale, below which a clip holds no speech."""
 
+MIN_MIXED = 0.1
+"""Share of the strongest channel's power that an average of channels has to keep. Two
+unlike channels keep a half, one of two a quarter."""
+
 _ARRAY = "The array"
 # Full scale is the most negative value, so that every sample is in [-1, 1). 8-bit
 # samples are unsigned and rest at 128.
@@ -45,7 +49,7 @@ def read_array(clip: tuple[Any, ...], *, limits: AudioLimits) -> tuple[FloatArra
 
 
 def mix_down(samples: npt.NDArray[Any], *, name: str) -> FloatArray:
-    """Average the channels of `samples` into one float32 channel.
+    """Mix the channels of `samples` into one float32 channel; see `mix`.
 
     Args:
         samples: shape (frames, channels); int16, int32, uint8, float32 or float64.
@@ -62,14 +66,15 @@ def mix_down(samples: npt.NDArray[Any], *, name: str) -> FloatArray:
     native = samples.dtype.newbyteorder("=")
     if native in _FLOATS:
         _check_values(samples, name=name)
-        return _mean(samples)
+        return mix(samples)
     if native not in _INTEGER_SCALES:
         raise AudioFormatError(
             f"{name} has dtype {samples.dtype}: give int16, int32, uint8, float32 "
             "or float64 samples."
         )
     offset, scale = _INTEGER_SCALES[native]
-    return (_mean(samples) - np.float32(offset)) / np.float32(scale)
+    centred = samples.astype(np.float64) - offset
+    return (mix(centred) / np.float32(scale)).astype(np.float32)
 
 
 def check_audible(mono: FloatArray, *, name: str) -> None:
@@ -145,11 +150,31 @@ def _frames_first(array: npt.NDArray[Any], *, max_channels: int) -> npt.NDArray[
     return array.T if narrow == [0] else array
 
 
-def _mean(samples: npt.NDArray[Any]) -> FloatArray:
-    """Average over the channels; float64 sums keep one int32 channel exact."""
+def mix(samples: npt.NDArray[Any]) -> FloatArray:
+    """Average over the channels, or take the strongest where that loses the sound.
+
+    Channels of opposite phase (a balanced line, some laptops) cancel in an average, and
+    one microphone among many idle channels becomes faint in it.
+
+    Args:
+        samples: Shape (frames, channels), at rest at 0.
+
+    Returns:
+        Shape (frames,).
+    """
     if samples.shape[1] == 1:
         return samples[:, 0].astype(np.float32)
+    # float64 sums keep int32 samples exact.
     mono: npt.NDArray[np.float64] = samples.mean(axis=1, dtype=np.float64)
+    if len(mono) == 0:
+        return mono.astype(np.float32)
+    powers = [
+        float(np.var(samples[:, channel], dtype=np.float64))
+        for channel in range(samples.shape[1])
+    ]
+    strongest = int(np.argmax(powers))
+    if float(np.var(mono)) < MIN_MIXED * powers[strongest]:
+        return samples[:, strongest].astype(np.float32)
     return mono.astype(np.float32)
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
 import io
 import os
 import re
@@ -13,6 +11,7 @@ from typing import Any, BinaryIO, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from sarguard.audio.base64_text import decode_base64, is_base64_sound, is_data_uri
 from sarguard.audio.limits import AudioLimits
 from sarguard.errors import (
     AudioDecodeError,
@@ -24,14 +23,15 @@ from sarguard.errors import (
 AudioSource: TypeAlias = (
     str | os.PathLike[str] | bytes | BinaryIO | tuple[npt.NDArray[Any], int]
 )
-"""A path, the bytes of a file, base64 as a `data:` URI, an open binary file, or
-(samples, rate in Hz) with the samples in a numpy array or a torch tensor."""
+"""A path, the bytes of a file, the same as base64 (a `data:` URI or plain), an open
+binary file, or (samples, rate in Hz) with the samples in a numpy array or a torch
+tensor."""
 
 # pathlib folds the two slashes of a URL into one.
 _URL = re.compile(r"(?i)(?:[a-z][a-z0-9+.-]+://|(?:https?|ftp|s3|gs|file):/|data:\w)")
-# The bytes are in the URI itself, so nothing is fetched.
-_BASE64 = re.compile(r"(?i)data:[\w.+-]*/?[\w.+-]*(?:;[\w.+-]+=[^;,]*)*;base64,")
+_DATA = re.compile(r"(?i)\s*data:")
 _MAX_SHOWN = 120
+_LONGEST_PATH = 4096
 
 
 def read_source(source: object, *, limits: AudioLimits) -> tuple[bytes, str]:
@@ -48,8 +48,9 @@ def read_source(source: object, *, limits: AudioLimits) -> tuple[bytes, str]:
         limits.check_bytes(memoryview(source).nbytes, name=name)
         # A copy of what can change: a caller may go on writing into a bytearray.
         return bytes(source), name
-    if isinstance(source, str) and (head := _BASE64.match(source)):
-        return _read_base64(source[head.end() :], limits=limits)
+    # The bytes are in the text itself, so nothing is fetched.
+    if isinstance(source, str) and (is_data_uri(source) or is_base64_sound(source)):
+        return _read_base64(source, limits=limits)
     if isinstance(source, (str, os.PathLike)):
         return _read_path(source, limits=limits)
     if callable(getattr(source, "read", None)):
@@ -58,18 +59,11 @@ def read_source(source: object, *, limits: AudioLimits) -> tuple[bytes, str]:
 
 
 def _read_base64(text: str, *, limits: AudioLimits) -> tuple[bytes, str]:
-    """Decode the payload of a `data:` URI, after a check of its size."""
+    """Decode base64, after a check of its size."""
     name = "The base64 clip"
-    # Three bytes for every four characters, the last two of which may be padding.
-    limits.check_bytes(max(len(text) * 3 // 4 - 2, 0), name=name)
-    try:
-        # Without validate, characters outside the alphabet are skipped without an
-        # error.
-        data = base64.b64decode(text, validate=True)
-    except (binascii.Error, ValueError) as error:
-        raise AudioDecodeError(
-            f"{name} is not base64: {error}. Encode the file's bytes again."
-        ) from error
+    # Three bytes for every four characters; up to a tenth may be head and line ends.
+    limits.check_bytes(int(len(text) * 0.67) - 1024, name=name)
+    data = decode_base64(text, name=name)
     limits.check_bytes(len(data), name=name)
     return data, name
 
@@ -92,7 +86,8 @@ def _read_path(
 ) -> tuple[bytes, str]:
     """Read a regular file, after a check of its size."""
     path = os.fsdecode(source)
-    name = _shorten(path)
+    # What follows the head of a `data:` URI may be sound.
+    name = "A data: URI that is not base64" if _DATA.match(path) else _shorten(path)
     if _URL.match(path):
         raise AudioNotFoundError(
             f"{name} is a URL, and URLs are not fetched here. Fetch it first, then "
@@ -170,4 +165,7 @@ def _read_at_most(file: Any, *, limits: AudioLimits, name: str) -> bytes:  # noq
 
 def _shorten(path: str) -> str:
     """Quote a path for an error, shortened where it is very long."""
+    if len(path) > _LONGEST_PATH:
+        # No path on any system: what it is instead may be sound.
+        return f"A text of {len(path):,} characters"
     return repr(path if len(path) <= _MAX_SHOWN else path[:_MAX_SHOWN] + "...")
