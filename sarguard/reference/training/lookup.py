@@ -47,6 +47,7 @@ SPEECH_WEIGHT = 4.0
 """Weight of a frame that says a token, relative to a silent one."""
 
 _UNITS = "units."
+_ALONE = ("threshold", "own")
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,9 +65,11 @@ class LookupOutput:
 
 
 class LookupUnits(nn.Module):
-    """Hidden units of the layer: stage 1's scores, from parameters that all share.
+    """Hidden units of the layer: stage 1's scores, and what each unit adds to its own.
 
-    If units were trained one by one, those of rare tokens would drift.
+    The scores come from parameters that all units share, so that a rare token's unit
+    is where its embedding says. How a token sounds is in no embedding: units that have
+    nothing of their own confuse words that plain Whisper tells apart.
     """
 
     def __init__(self, encoder: SpeechEncoder, tokens: Tensor) -> None:
@@ -78,6 +81,8 @@ class LookupUnits(nn.Module):
         self.log_tau = nn.Parameter(encoder.log_tau.detach().clone())
         start = torch.full((len(tokens),), THRESHOLD, device=tokens.device)
         self.threshold = nn.Parameter(start)
+        own = torch.zeros(len(tokens), self.weight.shape[1], device=tokens.device)
+        self.own = nn.Parameter(own)
 
     def linear(self) -> tuple[Tensor, Tensor]:
         """Return the layer's first matrix, (tokens, width), and its bias."""
@@ -86,7 +91,7 @@ class LookupUnits(nn.Module):
         beyond = 2 * (tokens - self.blank) / temperature
         squares = (tokens * tokens).sum(1) - (self.blank * self.blank).sum()
         bias = beyond @ self.bias - squares / temperature - self.threshold
-        return beyond @ self.weight, bias
+        return beyond @ self.weight + self.own, bias
 
 
 class LookupEncoder(SpeechEncoder):
@@ -116,11 +121,12 @@ class LookupEncoder(SpeechEncoder):
         self.sync_model()
 
     def parameter_groups(self) -> list[list[nn.Parameter]]:
-        """Return what is trained: the tower, what all units share, and thresholds."""
+        """Return what is trained: the tower, what units share, and what each has."""
         tower = [p for layer in self.tower.layers[:-1] for p in layer.parameters()]
         shared = [*self.layer.final_layer_norm.parameters()]
-        shared += [p for n, p in self.units.named_parameters() if n != "threshold"]
-        return [tower, shared, [self.units.threshold]]
+        alone = [self.units.threshold, self.units.own]
+        shared += [p for n, p in self.units.named_parameters() if n not in _ALONE]
+        return [tower, shared, alone]
 
     @torch.no_grad()
     def sync_model(self) -> None:
@@ -133,6 +139,7 @@ class LookupEncoder(SpeechEncoder):
         """Write what `SpeechEncoder.save_head` does, and the units."""
         super().save_head(path, vocabulary)
         units = {f"{_UNITS}{k}": v.cpu() for k, v in self.units.state_dict().items()}
+        units[f"{_UNITS}own"] = units[f"{_UNITS}own"].half()
         save_file({**load_file(path), **units}, path)
 
     def load_head(self, path: Path) -> None:
@@ -156,9 +163,13 @@ class LookupEncoder(SpeechEncoder):
             getattr(self.units, name).copy_(found[_UNITS + name])
         known = found["vocabulary"].tolist()
         learnt = dict(zip(known, found[f"{_UNITS}threshold"].tolist(), strict=True))
+        rows = {token: row for row, token in enumerate(known)}
         for place, token in enumerate(self.vocabulary):
             if token in learnt:
                 self.units.threshold[place] = learnt[token]
+                # The first edition's units had nothing of their own.
+                if f"{_UNITS}own" in found:
+                    self.units.own[place] = found[f"{_UNITS}own"][rows[token]]
         self.sync_model()
 
     def training_output(
