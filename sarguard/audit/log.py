@@ -105,7 +105,8 @@ class AuditLog:
             AuditIntegrityError: if a mirrored checkpoint does not fit the ledger.
             AuditWriteError: if the ledger cannot be written.
         """
-        reader = LedgerReader(Path(path))
+        # The program may change its working directory while the ledger is open.
+        reader = LedgerReader(Path(path).absolute())
         if read_only:
             reader.connect().close()
             return cls(reader, None)
@@ -115,7 +116,7 @@ class AuditLog:
             find_signer(reader.path, key),
             publisher,
             on_failure=on_failure,
-            spool=Path(spool) if spool else None,
+            spool=Path(spool).absolute() if spool else None,
             spool_limit=spool_limit,
             lock_timeout=lock_timeout,
             pace=pace or Pace(),

@@ -30,9 +30,11 @@ _CHUNK = 1 << 20
 def cache_root(cache_dir: Path | None = None) -> Path:
     """Return the cache directory: the argument, SARGUARD_CACHE, or the platform's."""
     if cache_dir is not None:
-        return Path(cache_dir)
+        return Path(cache_dir).absolute()
     named = os.environ.get("SARGUARD_CACHE")
-    return Path(named).expanduser() if named else _platform_cache() / "sarguard"
+    if named:
+        return Path(named).expanduser().absolute()
+    return _platform_cache() / "sarguard"
 
 
 def _platform_cache() -> Path:

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sarguard.audit import AuditLog, Pace, Query
+from sarguard.audit import AuditLog, Pace, Privacy, Query
 from sarguard.audit.proof import standalone_verifier
 from sarguard.audit.proof.inclusion import InclusionProof, prove, prove_consistency
 from sarguard.audit.proof.merkle import verify_consistency
@@ -33,6 +33,7 @@ from sarguard.audit.records.fields import (
 )
 from sarguard.audit.records.ids import NAME, new_name, time_text, time_us
 from sarguard.audit.records.schema import EVENTS, KINDS, json_schema, parse
+from sarguard.audit.storage.recorder import OnFailure
 from sarguard.errors import (
     AuditFormatError,
     AuditKeyError,
@@ -256,3 +257,26 @@ def test_names_sort_by_time() -> None:
     assert [n[:14] for n in names] == sorted(n[:14] for n in names)
     with pytest.raises(ValueError, match="not a time"):
         time_us("2026-01-01")
+
+
+@pytest.mark.parametrize("on_failure", ["block", "spool"])
+def test_a_program_may_change_its_working_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, on_failure: OnFailure
+) -> None:
+    here, elsewhere = tmp_path / "here", tmp_path / "elsewhere"
+    here.mkdir()
+    elsewhere.mkdir()
+    monkeypatch.chdir(here)
+    with AuditLog.open(
+        "a.db", key="a.key", mirror="a.mirror", spool="a.spool", on_failure=on_failure
+    ) as log:
+        privacy = Privacy.open("a.db")
+        begun = log.started(entry="generate")
+        monkeypatch.chdir(elsewhere)
+        log.finished(str(begun.audit_id), outcome=Outcome.ANSWERED)
+        assert privacy.keyring.pseudonyms().session("call-1")
+        assert len(list(log.search(Query()))) >= 3
+        assert log.checkpoint() is not None
+    assert list(elsewhere.iterdir()) == []
+    assert (here / "a.mirror").read_text("utf-8")
+    assert verify(here / "a.db").ok

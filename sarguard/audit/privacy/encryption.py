@@ -55,7 +55,7 @@ class SealedStore:
     """File of sealed content; it is of no use without the keys."""
 
     def __init__(self, path: str | Path) -> None:
-        self.path = Path(path)
+        self.path = Path(path).absolute()
         self._file = PrivateFile(
             path=self.path,
             holds="the ledger's sealed content",

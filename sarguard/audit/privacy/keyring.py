@@ -55,7 +55,7 @@ class Keyring:
     """File of secrets; threads and processes may share it."""
 
     def __init__(self, path: str | Path) -> None:
-        self.path = Path(path)
+        self.path = Path(path).absolute()
         self._file = PrivateFile(
             path=self.path,
             holds="the ledger's keys",

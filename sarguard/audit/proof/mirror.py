@@ -23,7 +23,7 @@ class FileMirror:
     """Text file that checkpoints are appended to; each is flushed to disk."""
 
     def __init__(self, path: str | Path) -> None:
-        self.path = Path(path)
+        self.path = Path(path).absolute()
 
     def __call__(self, note: str) -> None:
         """Append one checkpoint."""

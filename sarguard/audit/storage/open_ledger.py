@@ -23,7 +23,7 @@ def find_signer(path: Path, key: Signer | str | Path | None) -> Callable[[], Sig
     """Return a function that finds the ledger's key, and makes that of a new ledger."""
     if key is not None and not isinstance(key, (str, Path)):
         return lambda: key
-    place = Path(key) if key else path.with_name(f"{path.name}.key")
+    place = Path(key).absolute() if key else path.with_name(f"{path.name}.key")
 
     def find() -> Signer:
         new = not path.exists() or path.stat().st_size == 0
