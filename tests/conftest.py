@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 
 import pytest
-import structlog
-from transformers.utils import logging
+from transformers.utils import logging as transformers_logging
 
 from sarguard import SafeAudioLLM
 from sarguard.calibration.build import calibrate
@@ -41,6 +41,8 @@ def _clean_process(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("COLUMNS", "100")
     yield
-    structlog.reset_defaults()
-    logging.enable_progress_bar()
-    logging.set_verbosity_warning()
+    logger = logging.getLogger("sarguard")
+    logger.handlers.clear()
+    logger.setLevel(logging.NOTSET)
+    transformers_logging.enable_progress_bar()
+    transformers_logging.set_verbosity_warning()

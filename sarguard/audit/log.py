@@ -8,8 +8,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
 
-import structlog
-
 from sarguard.audit.operations import maintenance
 from sarguard.audit.proof.mirror import Mirror, Publisher
 from sarguard.audit.proof.signed_notes import Checkpoint, VerifierKey
@@ -46,9 +44,10 @@ from sarguard.audit.storage.recorder import (
     check_on_failure,
 )
 from sarguard.errors import AuditError, AuditRecordError, AuditWriteError
+from sarguard.logs import get_logger
 from sarguard.types import Outcome
 
-_log = structlog.get_logger(__name__)
+_log = get_logger(__name__)
 
 
 class AuditLog:

@@ -10,10 +10,9 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
-# rich and structlog may be missing where `sarguard doctor` runs: they are imported
-# where they are used.
+# rich may be missing where `sarguard doctor` runs: it is imported where it is used.
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -42,20 +41,26 @@ def quiet_libraries() -> None:
         if reconfigure is not None:
             # A terminal that lacks a character shows "?", instead of a failure.
             reconfigure(errors="replace")
-    try:
-        import structlog
-    except ImportError:
-        return
-    structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
+    logger = logging.getLogger("sarguard")
+    logger.setLevel(logging.INFO)
+    if not any(isinstance(handler, _StandardError) for handler in logger.handlers):
+        handler = _StandardError()
+        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+        logger.addHandler(handler)
+
+
+class _StandardError(logging.StreamHandler[TextIO]):
+    """Handler that writes to what standard error is at that moment."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write one line."""
+        self.setStream(sys.stderr)
+        super().emit(record)
 
 
 def warn_only() -> None:
     """Log warnings only, in a command that reports itself what it did."""
-    import structlog
-
-    structlog.configure(
-        wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING)
-    )
+    logging.getLogger("sarguard").setLevel(logging.WARNING)
 
 
 def results() -> Console:

@@ -12,16 +12,15 @@ import threading
 from collections.abc import Callable, Iterable
 from typing import TypeAlias
 
-import structlog
-
 from sarguard.audit.privacy.pseudonyms import Pseudonyms
 from sarguard.audit.storage.query import Entry, Query
 from sarguard.errors import AuditError
 from sarguard.guard.recorder import AuditRecorder
+from sarguard.logs import get_logger
 from sarguard.serving.forking import renew_in_child
 from sarguard.serving.request import SessionName
 
-_log = structlog.get_logger(__name__)
+_log = get_logger(__name__)
 
 _Secrets: TypeAlias = "list[Pseudonyms] | None"
 """What a tenant's pseudonyms are made with; None where that cannot be read."""

@@ -10,8 +10,6 @@ from contextlib import nullcontext
 from dataclasses import replace
 from typing import Protocol
 
-import structlog
-
 from sarguard.audit.records.fields import PolicyRef
 from sarguard.audit.storage.recorder import RecordReceipt
 from sarguard.errors import (
@@ -37,6 +35,7 @@ from sarguard.guard.recorder import (
     AuditRecorder,
     policy_ref,
 )
+from sarguard.logs import get_logger
 from sarguard.policy.fallback import Message
 from sarguard.policy.messages import Reason
 from sarguard.policy.model import Policy
@@ -51,7 +50,7 @@ from sarguard.steering.bundle import SteeringBundle
 from sarguard.steering.dose import DoseSpec
 from sarguard.types import Outcome, Reply
 
-_log = structlog.get_logger(__name__)
+_log = get_logger(__name__)
 
 
 class SessionMemories(Protocol):

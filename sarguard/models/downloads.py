@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import TypeVar
 
-import structlog
 from tenacity import (
     RetryCallState,
     Retrying,
@@ -14,9 +13,11 @@ from tenacity import (
     wait_random_exponential,
 )
 
+from sarguard.logs import get_logger
+
 T = TypeVar("T")
 
-_log = structlog.get_logger(__name__)
+_log = get_logger(__name__)
 _ATTEMPTS = 3
 # Too slow, too many requests, or a fault of the server: later it may work.
 _BUSY = frozenset([408, 429, 500, 502, 503, 504])

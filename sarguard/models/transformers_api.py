@@ -13,7 +13,6 @@ from contextlib import AbstractContextManager
 from dataclasses import fields
 from typing import Any
 
-import structlog
 import torch
 import transformers
 from torch import Tensor
@@ -21,6 +20,7 @@ from transformers import Cache, DynamicCache, GenerationConfig, cache_utils
 from transformers.modeling_outputs import BaseModelOutputWithPast
 
 from sarguard.errors import SteeringNotAppliedError
+from sarguard.logs import get_logger
 from sarguard.models.untyped import Config, KeyValueCache, PretrainedModel
 
 TESTED = ("5.23", "5.24")
@@ -34,7 +34,7 @@ CACHE_NAMES = ("cache", "past_key_values")
 
 _PLAIN_LAYERS = ("DynamicLayer", "DummyLayer")
 
-_log = structlog.get_logger(__name__)
+_log = get_logger(__name__)
 
 
 def installed_version() -> str:

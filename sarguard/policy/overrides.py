@@ -8,16 +8,16 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Annotated, Any
 
-import structlog
 from pydantic import AwareDatetime, Field, model_validator
 
 from sarguard.errors import PolicyOverrideError
+from sarguard.logs import get_logger
 from sarguard.policy.canonical import canonical_json
 from sarguard.policy.model import Policy
 from sarguard.policy.section import FREEZE, THAW, Section, Words, as_utc, format_utc
 from sarguard.policy.strictness import Change, compare, merge
 
-_log = structlog.get_logger(__name__)
+_log = get_logger(__name__)
 
 # What no override may change: the policy's name, the rules for overrides, and the
 # record that an override itself has to leave.

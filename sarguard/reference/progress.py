@@ -48,9 +48,9 @@ class Reporter:
                 text, soft_wrap=True, markup=False, highlight=False
             )
         else:
-            import structlog
+            from sarguard.logs import get_logger
 
-            structlog.get_logger(__name__).info("reference_model", note=text)
+            get_logger(__name__).info("reference_model", note=text)
 
     @contextmanager
     def task(self, what: str, total: int | None = None) -> Iterator[Advance]:

@@ -8,7 +8,6 @@ from collections import OrderedDict
 from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
-import structlog
 import torch
 from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_attempt
 
@@ -21,6 +20,7 @@ from sarguard.decoding.request_reader import (
 )
 from sarguard.decoding.session_memory import SessionMemory
 from sarguard.errors import AudioError, ConfigurationError, InvalidRequestError
+from sarguard.logs import get_logger
 from sarguard.models.inputs import batch_key
 from sarguard.models.loading import LoadedModel
 from sarguard.models.prompt_lengths import PromptLengths, context_tokens
@@ -39,7 +39,7 @@ from sarguard.steering.self_test import run_self_test
 from sarguard.steering.steerer import Steerer
 from sarguard.types import Turn, Usage
 
-_log = structlog.get_logger(__name__)
+_log = get_logger(__name__)
 
 # What is wrong with a request is for its caller to hear; all else fails closed.
 _CALLERS_FAULT = (AudioError, ConfigurationError, InvalidRequestError)

@@ -11,15 +11,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-import structlog
-
+from sarguard.logs import get_logger
 from sarguard.serving.logs import log_safely
 from sarguard.serving.request import RequestContext
 from sarguard.types import Reply
 
 Stage = Literal["received", "admitted", "started", "first_token", "finished"]
 
-_log = structlog.get_logger(__name__)
+_log = get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

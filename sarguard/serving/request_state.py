@@ -14,8 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeAlias
 
-import structlog
-
+from sarguard.logs import get_logger
 from sarguard.serving.backend import BackendRequest, BackendStep
 from sarguard.serving.logs import log_safely
 from sarguard.serving.observers import Observer, RequestEvent, Stage, notify
@@ -42,7 +41,7 @@ from sarguard.types import (
 
 Listener: TypeAlias = Callable[[Event | Exception], None]
 
-_log = structlog.get_logger(__name__)
+_log = get_logger(__name__)
 _numbers = itertools.count(1)
 _REASONS: dict[Outcome, FinishReason] = {
     Outcome.CANCELLED: "cancelled",

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from structlog.testing import capture_logs
 
 from sarguard.audit import AuditLog, Pace, Query
 from sarguard.audit.proof.mirror import FileMirror
@@ -33,6 +32,7 @@ from sarguard.errors import (
     ConfigurationError,
 )
 from tests.audit.ledgers import POLICY, ask, check, codes, fill
+from tests.logs import capture_logs
 
 
 @contextmanager

@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
-import structlog
 
 from sarguard.audit import AuditLog
 from sarguard.audit.privacy.redaction import RedactedText
@@ -21,6 +20,7 @@ from tests.audit.filled import (
     clip,
     ledger,
 )
+from tests.logs import capture_logs
 
 
 def _contents(log: AuditLog, audit_id: str) -> list[Content]:
@@ -30,7 +30,7 @@ def _contents(log: AuditLog, audit_id: str) -> list[Content]:
 def test_by_default_no_byte_of_content_is_anywhere(tmp_path: Path) -> None:
     """Search ledger, write-ahead log, keys and operational log lines."""
     log, privacy = ledger(tmp_path)
-    with structlog.testing.capture_logs() as lines, log:
+    with capture_logs() as lines, log:
         ask(log, privacy, seed=7, tenant="acme")
         wal = (tmp_path / "audit.db-wal").read_bytes()
         assert b"request_finished" in wal, "the scan looks where records are"

@@ -7,7 +7,6 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-import structlog
 import torch
 from torch import nn
 from transformers import DynamicCache, PreTrainedConfig, StaticCache
@@ -21,6 +20,7 @@ from sarguard.steering.residual import run_and_read
 from sarguard.steering.self_test import run_self_test
 from sarguard.steering.steerer import Steerer
 from tests import tiny
+from tests.logs import capture_logs
 from tests.steering.test_steerer import ask
 
 UNTESTED = (
@@ -79,7 +79,7 @@ class TestVersions:
     @pytest.mark.usefixtures("untested")
     def test_an_untested_one_is_logged_once(self) -> None:
         api.warn_if_untested.cache_clear()
-        with structlog.testing.capture_logs() as logs:
+        with capture_logs() as logs:
             tiny.build()
             tiny.build()
         api.warn_if_untested.cache_clear()
@@ -90,7 +90,7 @@ class TestVersions:
 
     def test_a_tested_one_is_not_logged(self) -> None:
         api.warn_if_untested.cache_clear()
-        with structlog.testing.capture_logs() as logs:
+        with capture_logs() as logs:
             tiny.build()
         assert logs == []
 

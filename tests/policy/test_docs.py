@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from structlog.testing import capture_logs
 
 from sarguard.cli.main import main
 from sarguard.policy.model import Policy
+from tests.logs import capture_logs
 from tests.policy.test_lint import WEAK
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "policy.md"

@@ -5,12 +5,12 @@ from typing import Any
 
 import pytest
 from pydantic import ValidationError
-from structlog.testing import capture_logs
 
 from sarguard.errors import PolicyFormatError, PolicyOverrideError
 from sarguard.policy.model import Policy
 from sarguard.policy.overrides import Override, PolicyInForce
 from sarguard.policy.tiers import Tier
+from tests.logs import capture_logs
 
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
 HOUR = timedelta(hours=1)

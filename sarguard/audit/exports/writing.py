@@ -12,8 +12,6 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-import structlog
-
 from sarguard.audit.exports import FORMATS
 from sarguard.audit.exports.cloudevents import cloud_event
 from sarguard.audit.exports.evidence import write_evidence
@@ -24,8 +22,9 @@ from sarguard.audit.exports.spreadsheet import write_csv
 from sarguard.audit.log import AuditLog
 from sarguard.audit.storage.query import Entry, Query
 from sarguard.errors import AuditRecordError
+from sarguard.logs import get_logger
 
-_log = structlog.get_logger(__name__)
+_log = get_logger(__name__)
 
 Lines = Callable[[Iterable[Entry]], Iterator[bytes]]
 

@@ -9,16 +9,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import structlog
-
 from sarguard.audit.log import AuditLog
 from sarguard.audit.operations.legal_holds import active_holds
 from sarguard.audit.privacy.encryption import Sealer
 from sarguard.audit.privacy.keyring import Secret
 from sarguard.audit.records.ids import new_name
 from sarguard.errors import AuditRecordError
+from sarguard.logs import get_logger
 
-_log = structlog.get_logger(__name__)
+_log = get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

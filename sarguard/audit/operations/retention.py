@@ -9,8 +9,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-import structlog
-
 from sarguard.audit.log import AuditLog
 from sarguard.audit.operations.legal_holds import active_holds, carry_over
 from sarguard.audit.operations.maintenance import Segment
@@ -18,12 +16,13 @@ from sarguard.audit.privacy.encryption import Sealer
 from sarguard.audit.records.ids import now_us, time_us
 from sarguard.audit.storage.query import Query
 from sarguard.errors import ConfigurationError
+from sarguard.logs import get_logger
 
 MIN_DAYS = 183
 """Half a year: how long records are kept at least, unless a floor is set."""
 
 _DAY = 86_400_000_000
-_log = structlog.get_logger(__name__)
+_log = get_logger(__name__)
 
 Fate = Literal["delete", "keep", "held", "gone"]
 

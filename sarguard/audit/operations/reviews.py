@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from typing import cast
 
-import structlog
-
 from sarguard.audit.log import AuditLog
 from sarguard.audit.records.events import Reviewed
 from sarguard.audit.storage.query import Entry, Query
 from sarguard.audit.storage.recorder import RecordReceipt
 from sarguard.audit.wording import LABELS
 from sarguard.errors import AuditNotFoundError, AuditRecordError
+from sarguard.logs import get_logger
 
-_log = structlog.get_logger(__name__)
+_log = get_logger(__name__)
 
 
 def reviews(log: AuditLog, audit_id: str) -> list[Entry]:

@@ -10,18 +10,17 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import structlog
-
 from sarguard.audit.log import AuditLog
 from sarguard.audit.privacy.keyring import Keyring
 from sarguard.audit.privacy.pseudonyms import Pseudonyms
 from sarguard.audit.storage.query import Entry, Query
 from sarguard.errors import AuditNotFoundError
+from sarguard.logs import get_logger
 
 SAMPLE_RATE = 16_000
 """Rate in Hz that most models take, and that most pseudonyms are made at."""
 
-_log = structlog.get_logger(__name__)
+_log = get_logger(__name__)
 
 MakePseudonym = Callable[[Pseudonyms], str]
 """A function that makes the pseudonym of one subject under one secret."""

@@ -6,14 +6,13 @@ import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-import structlog
-
 from sarguard.audit.proof.signed_notes import Checkpoint, parse_many
+from sarguard.logs import get_logger
 
 MAX_MISSED = 1000
 """Checkpoints kept for a mirror that is out of reach."""
 
-_log = structlog.get_logger(__name__)
+_log = get_logger(__name__)
 
 Mirror = Callable[[str], None]
 """A function that keeps the text of a signed checkpoint, or raises."""

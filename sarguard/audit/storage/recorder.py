@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from hashlib import sha256
 from typing import Any, Literal, get_args
 
-import structlog
 from structlog.contextvars import bound_contextvars
 
 from sarguard.audit.records.fields import Header
@@ -29,6 +28,7 @@ from sarguard.errors import (
     AuditWriteError,
     ConfigurationError,
 )
+from sarguard.logs import get_logger
 
 OnFailure = Literal["block", "spool", "degrade"]
 """What to do when a record cannot be written."""
@@ -38,7 +38,7 @@ State = Literal["recorded", "spooled", "unrecorded"]
 LedgerState = Literal["recording", "spooling", "degraded", "closed"]
 """Whether records are written, wait in the spool, or were left out."""
 
-_log = structlog.get_logger(__name__)
+_log = get_logger(__name__)
 
 
 def check_on_failure(value: OnFailure) -> OnFailure:
@@ -69,9 +69,9 @@ class RecordReceipt:
     def log_context(self) -> Iterator[None]:
         """Add the record's number and request to every structlog line in the block.
 
-        They appear as `audit_seq` and `audit_id` wherever the application's processors
-        hold `structlog.contextvars.merge_contextvars`, as structlog's own defaults do,
-        so that operational logs and records can be joined.
+        They appear as `audit_seq` and `audit_id` in sarguard's own lines, and wherever
+        the application's processors hold `structlog.contextvars.merge_contextvars`, as
+        structlog's defaults do, so that operational logs and records can be joined.
         """
         names = {"audit_seq": self.seq, "audit_id": self.audit_id}
         known = {name: value for name, value in names.items() if value is not None}
