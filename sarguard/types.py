@@ -152,6 +152,9 @@ class GuardReport:
     trimmed: int = 0
     """Turns of the history that the model was not given because the policy's limits,
     or the model's, hold no more; the oldest."""
+    cut_short: bool = False
+    """Whether a stop string or the limit of tokens ended the answer where it may as
+    well have become a refusal: the outcome `answered` says nothing then."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sarguard.policy.messages import DEFAULT_MESSAGES, Reason
-from sarguard.refusal import is_refusal
+from sarguard.refusal import is_refusal, may_begin_refusal
 
 REFUSALS = [
     "I cannot assist with that.",
@@ -249,3 +249,26 @@ def test_only_the_opening_counts() -> None:
     assert len(answer) > 200
     assert not is_refusal(answer + "I cannot assist with that.")
     assert is_refusal("I cannot assist with that. " + answer)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "I'm sorry, but I can't help with that.",
+        "I cannot help with that.",
+        "Unfortunately, I am unable to do so.",
+        "I'm afraid I can't help with that.",
+        "As an AI language model, I cannot help with that.",
+    ],
+)
+def test_every_beginning_of_a_refusal_is_told_as_one_or_as_open(text: str) -> None:
+    for end in range(len(text)):
+        begun = text[:end]
+        assert is_refusal(begun) or may_begin_refusal(begun), begun
+
+
+@pytest.mark.parametrize(
+    "text", ["Paris", "Yes", "I think", "I'm glad", "The answer", "Sorry to hear that"]
+)
+def test_what_begins_otherwise_is_not_open(text: str) -> None:
+    assert not may_begin_refusal(text)

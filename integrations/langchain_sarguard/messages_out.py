@@ -90,6 +90,7 @@ class ResponseBuilder:
             "reading": guard.reading,
             "left_out": guard.left_out or None,
             "trimmed": guard.trimmed or None,
+            "cut_short": guard.cut_short or None,
         }
         if self.refusal is not None:
             metadata["refusal"] = _refusal(reply)

@@ -26,6 +26,8 @@ class AnswerText:
         self._stop = _StopStrings(stop)
         self._trim = _Trim()
         self.text = ""
+        self.whole = ""
+        """The text with what a stop string cut off, as far as it was made."""
 
     @property
     def stopped(self) -> bool:
@@ -34,14 +36,17 @@ class AnswerText:
 
     def push(self, token: int) -> str:
         """Add a token and return the text that nothing can change any more."""
-        return self._emit(self._stop.push(self._detokenizer.push(token)))
+        piece = self._detokenizer.push(token)
+        self.whole += piece
+        return self._emit(self._stop.push(piece))
 
     def finish(self) -> str:
         """Return the text that was held back; no token follows."""
         # In this order: the last characters may still complete a stop string. White
         # space that is held after that ends the answer, and is dropped.
-        rest = self._stop.push(self._detokenizer.finish()) + self._stop.finish()
-        return self._emit(rest)
+        piece = self._detokenizer.finish()
+        self.whole += piece
+        return self._emit(self._stop.push(piece) + self._stop.finish())
 
     def _emit(self, piece: str) -> str:
         trimmed = self._trim.push(piece)

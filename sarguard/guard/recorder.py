@@ -386,6 +386,8 @@ def _reason(found: Findings, reply: Reply) -> str | None:
         return "fault"
     if reply.guard.mode == "bare":
         return "shadow_bare"
+    if reply.guard.cut_short:
+        return "cut_short"
     return None if found.rule is None else "would_block"
 
 

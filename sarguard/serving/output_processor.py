@@ -9,7 +9,7 @@ from sarguard.decoding.detokenizer import AnswerText
 from sarguard.decoding.json_grammar import declines
 from sarguard.errors import NonFiniteActivationError, SteeringNotAppliedError
 from sarguard.models.untyped import Tokenizer
-from sarguard.refusal import is_refusal
+from sarguard.refusal import is_refusal, may_begin_refusal
 from sarguard.serving.backend import BackendInfo, BackendStep
 from sarguard.serving.request import GenerationRequest
 from sarguard.serving.request_state import RequestState
@@ -162,11 +162,16 @@ class OutputProcessor:
             self._say(final=True)
             stopped = step.ending == "stop" or self._text.stopped
             reason: FinishReason = "stop" if stopped else "length"
-            refused = self._refused()
-            state.answer(Outcome.REFUSED if refused else Outcome.ANSWERED, reason)
-
-    def _refused(self) -> bool:
-        return declined(self._state.request, self._text.text)
+            # Of what the model said, whatever a stop string cut off.
+            whole, request = self._text.whole, state.request
+            refused = declined(request, whole)
+            cut = step.ending == "length" or self._text.stopped
+            unclear = cut and request.json_schema is None and may_begin_refusal(whole)
+            state.answer(
+                Outcome.REFUSED if refused else Outcome.ANSWERED,
+                reason,
+                cut_short=unclear and not refused,
+            )
 
 
 def declined(request: GenerationRequest, text: str) -> bool:

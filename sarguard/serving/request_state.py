@@ -108,6 +108,7 @@ class RequestState:
         self._said: list[str] = []
         self._received = False
         self._began = False
+        self._cut_short = False
         """Whether observers heard of a first token."""
         self._settled = False
         self._listener: Listener | None = None
@@ -257,8 +258,21 @@ class RequestState:
                 self._said.append(text)
                 self._tell(TextDelta(text=text))
 
-    def answer(self, outcome: Outcome, finish_reason: FinishReason) -> None:
-        """End with what was said."""
+    def answer(
+        self,
+        outcome: Outcome,
+        finish_reason: FinishReason,
+        *,
+        cut_short: bool = False,
+    ) -> None:
+        """End with what was said.
+
+        Args:
+            outcome: Whether it is an answer or a refusal.
+            finish_reason: What ended it.
+            cut_short: Whether it ended before one could tell.
+        """
+        self._cut_short = cut_short
         self._settle(outcome, finish_reason, None)
 
     def block(self, reason: str, *, message: str | None = None) -> None:
@@ -399,6 +413,7 @@ class RequestState:
             reading=None if decision is None else decision.reading,
             left_out=0 if self.resolved is None else self.resolved.left_out,
             trimmed=0 if self.resolved is None else self.resolved.trimmed,
+            cut_short=self._cut_short,
         )
 
     def _temperature(self) -> float:

@@ -77,7 +77,8 @@ class RequestFinished(RequestRecord):
     reason: Code | None = None
     """Why: `limit`, `score` or `check` (`transcript_check` in older ledgers) for what
     was blocked, `kept_verdict` for what was asked again in its session, `would_block`
-    and `shadow_bare` in shadow mode, `fault`."""
+    and `shadow_bare` in shadow mode, `cut_short` where an answer ended before it could
+    be told from a refusal, `fault`."""
     rule: Name | None = None
     checks: tuple[CheckVerdict, ...] = ()
     """Not written where it is empty."""
