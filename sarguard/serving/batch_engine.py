@@ -35,6 +35,7 @@ from sarguard.serving.backend import (
 from sarguard.serving.request import SessionName
 from sarguard.serving.sessions import SessionLimits, SessionStore
 from sarguard.steering.bundle import SteeringBundle
+from sarguard.steering.integrity import WeightsIntegrity
 from sarguard.steering.self_test import run_self_test
 from sarguard.steering.steerer import Steerer
 from sarguard.types import Turn, Usage
@@ -74,6 +75,7 @@ class BatchEngine:
         self._max_batch = max_batch
         self._tried = max_batch
         self._steerer: Steerer | None = None
+        self._weights: WeightsIntegrity | None = None
         self._sessions = SessionStore(sessions)
         # Callers' threads compile, which takes long, and the model's thread reads,
         # which must not wait for that.
@@ -131,6 +133,8 @@ class BatchEngine:
             steerer.detach()
             raise
         self._steerer = steerer
+        # After the self test: some quantised layers write to their weights at first.
+        self._weights = WeightsIntegrity(self.loaded.model)
 
     def close(self) -> None:
         """Take the hooks off and drop all sessions; the model is bare again."""
@@ -250,6 +254,8 @@ class BatchEngine:
                 answer.advance()
 
         try:
+            if self._weights is not None:
+                self._weights.check()
             with self.steerer.bare():
                 read = read_batch(self.loaded, written)
             self._sessions.settle()

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from sarguard.errors import ConfigurationError, SteeringRemovedError
 from sarguard.models.layers import DecoderLayers
+
+_SAMPLES = 64
+"""Values of a parameter that are compared."""
+_TURNS = 16
+"""Checks after which the values of every parameter were compared."""
 
 
 class ModelIntegrity:
@@ -114,3 +120,93 @@ def _by_device(tensors: Iterable[Tensor]) -> dict[torch.device, list[Tensor]]:
     for tensor in tensors:
         found.setdefault(tensor.device, []).append(tensor)
     return found
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _HeldWeight:
+    """One parameter as it was."""
+
+    owner: nn.Module
+    attribute: str
+    name: str
+    parameter: nn.Parameter
+    facts: tuple[object, ...]
+    sample: Tensor
+
+    def fault(self, *, sampled: bool) -> str | None:
+        """Return what is no longer as it was, or None."""
+        now = self.owner._parameters.get(self.attribute)
+        if now is not self.parameter:
+            return "was replaced"
+        facts = _facts(self.parameter)
+        if facts != self.facts:
+            was, found = str(self.facts[0]), str(facts[0])
+            if was != found:
+                return f"was cast from {was} to {found}"
+            return "was moved or written to"
+        if sampled and not torch.equal(_sample_bits(self.parameter), self.sample):
+            return "holds other values"
+        return None
+
+
+class WeightsIntegrity:
+    """Whether a model's parameters are the ones that its bundle was checked against.
+
+    Every check compares each parameter's place, type and version, which torch counts up
+    with every write that it sees, and the values of a sixteenth of the parameters, in
+    turn, for writes that it does not see (`parameter.data`).
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        """Note what the parameters are; first use may still have changed them."""
+        self._held = [
+            _HeldWeight(
+                module,
+                attribute,
+                f"{path}.{attribute}" if path else attribute,
+                parameter,
+                _facts(parameter),
+                _sample_bits(parameter),
+            )
+            for path, module in model.named_modules()
+            for attribute, parameter in module._parameters.items()
+            if parameter is not None and not parameter.is_meta
+        ]
+        self._turn = 0
+
+    def check(self) -> None:
+        """Compare the parameters with what they were.
+
+        Raises:
+            SteeringRemovedError: One was replaced, cast, moved or written to.
+        """
+        self._turn = (self._turn + 1) % _TURNS
+        for place, held in enumerate(self._held):
+            fault = held.fault(sampled=place % _TURNS == self._turn)
+            if fault is not None:
+                raise SteeringRemovedError(
+                    f"the weights are not those that the bundle was made for: "
+                    f"{held.name} {fault} after the model was guarded; load the "
+                    "model again, and change it before it is guarded"
+                )
+
+
+def _facts(parameter: nn.Parameter) -> tuple[object, ...]:
+    # Tensors that were made in inference mode count no versions.
+    version = None if parameter.is_inference() else parameter._version
+    return (
+        parameter.dtype,
+        parameter.device,
+        parameter.shape,
+        parameter.data_ptr(),
+        version,
+    )
+
+
+def _sample_bits(parameter: nn.Parameter) -> Tensor:
+    """Return up to 64 evenly spaced elements as bytes, so that NaN equals itself."""
+    flat = parameter.detach().reshape(-1)
+    count = min(_SAMPLES, flat.numel())
+    places = torch.arange(count, device=flat.device)
+    chosen = flat[places * max(1, (flat.numel() - 1)) // max(1, count - 1)]
+    return chosen.contiguous().view(torch.uint8)
