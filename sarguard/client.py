@@ -9,7 +9,7 @@ import weakref
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, TypeAlias
 
 from sarguard.audio import AudioLimits, load_audio
 from sarguard.bundles import REFERENCE, choose_bundle, open_bundle, reference_path
@@ -70,6 +70,12 @@ _GUARDS_OWN = (
     *("input_checks", "output_checks", "transcriber"),
 )
 
+_NO_COPY = (
+    "a SafeAudioLLM cannot be copied or pickled: it holds a model, a thread and a "
+    "ledger. "
+    "Share it among threads and tasks, or open one in the process that needs it"
+)
+
 FALLBACK = DEFAULT_MESSAGES["en"][Reason.ERROR]
 """What is said where something failed, unless a policy has other words."""
 
@@ -100,6 +106,9 @@ class SafeAudioLLM:
     Each request is steered as strongly as its own state asks, by the rule of a tier.
     A policy says what has to hold; a ledger records each request before its first
     token and at its end.
+
+    A client holds a model, a thread and a ledger: it cannot be copied or pickled. Share
+    it, or open another one where it is needed.
     """
 
     def __init__(
@@ -525,6 +534,15 @@ class SafeAudioLLM:
         Requests that wait or run end as `cancelled`.
         """
         self._shut()
+
+    def __copy__(self) -> NoReturn:
+        raise TypeError(_NO_COPY)
+
+    def __deepcopy__(self, memo: dict[int, object]) -> NoReturn:
+        raise TypeError(_NO_COPY)
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(_NO_COPY)
 
     def __enter__(self) -> SafeAudioLLM:
         return self

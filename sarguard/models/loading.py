@@ -25,6 +25,7 @@ from sarguard.models.families import (
 )
 from sarguard.models.layers import DecoderLayers, find_decoder_layers
 from sarguard.models.quirks import settle
+from sarguard.models.torch_modes import ordinary_torch
 from sarguard.models.transformers_api import (
     commit_of,
     installed_version,
@@ -89,6 +90,7 @@ class LoadedModel:
         return self.processor.tokenizer
 
 
+@ordinary_torch()
 def load_model(
     id_or_path: str | os.PathLike[str],
     *,
@@ -136,6 +138,7 @@ def load_model(
     )
 
 
+@ordinary_torch()
 def wrap_model(
     model: PretrainedModel,
     processor: Processor,

@@ -24,6 +24,7 @@ from sarguard.logs import get_logger
 from sarguard.models.inputs import batch_key
 from sarguard.models.loading import LoadedModel
 from sarguard.models.prompt_lengths import PromptLengths, context_tokens
+from sarguard.models.torch_modes import ordinary_torch
 from sarguard.models.untyped import Tokenizer
 from sarguard.serving.backend import (
     BackendInfo,
@@ -117,6 +118,7 @@ class BatchEngine:
             raise ConfigurationError("the engine is not open: call open() first")
         return self._steerer
 
+    @ordinary_torch()
     def open(self) -> None:
         """Attach steering and prove that it changes what the model says."""
         self._bundle.check(self.loaded)
@@ -142,10 +144,12 @@ class BatchEngine:
         if self._steerer is not None:
             self._steerer.detach()
 
+    @ordinary_torch()
     def count_tokens(self, turns: Sequence[Turn]) -> list[int]:
         """Return how many prompt tokens each turn takes, rather too many than few."""
         return self._lengths.count(turns)
 
+    @ordinary_torch()
     def prepare(self, request: BackendRequest) -> None:
         """Compile the request's schema, which takes about a second the first time."""
         if request.json_schema is not None:
@@ -172,7 +176,7 @@ class BatchEngine:
             torch.cuda.set_device(self.loaded.device)
         try:
             for attempt in self._attempts():
-                with attempt:
+                with attempt, ordinary_torch():
                     self._answer_all(jobs)
         except Exception as error:
             for job in jobs:
