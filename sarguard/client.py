@@ -11,7 +11,7 @@ from contextlib import ExitStack
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal, NoReturn, TypeAlias
 
-from sarguard.audio import AudioLimits, load_audio
+from sarguard.audio import AudioLimits, load_audio, warm_up
 from sarguard.bundles import REFERENCE, choose_bundle, open_bundle, reference_path
 from sarguard.calibration.build import calibrate_now
 from sarguard.errors import (
@@ -157,6 +157,8 @@ class SafeAudioLLM:
         self._guard: RequestGuard = self._handle.guard if guard is None else guard
         with ExitStack() as undo:
             undo.callback(self._handle.close)
+            # Here, and not in the first request that brings a clip.
+            warm_up()
             self._facts = ClientFacts(
                 model_name=backend.info.model_name,
                 bundle_digest=bundle.digest,

@@ -21,7 +21,7 @@ import numpy.typing as npt
 import pytest
 import soundfile  # type: ignore[import-untyped]
 
-from sarguard.audio import AudioLimits, decoding, load_audio, transcoding
+from sarguard.audio import AudioLimits, decoding, load_audio, loading, transcoding
 from sarguard.errors import (
     AudioDecodeError,
     AudioEmptyError,
@@ -775,3 +775,28 @@ def test_threads_do_not_disturb_one_another() -> None:
 
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(work, range(160)))
+
+
+class TestResampling:
+    @pytest.mark.parametrize("rate", [8_000, 11_025, 22_050, 44_100, 48_000])
+    @pytest.mark.parametrize("size", [1, 999, 16_001])
+    def test_it_is_the_same_where_librosa_cannot_run(
+        self, rate: int, size: int
+    ) -> None:
+        wave = sine(2.0)[40 : 40 + size]
+        expected = loading._resampler()(wave, rate, RATE)
+        found = loading._resample_by_soxr(wave, rate, RATE)
+        np.testing.assert_array_equal(found, expected)
+
+    def test_a_clip_is_resampled_where_librosa_cannot_run(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        loading._resampler.cache_clear()
+        # As Python has it for a module that cannot be imported.
+        monkeypatch.setitem(sys.modules, "librosa", None)
+        try:
+            found = load_audio((sine(rate=8_000), 8_000), sample_rate=RATE)
+            assert loading._resampler() is loading._resample_by_soxr
+        finally:
+            loading._resampler.cache_clear()
+        assert len(found) == RATE

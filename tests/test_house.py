@@ -42,7 +42,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "refusal": set(),
     "option_values": {"errors"},
     "types": {"errors", "option_values"},
-    "audio": {"errors"},
+    "audio": {"errors", "logs"},
     "audit": {"audio", "errors", "logs", "types"},
     "policy": {"audio", "errors", "logs", "types"},
     "datasets": {"audio", "errors"},

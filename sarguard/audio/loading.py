@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
+from functools import cache
+
 import numpy as np
+import numpy.typing as npt
 
 from sarguard.audio.decoding import decode
 from sarguard.audio.limits import AudioLimits, check_rate
 from sarguard.audio.samples import FloatArray, check_audible, read_array
 from sarguard.audio.sources import AudioSource, read_source
+from sarguard.logs import get_logger
 
+_log = get_logger(__name__)
 _DEFAULT_LIMITS = AudioLimits()
 
 
@@ -59,8 +66,37 @@ def _resample(mono: FloatArray, rate: int, target: int) -> FloatArray:
     """Resample with soxr's high quality filter where the rates differ."""
     if rate == target:
         return mono
-    # librosa takes a second to import, and a clip at the model's rate does not need it.
-    import librosa
+    return np.ascontiguousarray(_resampler()(mono, rate, target), dtype=np.float32)
 
-    resampled = librosa.resample(mono, orig_sr=rate, target_sr=target)
-    return np.ascontiguousarray(resampled, dtype=np.float32)
+
+def warm_up() -> None:
+    """Import what a clip of another rate than the model's needs, a second's work."""
+    _resampler()
+
+
+@cache
+def _resampler() -> Callable[[FloatArray, int, int], npt.NDArray[np.float32]]:
+    """Return librosa's resampling, or where it cannot run soxr's, which it calls."""
+    try:
+        import librosa
+
+        # Now: numba, which librosa compiles with, fails where it may write its cache
+        # to no directory, as in a container with a read-only file system.
+        librosa.resample(np.zeros(16, np.float32), orig_sr=8_000, target_sr=16_000)
+    except Exception as error:
+        _log.info("librosa cannot run here", fault=type(error).__name__)
+        return _resample_by_soxr
+    return lambda mono, rate, target: librosa.resample(
+        mono, orig_sr=rate, target_sr=target
+    )
+
+
+def _resample_by_soxr(
+    mono: FloatArray, rate: int, target: int
+) -> npt.NDArray[np.float32]:
+    """Return what librosa does: soxr's, of the length that the rates say."""
+    import soxr  # type: ignore[import-untyped]
+
+    size = math.ceil(len(mono) * (target / rate))
+    found = soxr.resample(mono, rate, target, quality="HQ")
+    return np.pad(found, (0, max(0, size - len(found))))[:size]
