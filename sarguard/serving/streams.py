@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable
+from functools import partial
 from queue import Empty, SimpleQueue
 from typing import TypeAlias
 
@@ -39,8 +40,14 @@ class _Pending:
         return message
 
     def __del__(self) -> None:
+        # Nothing that the worker holds refers to the stream: dropping it, by `break`,
+        # `return` or an exception as well, gets here at once.
         if not self._ended:
-            self._give_up(Outcome.CANCELLED)
+            self._drop()
+
+    def _drop(self) -> None:
+        """Give the request up where nobody can wait for it."""
+        _give_up(self._state, self._queue)
 
 
 class AnswerStream(_Pending):
@@ -96,9 +103,8 @@ class AsyncAnswerStream(_Pending):
     ) -> None:
         super().__init__(state, queue, owner)
         self._enter: Enter | None = enter
-        self._inbox: asyncio.Queue[_Message] = asyncio.Queue()
-        self._loop: asyncio.AbstractEventLoop | None = None
-        state.listen(self._post)
+        self._inbox = _AsyncInbox(state)
+        state.listen(self._inbox.post)
 
     def __aiter__(self) -> AsyncAnswerStream:
         return self
@@ -110,7 +116,7 @@ class AsyncAnswerStream(_Pending):
             message = await self._next()
         except TimeoutError:
             await asyncio.to_thread(self._give_up, Outcome.TIMEOUT)
-            message = await self._inbox.get()
+            message = await self._inbox.messages.get()
         except BaseException:
             await self.aclose()
             raise
@@ -132,24 +138,59 @@ class AsyncAnswerStream(_Pending):
     async def _next(self) -> _Message:
         if self._enter is not None:
             enter, self._enter = self._enter, None
-            self._loop = asyncio.get_running_loop()
+            self._inbox.loop = asyncio.get_running_loop()
             await enter()
         while (left := self._state.remaining()) != 0:
             # What is left may have grown when the first token came.
             with contextlib.suppress(TimeoutError):
-                return await asyncio.wait_for(self._inbox.get(), left)
+                return await asyncio.wait_for(self._inbox.messages.get(), left)
         raise TimeoutError
 
-    def _post(self, message: _Message) -> None:
-        if self._loop is None:
+    def _drop(self) -> None:
+        """Give the request up where nobody can wait for it."""
+        if not self._inbox.run(_give_up, self._state, self._queue):
+            super()._drop()
+
+
+class _AsyncInbox:
+    """What has come for a stream; the worker holds it, so it does not know the stream.
+
+    If it did, a stream that its caller dropped would live as long as its answer.
+    """
+
+    def __init__(self, state: RequestState) -> None:
+        self._state = state
+        self.messages: asyncio.Queue[_Message] = asyncio.Queue()
+        self.loop: asyncio.AbstractEventLoop | None = None
+        """Where the stream is read; None until its first event is asked for."""
+
+    def post(self, message: _Message) -> None:
+        """Hand a message over, from any thread."""
+        if self.loop is None:
             return
         try:
-            self._loop.call_soon_threadsafe(self._inbox.put_nowait, message)
+            self.loop.call_soon_threadsafe(self.messages.put_nowait, message)
         except RuntimeError:
             # The loop is closed and nobody can hear: the worker finds the request
             # ended at its next step.
-            self._ended = True
             self._state.abandon(Outcome.CANCELLED)
+
+    def run(self, call: Callable[..., None], *arguments: object) -> bool:
+        """Have something that blocks called off the loop; return whether that works."""
+        if self.loop is None:
+            return False
+        try:
+            self.loop.call_soon_threadsafe(
+                self.loop.run_in_executor, None, partial(call, *arguments)
+            )
+        except RuntimeError:
+            return False
+        return True
+
+
+def _give_up(state: RequestState, queue: RequestQueue) -> None:
+    state.abandon(Outcome.CANCELLED)
+    queue.release(state)
 
 
 def last_reply(stream: AnswerStream) -> Reply:

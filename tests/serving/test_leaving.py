@@ -1,0 +1,147 @@
+"""Every way to leave an answer frees the model within a decode step."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+from collections.abc import Awaitable, Callable, Iterator
+from typing import Any
+
+import pytest
+
+from sarguard.client import SafeAudioLLM
+from sarguard.types import Outcome
+from tests.serving.conftest import Steps
+
+Open = Callable[..., SafeAudioLLM]
+
+LONG: dict[str, Any] = {"text": "Tell me a long story.", "max_new_tokens": 500}
+MOST_STEPS = 30
+"""Of the answer that is left and the next one, whose two tokens take three."""
+
+
+@pytest.fixture(autouse=True)
+def _no_collector() -> Iterator[None]:
+    """Leave everything to reference counts, as between two runs of the collector."""
+    gc.collect()
+    gc.disable()
+    yield
+    gc.enable()
+
+
+async def by_break(client: SafeAudioLLM) -> None:
+    async for _ in client.astream(**LONG):
+        break
+
+
+async def by_del(client: SafeAudioLLM) -> None:
+    stream = client.astream(**LONG)
+    await stream.__anext__()
+    del stream
+
+
+async def by_return(client: SafeAudioLLM) -> None:
+    async for _ in client.astream(**LONG):
+        return
+
+
+async def by_exception(client: SafeAudioLLM) -> None:
+    async def read() -> None:
+        async for _ in client.astream(**LONG):
+            raise ValueError("enough")
+
+    with pytest.raises(ValueError, match="enough"):
+        await read()
+
+
+async def by_cancelling(client: SafeAudioLLM) -> None:
+    begun = asyncio.Event()
+
+    async def read() -> None:
+        async for _ in client.astream(**LONG):
+            begun.set()
+
+    task = asyncio.create_task(read())
+    await begun.wait()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+
+async def by_closing(client: SafeAudioLLM) -> None:
+    stream = client.astream(**LONG)
+    await stream.__anext__()
+    await stream.aclose()
+
+
+async def by_its_block(client: SafeAudioLLM) -> None:
+    async with client.astream(**LONG) as stream:
+        await stream.__anext__()
+
+
+async def by_cancelling_a_whole_answer(client: SafeAudioLLM) -> None:
+    task = asyncio.create_task(client.agenerate(**LONG))
+    await asyncio.sleep(0.2)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+
+@pytest.mark.parametrize(
+    "leave",
+    [
+        *(by_break, by_del, by_return, by_exception, by_cancelling, by_closing),
+        *(by_its_block, by_cancelling_a_whole_answer),
+    ],
+)
+def test_leaving_an_asynchronous_answer(
+    opened: Open, steps: Steps, leave: Callable[[SafeAudioLLM], Awaitable[None]]
+) -> None:
+    client = opened()
+
+    async def run() -> int:
+        await leave(client)
+        before = steps.count
+        reply = await client.agenerate(text="Next.", max_new_tokens=2)
+        assert reply.outcome is Outcome.ANSWERED
+        return steps.count - before
+
+    assert asyncio.run(run()) < MOST_STEPS
+
+
+def leave_by_break(client: SafeAudioLLM) -> None:
+    for _ in client.stream(**LONG):
+        break
+
+
+def leave_by_del(client: SafeAudioLLM) -> None:
+    stream = client.stream(**LONG)
+    next(stream)
+    del stream
+
+
+def leave_by_exception(client: SafeAudioLLM) -> None:
+    def read() -> None:
+        for _ in client.stream(**LONG):
+            raise ValueError("enough")
+
+    with pytest.raises(ValueError, match="enough"):
+        read()
+
+
+def leave_by_its_block(client: SafeAudioLLM) -> None:
+    with client.stream(**LONG) as stream:
+        next(stream)
+
+
+@pytest.mark.parametrize(
+    "leave", [leave_by_break, leave_by_del, leave_by_exception, leave_by_its_block]
+)
+def test_leaving_an_answer(
+    opened: Open, steps: Steps, leave: Callable[[SafeAudioLLM], None]
+) -> None:
+    client = opened()
+    leave(client)
+    before = steps.count
+    assert client.generate(text="Next.", max_new_tokens=2).outcome is Outcome.ANSWERED
+    assert steps.count - before < MOST_STEPS
