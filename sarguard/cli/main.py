@@ -13,7 +13,7 @@ from sarguard.cli.audit import parser as audit
 from sarguard.cli.evaluate import command as evaluate
 from sarguard.cli.options import Command
 from sarguard.cli.screen import quiet_libraries
-from sarguard.errors import SarguardError
+from sarguard.errors import AuditIntegrityError, SarguardError
 
 USAGE_ERROR = 2
 INTERNAL_ERROR = 1
@@ -44,6 +44,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         status = run(options)
         sys.stdout.flush()
         return status
+    except AuditIntegrityError as error:
+        return _fail(str(error), INTERNAL_ERROR)
     except SarguardError as error:
         return _fail(str(error), USAGE_ERROR)
     except BrokenPipeError:

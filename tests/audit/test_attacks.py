@@ -9,12 +9,13 @@ import sys
 from base64 import b64encode
 from collections.abc import Callable
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from sarguard.audit import AuditLog, Query
+from sarguard.audit import AuditLog, Query, export, prove
 from sarguard.audit.operations.maintenance import rotation_statement
 from sarguard.audit.proof import standalone_verifier
 from sarguard.audit.proof.merkle import leaf_hash, root_of
@@ -474,3 +475,41 @@ def test_the_verifier_runs_alone(ledger: Path, tmp_path: Path) -> None:
     rewrite(ledger, 9, set_to("tenant", value="other"))
     done = subprocess.run(program, capture_output=True, text=True, check=False)
     assert done.returncode == 1
+
+
+@pytest.mark.parametrize("what", EDITS)
+def test_no_command_proves_an_edited_record(
+    ledger: Path, tmp_path: Path, what: str
+) -> None:
+    kind, change = EDITS[what]
+    seq = seq_of(ledger, kind, 0 if kind == "reviewed" else 2)
+    rewrite(ledger, seq, change)
+    with pytest.raises(AuditIntegrityError, match="is not what was signed"):
+        prove(ledger, seq)
+    log = AuditLog.open(ledger, read_only=True)
+    with pytest.raises(AuditIntegrityError, match="is not what was signed"):
+        export(log, tmp_path / "e.zip", "evidence", record=False)
+    assert not (tmp_path / "e.zip").exists()
+
+
+def test_no_command_proves_a_record_that_is_gone(ledger: Path) -> None:
+    with opened(ledger) as connection:
+        connection.execute("DELETE FROM records WHERE seq = 9")
+    for seq in (8, 9):
+        with pytest.raises(AuditIntegrityError, match="missing"):
+            prove(ledger, seq)
+
+
+def test_no_command_trusts_a_checkpoint_that_another_key_signed(ledger: Path) -> None:
+    with opened(ledger) as connection:
+        size, note = connection.execute(
+            "SELECT size, note FROM checkpoints ORDER BY size DESC LIMIT 1"
+        ).fetchone()
+        signed = Checkpoint.parse(note)
+        own = SigningKey.generate(signed.origin)
+        forged = sign_checkpoint(replace(signed, signatures=()), own)
+        connection.execute(
+            "UPDATE checkpoints SET note = ? WHERE size = ?", (str(forged), size)
+        )
+    with pytest.raises(AuditIntegrityError, match="no key that the ledger names"):
+        prove(ledger, 9)

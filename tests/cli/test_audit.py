@@ -130,6 +130,18 @@ def test_a_changed_ledger_fails_verification(run: Run) -> None:
         )
         connection.execute(TRIGGERS["records_fixed"])
         connection.commit()
+    _, out, _ = run("audit", "search", "--kind", "request_finished", "--json")
+    seq = str(json.loads(out.splitlines()[0])["seq"])
+    for command in (
+        ["show", seq],
+        ["show", seq, "--json"],
+        ["prove", seq],
+        ["export", "-f", "evidence", "-o", "evidence.zip"],
+    ):
+        status, out, err = run("audit", *command)
+        assert status == 1, command
+        assert re.search("is not what was signed|records were changed", err), command
+        assert "Signed:" not in out
     status, out, _ = run("audit", "verify")
     assert status == 1
     assert "NOT VALID" in out
@@ -156,7 +168,8 @@ def test_a_wrong_path_makes_nothing(
     for part in (["tail"], ["checkpoint"], ["export", "-o", "x"], ["verify"]):
         status, _, err = run("audit", *part)
         assert status == 2
-        assert "no ledger at audit.db" in err
+        assert "no ledger at" in err
+        assert "audit.db" in err
     assert list(tmp_path.iterdir()) == []
 
 

@@ -16,12 +16,10 @@ from importlib.resources import files
 from pathlib import Path
 
 from sarguard.audit.log import AuditLog
-from sarguard.audit.proof.inclusion import InclusionProof
-from sarguard.audit.proof.merkle import inclusion_proof
+from sarguard.audit.proof.inclusion import check_signature, prove_record
 from sarguard.audit.proof.report import NEVER_PROVEN
 from sarguard.audit.proof.signed_notes import Checkpoint
 from sarguard.audit.records.schema import json_schema
-from sarguard.audit.storage.chain_head import subtree
 from sarguard.audit.storage.query import Entry, Query
 from sarguard.errors import AuditNotFoundError
 
@@ -71,6 +69,7 @@ def write_evidence(log: AuditLog, entries: Iterable[Entry], path: Path) -> int:
 
     Raises:
         AuditNotFoundError: if no checkpoint was ever signed, or no record is left.
+        AuditIntegrityError: if a record, or the checkpoint, is not what was signed.
     """
     checkpoint = log.reader.checkpoint()
     if checkpoint is None:
@@ -116,12 +115,7 @@ def _add_records(
     bundle.add("records.jsonl", b"".join(entry.data + b"\n" for entry in records))
     with closing(log.reader.connect()) as connection:
         for entry in records:
-            hashes = inclusion_proof(
-                entry.seq - 1,
-                checkpoint.size,
-                lambda low, high: subtree(connection, low, high),
-            )
-            proof = InclusionProof(entry.seq - 1, tuple(hashes), checkpoint)
+            proof = prove_record(connection, entry.seq, checkpoint)
             bundle.add(f"records/{entry.seq}.json", entry.data)
             bundle.add(f"proofs/{entry.seq}.tlog-proof", str(proof))
 
@@ -130,7 +124,9 @@ def _add_context(
     bundle: _Bundle, log: AuditLog, records: list[Entry], checkpoint: Checkpoint
 ) -> None:
     bundle.add("checkpoint.txt", str(checkpoint))
-    bundle.add("PUBLIC_KEY.txt", f"{_key_of(log, checkpoint)}\n")
+    with closing(log.reader.connect()) as connection:
+        key = check_signature(connection, checkpoint)
+    bundle.add("PUBLIC_KEY.txt", f"{key}\n")
     for name, body in _policies(log, records).items():
         bundle.add(f"policies/{name}.json", body)
     bundle.add("schema.json", json.dumps(json_schema(), indent=1, sort_keys=True))
@@ -145,23 +141,6 @@ def _add_context(
             example=records[0].seq,
             not_proven="\n".join(f"  - {text}" for text in NEVER_PROVEN),
         ),
-    )
-
-
-def _key_of(log: AuditLog, checkpoint: Checkpoint) -> str:
-    """Return the key that signed a checkpoint, as the ledger's own records name it."""
-    for kind, name in (
-        ("key_rotated", "new_key"),
-        ("segment_sealed", "key"),
-        ("log_opened", "key"),
-    ):
-        # The id of a signature line is a hash of the key: it finds the key itself.
-        for entry in log.search(Query(kind=kind), limit=None):
-            key = str(entry.values[name])
-            if any(s.key_id == key.split("+")[1] for s in checkpoint.signatures):
-                return key
-    raise AuditNotFoundError(
-        "no record names the key that signed the checkpoint: verify the ledger"
     )
 
 

@@ -7,6 +7,8 @@ checked offline, for example by the stand-alone verifier.
 
 from __future__ import annotations
 
+import json
+import sqlite3
 from base64 import b64decode, b64encode
 from binascii import Error as Base64Error
 from contextlib import closing
@@ -20,10 +22,21 @@ from sarguard.audit.storage.database import (
     last_seq,
     newest_checkpoint,
     open_reader,
+    stored_bytes,
 )
-from sarguard.errors import AuditFormatError, AuditNotFoundError
+from sarguard.errors import (
+    AuditFormatError,
+    AuditIntegrityError,
+    AuditNotFoundError,
+)
 
 FIRST_LINE = "c2sp.org/tlog-proof@v1"
+_KEY_FIELDS = (
+    ("key_rotated", "new_key"),
+    ("segment_sealed", "key"),
+    ("log_opened", "key"),
+)
+"""Kinds of record that name a key, and where."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,14 +74,15 @@ class InclusionProof:
             raise AuditFormatError(f"not a proof: {text[:60]!r}")
         return cls(place, steps, Checkpoint.parse(note))
 
-    def verifies(self, record: bytes, key: VerifierKey) -> bool:
-        """Return whether a record's bytes are in the ledger that a key signed."""
+    def leads_from(self, record: bytes) -> bool:
+        """Return whether it leads from a record's bytes to the checkpoint's root."""
         leaf = merkle.leaf_hash(record)
         size, root = self.checkpoint.size, self.checkpoint.root
-        signed = self.checkpoint.signed_by(key)
-        return signed and merkle.verify_inclusion(
-            leaf, self.index, size, self.hashes, root
-        )
+        return merkle.verify_inclusion(leaf, self.index, size, self.hashes, root)
+
+    def verifies(self, record: bytes, key: VerifierKey) -> bool:
+        """Return whether a record's bytes are in the ledger that a key signed."""
+        return self.checkpoint.signed_by(key) and self.leads_from(record)
 
 
 def prove(path: str | Path, seq: int) -> InclusionProof:
@@ -76,6 +90,7 @@ def prove(path: str | Path, seq: int) -> InclusionProof:
 
     Raises:
         AuditNotFoundError: if no checkpoint covers such a record yet.
+        AuditIntegrityError: if the record, or the checkpoint, is not what was signed.
     """
     with closing(open_reader(Path(path))) as connection:
         checkpoint = newest_checkpoint(connection)
@@ -85,10 +100,66 @@ def prove(path: str | Path, seq: int) -> InclusionProof:
                 f"no checkpoint covers a record {seq}: the newest covers 1 to {size}; "
                 "sign one first"
             )
-        hashes = merkle.inclusion_proof(
-            seq - 1, size, lambda low, high: subtree(connection, low, high)
+        check_signature(connection, checkpoint)
+        return prove_record(connection, seq, checkpoint)
+
+
+def prove_record(
+    connection: sqlite3.Connection, seq: int, checkpoint: Checkpoint
+) -> InclusionProof:
+    """Prove that a record is under a checkpoint, having tried the proof.
+
+    Raises:
+        AuditNotFoundError: if retention deleted it.
+        AuditIntegrityError: if the record is missing, or is not what was signed.
+    """
+    hashes = merkle.inclusion_proof(
+        seq - 1, checkpoint.size, lambda low, high: subtree(connection, low, high)
+    )
+    proof = InclusionProof(seq - 1, tuple(hashes), checkpoint)
+    found = connection.execute(
+        "SELECT record FROM records WHERE seq = ?", (seq,)
+    ).fetchone()
+    if found is None and _is_buried(connection, seq):
+        raise AuditNotFoundError(
+            f"record {seq} was deleted when its retention ended: only its hash is left"
         )
-    return InclusionProof(seq - 1, tuple(hashes), checkpoint)
+    if found is None or not proof.leads_from(stored_bytes(found[0])):
+        state = "is missing" if found is None else "cannot be proven"
+        raise AuditIntegrityError(
+            f"record {seq} {state}: the ledger's records do not lead to its checkpoint "
+            f"of {checkpoint.size}, so this one or another is not what was signed. Do "
+            "not rely on it, keep the file as it is, and run `sarguard audit verify`"
+        )
+    return proof
+
+
+def _is_buried(connection: sqlite3.Connection, seq: int) -> bool:
+    found = connection.execute(
+        "SELECT 1 FROM burials WHERE first_seq <= ? AND last_seq >= ?", (seq, seq)
+    ).fetchone()
+    return found is not None
+
+
+def check_signature(connection: sqlite3.Connection, checkpoint: Checkpoint) -> str:
+    """Return the key that signed a checkpoint, as the ledger's own records name it.
+
+    Raises:
+        AuditIntegrityError: if no key that the ledger names signed it.
+    """
+    for kind, name in _KEY_FIELDS:
+        for (data,) in connection.execute(
+            "SELECT record FROM records WHERE kind = ? ORDER BY seq DESC", (kind,)
+        ):
+            key = str(json.loads(stored_bytes(data)).get(name))
+            # The id of a signature line is a hash of the key: it finds the key itself.
+            named = any(s.key_id in key.split("+") for s in checkpoint.signatures)
+            if named and checkpoint.signed_by(VerifierKey.parse(key)):
+                return key
+    raise AuditIntegrityError(
+        f"no key that the ledger names signed its checkpoint of {checkpoint.size} "
+        "records: keep the file as it is, and run `sarguard audit verify`"
+    )
 
 
 def prove_consistency(path: str | Path, old: int, new: int) -> list[bytes]:

@@ -10,7 +10,7 @@ from typing import Any
 
 from sarguard.audit.proof.merkle import Frontier, TiledTree, leaf_hash
 from sarguard.audit.records.fields import NO_RECORD
-from sarguard.audit.storage.database import TILE
+from sarguard.audit.storage.database import TILE, stored_bytes
 from sarguard.errors import AuditIntegrityError
 
 # TILE is a power of two: a tile is a full subtree of this height.
@@ -69,7 +69,7 @@ class ChainHead:
             "SELECT seq, record, time FROM records WHERE seq > ? ORDER BY seq",
             (self.size,),
         ):
-            self._follow(seq, data, time)
+            self._follow(seq, stored_bytes(data), time)
         (last,) = connection.execute("SELECT max(seq) FROM records").fetchone()
         if (last or 0) != self.size:
             raise AuditIntegrityError(
@@ -181,7 +181,7 @@ def leaves(connection: sqlite3.Connection, low: int, high: int) -> Iterator[byte
             "SELECT record FROM records WHERE seq > ? AND seq <= ? ORDER BY seq",
             (place, stop),
         ):
-            yield leaf_hash(data)
+            yield leaf_hash(stored_bytes(data))
             place += 1
         if place < stop:
             raise AuditIntegrityError(

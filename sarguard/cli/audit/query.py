@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
@@ -70,11 +71,14 @@ def run_show(options: argparse.Namespace) -> int:
         write_json_lines(entries)
         for content in contents:
             print_json(content)
+        # After them: what is not as it was signed is there to be looked at.
+        _check_signed(log, entries)
         return 0
     write_pages(entries)
     for content in contents:
         write_facts(f"content: {content.pop('part')}", list(content.items()))
     _say_rest(log, entries)
+    _check_signed(log, entries)
     _say_signed(log, entries)
     return 0
 
@@ -174,6 +178,20 @@ def _say_rest(log: AuditLog, entries: list[Entry]) -> None:
         elif len(entries) < request.records:
             name = request.audit_id
             say(f"All of this request: sarguard audit show {name} -l {log.path}")
+
+
+def _check_signed(log: AuditLog, entries: list[Entry]) -> None:
+    """Raise AuditIntegrityError for a record that is not what was signed."""
+    from sarguard.audit.proof.inclusion import check_signature, prove_record
+
+    checkpoint = log.reader.checkpoint()
+    if checkpoint is None:
+        return
+    with closing(log.reader.connect()) as connection:
+        check_signature(connection, checkpoint)
+        for entry in entries:
+            if entry.seq <= checkpoint.size:
+                prove_record(connection, entry.seq, checkpoint)
 
 
 def _say_signed(log: AuditLog, entries: list[Entry]) -> None:
