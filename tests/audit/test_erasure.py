@@ -54,7 +54,8 @@ def test_a_hold_stands_against_erasure(tmp_path: Path) -> None:
         place_hold(log, reason="case 7", actor="counsel", tenant="acme")
         with pytest.raises(AuditRecordError, match="case 7"):
             erase(log, privacy.sealer, tenant="acme", whole_tenant=True)
-        assert erase(log, privacy.sealer, tenant="b", whole_tenant=True).keys == ()
+        ask(log, privacy, tenant="b")
+        assert erase(log, privacy.sealer, tenant="b", whole_tenant=True).keys
 
 
 def test_what_cannot_be_recorded_is_not_erased(tmp_path: Path) -> None:
@@ -64,6 +65,36 @@ def test_what_cannot_be_recorded_is_not_erased(tmp_path: Path) -> None:
     with pytest.raises(AuditWriteError):
         erase(log, privacy.sealer, whole_tenant=True)
     assert privacy.keyring.secrets()
+
+
+def test_what_is_not_there_is_not_erased_and_nothing_is_written(
+    tmp_path: Path,
+) -> None:
+    log, privacy = ledger(tmp_path, content="encrypted")
+    with log:
+        ask(log, privacy, tenant="acme", session="call-1")
+        size = log.reader.size()
+        mark = privacy.pseudonyms("acme").session("call-2")
+        for subject in (
+            {"tenant": "acmee", "whole_tenant": True},
+            {"tenant": "acme", "session": mark},
+            {"session": privacy.pseudonyms("acme").session("call-1")},
+        ):
+            with pytest.raises(AuditNotFoundError, match="its tenants are acme"):
+                erase(log, privacy.sealer, **subject)  # type: ignore[arg-type]
+        assert log.reader.size() == size
+
+
+def test_an_erasure_says_what_stays_readable(tmp_path: Path) -> None:
+    log, privacy = ledger(tmp_path, content="redacted")
+    with log:
+        ask(log, privacy, tenant="desk", session="call-3")
+        mark = privacy.pseudonyms("desk").session("call-3")
+        done = erase(log, privacy.sealer, tenant="desk", session=mark)
+        assert done.readable >= 1
+        # Asked again it says the same.
+        again = erase(log, privacy.sealer, tenant="desk", session=mark)
+        assert again.readable == done.readable
 
 
 def test_one_subject_has_to_be_named(tmp_path: Path) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import stat
 from datetime import UTC, datetime, timedelta
 from hashlib import sha256
 from pathlib import Path
@@ -280,3 +282,19 @@ def test_a_program_may_change_its_working_directory(
     assert list(elsewhere.iterdir()) == []
     assert (here / "a.mirror").read_text("utf-8")
     assert verify(here / "a.db").ok
+
+
+@pytest.mark.skipif(os.name != "posix", reason="permissions are those of POSIX")
+def test_the_file_is_its_owners_alone(tmp_path: Path) -> None:
+    before = os.umask(0o022)
+    try:
+        with AuditLog.open(tmp_path / "a.db") as log:
+            log.started(entry="generate")
+            modes = {
+                path.name: stat.S_IMODE(path.stat().st_mode)
+                for path in tmp_path.iterdir()
+            }
+    finally:
+        os.umask(before)
+    assert {"a.db", "a.db.key"} <= set(modes)
+    assert set(modes.values()) == {0o600}

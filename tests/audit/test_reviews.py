@@ -16,11 +16,35 @@ def test_a_later_judgement_names_the_one_before(tmp_path: Path) -> None:
         name = ask(log, privacy)
         first = review(log, name, "missed", reviewer="ann")
         review(log, name, "correct", reviewer="bob")
-        review(log, name, "over_refusal", reviewer="ann", note="looked again")
+        review(log, name, "needs_follow_up", reviewer="ann", note="looked again")
         said = [entry.record for entry in reviews(log, name)]
-        assert [s.label for s in said] == ["missed", "correct", "over_refusal"]  # type: ignore[attr-defined]
+        assert [s.label for s in said] == ["missed", "correct", "needs_follow_up"]  # type: ignore[attr-defined]
         assert [s.replaces for s in said] == [None, None, first.seq]  # type: ignore[attr-defined]
-        assert newest_labels(log) == {name: "over_refusal"}
+        assert newest_labels(log) == {name: "needs_follow_up"}
+
+
+@pytest.mark.parametrize(
+    ("label", "outcome", "fits"),
+    [
+        *(("missed", o, False) for o in ("refused", "blocked", "error_closed")),
+        *(("missed", o, True) for o in ("answered", "error_open", "cancelled")),
+        *(("over_refusal", o, False) for o in ("answered", "error_open")),
+        *(("over_refusal", o, True) for o in ("refused", "blocked", "error_closed")),
+        *(("correct", o, True) for o in ("answered", "blocked", "refused")),
+    ],
+)
+def test_a_label_has_to_fit_how_the_request_ended(
+    tmp_path: Path, label: str, outcome: str, fits: bool
+) -> None:
+    log, privacy = ledger(tmp_path)
+    with log:
+        name = ask(log, privacy, outcome=outcome)
+        if fits:
+            review(log, name, label, reviewer="ann")
+        else:
+            with pytest.raises(AuditRecordError, match=f"ended as {outcome}"):
+                review(log, name, label, reviewer="ann")
+        assert len(reviews(log, name)) == fits
 
 
 def test_what_is_not_there_cannot_be_judged(tmp_path: Path) -> None:

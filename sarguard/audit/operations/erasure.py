@@ -14,10 +14,12 @@ from sarguard.audit.operations.legal_holds import active_holds
 from sarguard.audit.privacy.encryption import Sealer
 from sarguard.audit.privacy.keyring import Secret
 from sarguard.audit.records.ids import new_name
-from sarguard.errors import AuditRecordError
+from sarguard.audit.storage.query import Entry, Query
+from sarguard.errors import AuditNotFoundError, AuditRecordError
 from sarguard.logs import get_logger
 
 _log = get_logger(__name__)
+_REQUESTS = ("request_started", "request_finished")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,6 +30,8 @@ class ErasureResult:
     keys: tuple[str, ...]
     contents: int
     """How many sealed pieces became unreadable and were deleted."""
+    readable: int
+    """How many records keep words in the clear, redacted: they stay as they are."""
     seq: int | None
     """The record of it."""
 
@@ -56,6 +60,7 @@ def erase(
         actor: who asked for it.
 
     Raises:
+        AuditNotFoundError: if the ledger knows nothing of them; nothing is written.
         AuditRecordError: if it does not name exactly one of the two, or a legal hold
             covers it.
         AuditWriteError: if it cannot be recorded; then nothing is destroyed.
@@ -63,21 +68,58 @@ def erase(
     if whole_tenant == (session is not None):
         raise AuditRecordError("name a session to erase, or the whole tenant")
     _refuse_held(log, tenant)
+    concerned = [
+        s for s in sealer.keyring.secrets() if _is_concerned(s, tenant, session)
+    ]
+    known = _known_records(log, tenant, session)
+    if not concerned and not known:
+        what = "tenant" if session is None else "session"
+        raise AuditNotFoundError(
+            f"nothing was erased: the ledger knows no such {what} "
+            f"{_of_tenant(log, tenant)}"
+        )
     name = new_name("erase")
     subject = {"erasure_id": name, "tenant": tenant, "session": session}
     # Recorded before anything is destroyed: an erasure must not go unrecorded.
     log.event("erasure_requested", **subject, reason=reason, actor=actor)
-    keys = tuple(
-        secret.key_id
-        for secret in sealer.keyring.secrets()
-        if _is_concerned(secret, tenant, session)
-    )
+    keys = tuple(secret.key_id for secret in concerned)
     sealer.keyring.destroy(keys)
     # Unreadable already; deleting frees the space and keeps backups small.
     contents = sealer.store.delete_of(keys)
     done = log.event("erased", **subject, keys=keys, contents=contents, actor=actor)
     _log.info("audit_erased", erasure_id=name, keys=len(keys), audit_seq=done.seq)
-    return ErasureResult(erasure_id=name, keys=keys, contents=contents, seq=done.seq)
+    return ErasureResult(
+        erasure_id=name,
+        keys=keys,
+        contents=contents,
+        readable=sum(map(_keeps_words, known)),
+        seq=done.seq,
+    )
+
+
+def _known_records(
+    log: AuditLog, tenant: str | None, session: str | None
+) -> list[Entry]:
+    """Return the records of requests of a session, or of a tenant."""
+    query = Query(tenant=tenant, containing=session)
+    return [
+        entry
+        for entry in log.search(query, limit=None)
+        if entry.values["kind"] in _REQUESTS
+        and entry.values.get("tenant") == tenant
+        and session in (None, entry.values.get("session"))
+    ]
+
+
+def _keeps_words(entry: Entry) -> bool:
+    kept = entry.values.get("content", ())
+    return any(content.get("mode") == "redacted" for content in kept)
+
+
+def _of_tenant(log: AuditLog, tenant: str | None) -> str:
+    known = sorted(log.reader.tally("tenant", Query()))
+    named = "without a tenant" if tenant is None else f"of tenant {tenant!r}"
+    return f"{named}; its tenants are {', '.join(known) or 'none'}"
 
 
 def _is_concerned(secret: Secret, tenant: str | None, session: str | None) -> bool:

@@ -13,6 +13,9 @@ from sarguard.errors import AuditNotFoundError, AuditRecordError
 from sarguard.logs import get_logger
 
 _log = get_logger(__name__)
+_WITHHELD = ("refused", "blocked", "over_limit", "error_closed")
+_IMPOSSIBLE = {"missed": _WITHHELD, "over_refusal": ("answered", "error_open")}
+"""Labels, and the outcomes that they contradict."""
 
 
 def reviews(log: AuditLog, audit_id: str) -> list[Entry]:
@@ -43,13 +46,21 @@ def review(
 
     Raises:
         AuditNotFoundError: if there is no such request.
-        AuditRecordError: if the label is not one of `LABELS`.
+        AuditRecordError: if the label is not one of `LABELS`, or says what cannot be
+            so for how the request ended.
     """
     if label not in LABELS:
         raise AuditRecordError(f"no label {label!r}: use one of {', '.join(LABELS)}")
     records = log.request(audit_id)
     if not records:
         raise AuditNotFoundError(f"no request {audit_id} in {log.path}")
+    ended = [entry.values.get("outcome") for entry in records]
+    outcome = next((found for found in reversed(ended) if found), None)
+    if outcome in _IMPOSSIBLE.get(label, ()):
+        raise AuditRecordError(
+            f"request {audit_id} ended as {outcome}, and {label!r} means that "
+            f"{LABELS[label]}: look at it again, or use another label"
+        )
     earlier = [
         entry.seq
         for entry in reviews(log, audit_id)

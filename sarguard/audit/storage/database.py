@@ -7,10 +7,11 @@ signatures do that.
 
 from __future__ import annotations
 
+import os
 import sqlite3
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from random import random
 from typing import TypeVar
@@ -89,6 +90,11 @@ def open_writer(path: Path, *, timeout: float) -> sqlite3.Connection:
         AuditWriteError: if it cannot be written.
     """
     check_magic(path)
+    with suppress(OSError):
+        if not path.exists():
+            # Records hold words that callers chose: for the owner alone. SQLite gives
+            # its journal the rights of the file that it finds.
+            os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
     try:
         # Threads share it, one at a time under the writer's lock; transactions are
         # begun by hand, and waiting for other processes is done below.

@@ -129,6 +129,13 @@ def run_erase(options: argparse.Namespace) -> int:
             "pieces of content erased. The chain of records is unchanged. Destroy "
             f"copies of {privacy.keyring.path} as well."
         )
+        if done.readable:
+            say(
+                f"{done.readable} records keep redacted words in the clear, which the "
+                "chain does not let go: a policy with audit.content: encrypted or none "
+                "keeps none.",
+                "yellow",
+            )
     return 0
 
 

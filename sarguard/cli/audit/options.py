@@ -139,6 +139,12 @@ def queries(options: argparse.Namespace) -> list[Query]:
     from sarguard.errors import AuditRecordError
     from sarguard.types import Outcome
 
+    since, until = options.since, options.until
+    if since is not None and until is not None and until <= since:
+        raise AuditRecordError(
+            "the period is empty: --until is the first moment after it, such as the "
+            "day that follows the last one"
+        )
     outcomes = [*options.outcome, *(INTERVENTIONS if options.interventions else ())]
     _check(outcomes, [str(outcome) for outcome in Outcome], "outcome")
     _check([options.kind] if options.kind else [], list(KINDS), "kind")

@@ -59,7 +59,19 @@ def run_search(options: argparse.Namespace) -> int:
     if not options.json:
         total = sum(log.reader.count(query) for query in wanted)
         say(f"{count} of {total} records that fit" if count else "No record fits.")
+    if not count:
+        _name_tenants(log, options.tenant)
     return 0 if count else 1
+
+
+def _name_tenants(log: AuditLog, tenant: str | None) -> None:
+    """Say which tenants there are, where the one that was named is none of them."""
+    from sarguard.audit import Query
+
+    known = log.reader.tally("tenant", Query())
+    if tenant is not None and tenant not in known:
+        names = ", ".join(sorted(known)) or "none"
+        say(f"There is no tenant {tenant!r} in this ledger; it has {names}.", "yellow")
 
 
 def run_show(options: argparse.Namespace) -> int:
