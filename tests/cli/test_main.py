@@ -145,3 +145,9 @@ def test_a_reader_that_leaves_makes_no_noise() -> None:
         shell, shell=True, cwd=ROOT, capture_output=True, text=True, check=False
     )
     assert (done.stdout, done.stderr) == ("x", "")
+
+
+def test_the_command_alone_prints_the_commands(run: Run) -> None:
+    status, out, err = run()
+    assert (status, err) == (0, "")
+    assert all(command in out for command in ("demo", "calibrate", "audit", "doctor"))
