@@ -78,7 +78,6 @@ def test_the_status_of_a_command_is_the_status(
 @pytest.mark.parametrize(
     "arguments",
     [
-        [],
         ["sing"],
         ["ask"],
         ["ask", "a.wav", "--alpha", "0"],
