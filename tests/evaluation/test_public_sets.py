@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import soundfile
 
-from sarguard.datasets import speak
+from sarguard.datasets import natural, speak
 from sarguard.errors import (
     ArtifactFormatError,
     ArtifactNotFoundError,
@@ -148,7 +148,7 @@ class TestText:
             return tiny.clip(0.1 * len(clip.text.split()))
 
         monkeypatch.setattr(speak, "synthesise", synthesise)
-        monkeypatch.setattr(speak, "check_engines", lambda: None)
+        monkeypatch.setattr(natural, "check_natural_voices", lambda: None)
 
     def test_xstest_is_borderline_and_spoken(self, tmp_path: Path) -> None:
         file = tmp_path / "xstest_prompts.csv"

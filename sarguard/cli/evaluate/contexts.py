@@ -65,10 +65,10 @@ def read_attacks(given: Sequence[str]) -> list[Context]:
 
 def _can_speak(*, needed: bool) -> bool:
     from sarguard.cli.screen import remarks
-    from sarguard.datasets.speak import check_engines
+    from sarguard.datasets.natural import check_natural_voices
 
     try:
-        check_engines()
+        check_natural_voices()
     except MissingDependencyError as error:
         if needed:
             raise

@@ -83,9 +83,9 @@ def public_suite(
         )
     rows = READERS[name](Path(place))
     if any(row.audio is None for row in rows):
-        from sarguard.datasets.speak import check_engines
+        from sarguard.datasets.natural import check_natural_voices
 
-        check_engines()
+        check_natural_voices()
     chosen: list[PublicRow] = []
     for kind in ("harmful", "safe"):
         of_kind = [row for row in rows if row.kind == kind]
