@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from langchain_sarguard.errors import InvalidInputError
 from sarguard.audio import decode_base64
-from sarguard.errors import AudioDecodeError
 
 if TYPE_CHECKING:
     from langchain_core.messages import BaseMessage
@@ -51,7 +50,7 @@ class AudioPart:
             return self.data or b""
         try:
             return decode_base64(self.data, name=self.where)
-        except AudioDecodeError as error:
+        except ValueError as error:
             raise InvalidInputError(str(error)) from None
 
 

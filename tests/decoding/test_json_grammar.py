@@ -197,7 +197,7 @@ class TestWhatCannotBeFollowed:
             ({"type": "poem"}, "Invalid type: poem"),
             ({"$ref": "https://example.org/a.json"}, "does not fetch resources"),
             ({"type": "string", "default": object()}, "cannot be written as JSON"),
-            ("object", "is a str: give a JSON schema as a mapping"),
+            ("object", "give a JSON Schema as a mapping"),
         ],
     )
     def test_a_bad_schema_is_the_caller_s_to_hear(

@@ -81,7 +81,8 @@ async def by_its_block(client: SafeAudioLLM) -> None:
 
 async def by_cancelling_a_whole_answer(client: SafeAudioLLM) -> None:
     task = asyncio.create_task(client.agenerate(**LONG))
-    await asyncio.sleep(0.2)
+    while not client.health().running:
+        await asyncio.sleep(0.001)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
