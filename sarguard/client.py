@@ -11,7 +11,8 @@ from contextlib import ExitStack
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal, NoReturn, TypeAlias
 
-from sarguard.audio import AudioLimits, load_audio, warm_up
+from sarguard.audio import AudioLimits, load_audio
+from sarguard.audio.loading import warm_up
 from sarguard.bundles import REFERENCE, choose_bundle, open_bundle, reference_path
 from sarguard.calibration.build import calibrate_now
 from sarguard.errors import (

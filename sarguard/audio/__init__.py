@@ -9,7 +9,7 @@ from __future__ import annotations
 from sarguard.audio.base64_text import decode_base64
 from sarguard.audio.endpointing import Endpointer, EndpointingOptions
 from sarguard.audio.limits import AudioLimits
-from sarguard.audio.loading import load_audio, warm_up
+from sarguard.audio.loading import load_audio
 from sarguard.audio.sources import AudioSource
 
 __all__ = [
@@ -19,5 +19,4 @@ __all__ = [
     "EndpointingOptions",
     "decode_base64",
     "load_audio",
-    "warm_up",
 ]
