@@ -17,7 +17,7 @@ ANY = {"answered", "refused"}
 GUARDED = {*ANY, "blocked"}
 EXPECTED: dict[str, tuple[int, list[set[str]]]] = {
     "agent_with_memory.py": (30, [ANY, ANY]),
-    "ask_a_question.py": (10, [ANY, ANY]),
+    "ask_a_question.py": (10, [GUARDED, ANY]),
     "calibrate_your_model.py": (45, [ANY]),
     "chat_with_langchain.py": (29, [ANY, ANY]),
     "second_opinion.py": (31, [GUARDED, GUARDED]),
