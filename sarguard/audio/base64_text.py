@@ -9,7 +9,8 @@ from urllib.parse import unquote_to_bytes
 from sarguard.audio.containers import recognise
 from sarguard.errors import AudioDecodeError
 
-_DATA_URI = re.compile(r"(?i)\s*data:")
+DATA_URI = re.compile(r"(?i)\s*data:")
+"""How any `data:` URI begins."""
 _ALPHABET = re.compile(r"[A-Za-z0-9+/_=\s-]+")
 _SHORTEST = 256
 """Characters from which on a text may be sound rather than a path."""
@@ -21,8 +22,7 @@ _PIECE = 2**20
 
 def is_data_uri(text: str) -> bool:
     """Return whether a text is a `data:` URI whose payload is base64."""
-    head = _DATA_URI.match(text)
-    return head is not None and _head_end(text) > 0
+    return _head_end(text) > 0
 
 
 def is_base64_sound(text: str) -> bool:
@@ -50,7 +50,7 @@ def decode_base64(text: str, *, name: str) -> bytes:
     Raises:
         AudioDecodeError: It is not base64. Nothing of the text is in the error.
     """
-    body = text[max(0, _head_end(text)) :]
+    body = text[_head_end(text) :]
     if "%" in body[:_LONGEST_HEAD] or "%" in body[-_LONGEST_HEAD:]:
         body = unquote_to_bytes(body).decode("latin-1")
     body = "".join(body.split()).rstrip("=").translate(_FROM_URL)
@@ -71,7 +71,7 @@ _FROM_URL = str.maketrans("-_", "+/")
 
 def _head_end(text: str) -> int:
     """Return where a `data:` URI's payload begins; 0 where there is no such head."""
-    if not _DATA_URI.match(text):
+    if not DATA_URI.match(text):
         return 0
     # A head may hold a quoted list, with commas; base64 has none.
     end = text.rfind(",", 0, _LONGEST_HEAD)

@@ -11,7 +11,12 @@ from typing import Any, BinaryIO, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from sarguard.audio.base64_text import decode_base64, is_base64_sound, is_data_uri
+from sarguard.audio.base64_text import (
+    DATA_URI,
+    decode_base64,
+    is_base64_sound,
+    is_data_uri,
+)
 from sarguard.audio.limits import AudioLimits
 from sarguard.errors import (
     AudioDecodeError,
@@ -29,7 +34,6 @@ tensor."""
 
 # pathlib folds the two slashes of a URL into one.
 _URL = re.compile(r"(?i)(?:[a-z][a-z0-9+.-]+://|(?:https?|ftp|s3|gs|file):/|data:\w)")
-_DATA = re.compile(r"(?i)\s*data:")
 _MAX_SHOWN = 120
 _LONGEST_PATH = 4096
 
@@ -87,7 +91,7 @@ def _read_path(
     """Read a regular file, after a check of its size."""
     path = os.fsdecode(source)
     # What follows the head of a `data:` URI may be sound.
-    name = "A data: URI that is not base64" if _DATA.match(path) else _shorten(path)
+    name = "A data: URI that is not base64" if DATA_URI.match(path) else _shorten(path)
     if _URL.match(path):
         raise AudioNotFoundError(
             f"{name} is a URL, and URLs are not fetched here. Fetch it first, then "

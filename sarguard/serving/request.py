@@ -222,8 +222,8 @@ class GenerationRequest:
         """
         check_names(options, GenerationOptions)
         # None is what an option is without being given.
-        given = {
-            name: _VALUES.get(name, _as_it_is)(name, value)
+        given: dict[str, Any] = {
+            name: _VALUES[name](name, value) if name in _VALUES else value
             for name, value in options.items()
             if value is not None
         }
@@ -250,10 +250,6 @@ class GenerationRequest:
             context=context,
             **given,
         )
-
-
-def _as_it_is(_name: str, value: object) -> object:
-    return value
 
 
 def _turns(name: str, value: object) -> tuple[Turn, ...]:

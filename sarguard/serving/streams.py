@@ -29,8 +29,7 @@ class _Pending:
         self._ended = False
 
     def _give_up(self, outcome: Outcome) -> None:
-        self._state.abandon(outcome)
-        self._queue.release(self._state)
+        _give_up(self._state, self._queue, outcome)
 
     def _check(self, message: _Message) -> Event:
         if isinstance(message, Exception):
@@ -47,7 +46,7 @@ class _Pending:
 
     def _drop(self) -> None:
         """Give the request up where nobody can wait for it."""
-        _give_up(self._state, self._queue)
+        self._give_up(Outcome.CANCELLED)
 
 
 class AnswerStream(_Pending):
@@ -148,7 +147,9 @@ class AsyncAnswerStream(_Pending):
 
     def _drop(self) -> None:
         """Give the request up where nobody can wait for it."""
-        if not self._inbox.run(_give_up, self._state, self._queue):
+        gone = Outcome.CANCELLED
+        # Not by a method of the stream, which is on its way out.
+        if not self._inbox.run(_give_up, self._state, self._queue, gone):
             super()._drop()
 
 
@@ -188,8 +189,8 @@ class _AsyncInbox:
         return True
 
 
-def _give_up(state: RequestState, queue: RequestQueue) -> None:
-    state.abandon(Outcome.CANCELLED)
+def _give_up(state: RequestState, queue: RequestQueue, outcome: Outcome) -> None:
+    state.abandon(outcome)
     queue.release(state)
 
 

@@ -7,7 +7,6 @@ signatures do that.
 
 from __future__ import annotations
 
-import os
 import sqlite3
 import time
 from collections.abc import Callable, Iterator
@@ -18,6 +17,7 @@ from typing import TypeVar
 from urllib.parse import quote
 
 from sarguard.audit.proof.signed_notes import Checkpoint
+from sarguard.audit.storage.private_file import create_private
 from sarguard.audit.storage.write_errors import write_error
 from sarguard.errors import AuditFormatError, AuditNotFoundError, AuditWriteError
 
@@ -90,11 +90,9 @@ def open_writer(path: Path, *, timeout: float) -> sqlite3.Connection:
         AuditWriteError: if it cannot be written.
     """
     check_magic(path)
+    # Records hold words that callers chose. What cannot be made is SQLite's to explain.
     with suppress(OSError):
-        if not path.exists():
-            # Records hold words that callers chose: for the owner alone. SQLite gives
-            # its journal the rights of the file that it finds.
-            os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
+        create_private(path)
     try:
         # Threads share it, one at a time under the writer's lock; transactions are
         # begun by hand, and waiting for other processes is done below.

@@ -34,9 +34,7 @@ class PrivateFile:
             AuditWriteError: if it cannot be written.
         """
         try:
-            if not self.path.exists():
-                # SQLite gives its journal the rights of the file that it finds.
-                os.close(os.open(self.path, os.O_RDWR | os.O_CREAT, 0o600))
+            create_private(self.path)
             with closing(self.connect()) as connection:
                 connection.execute("BEGIN IMMEDIATE")
                 # If the block raises, closing the connection rolls the transaction
@@ -81,3 +79,15 @@ class PrivateFile:
             connection.executescript(
                 f"PRAGMA application_id = {self.application_id};{self.tables}"
             )
+
+
+def create_private(path: Path) -> None:
+    """Make an empty file that is its owner's alone, where there is none.
+
+    SQLite gives its journal the rights of the file that it finds.
+
+    Raises:
+        OSError: It cannot be made.
+    """
+    if not path.exists():
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))

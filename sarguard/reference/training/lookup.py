@@ -124,7 +124,7 @@ class LookupEncoder(SpeechEncoder):
         """Return what is trained: the tower, what units share, and what each has."""
         tower = [p for layer in self.tower.layers[:-1] for p in layer.parameters()]
         shared = [*self.layer.final_layer_norm.parameters()]
-        alone = [self.units.threshold, self.units.own]
+        alone = [getattr(self.units, name) for name in _ALONE]
         shared += [p for n, p in self.units.named_parameters() if n not in _ALONE]
         return [tower, shared, alone]
 
@@ -161,15 +161,14 @@ class LookupEncoder(SpeechEncoder):
         found = load_file(path)
         for name in ("weight", "bias", "blank", "log_tau"):
             getattr(self.units, name).copy_(found[_UNITS + name])
-        known = found["vocabulary"].tolist()
-        learnt = dict(zip(known, found[f"{_UNITS}threshold"].tolist(), strict=True))
-        rows = {token: row for row, token in enumerate(known)}
+        rows = {token: row for row, token in enumerate(found["vocabulary"].tolist())}
+        # The first edition's units had a threshold, and nothing else of their own.
+        alone = [name for name in _ALONE if _UNITS + name in found]
         for place, token in enumerate(self.vocabulary):
-            if token in learnt:
-                self.units.threshold[place] = learnt[token]
-                # The first edition's units had nothing of their own.
-                if f"{_UNITS}own" in found:
-                    self.units.own[place] = found[f"{_UNITS}own"][rows[token]]
+            if token in rows:
+                for name in alone:
+                    learnt = found[_UNITS + name][rows[token]]
+                    getattr(self.units, name)[place] = learnt
         self.sync_model()
 
     def training_output(
