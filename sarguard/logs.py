@@ -37,7 +37,7 @@ def _to_record(
 ) -> tuple[tuple[str], dict[str, Any]]:
     """Return the arguments of a standard logger's method."""
     event = line.pop("event", "")
-    passed = {name: line.pop(name) for name in ("exc_info",) if name in line}
+    exc_info = line.pop("exc_info", None)
     facts = "".join(f" {name}={value!r}" for name, value in sorted(line.items()))
     extra = {"sarguard": {"event": event, **line}}
-    return (f"{event}{facts}",), {"extra": extra, **passed}
+    return (f"{event}{facts}",), {"extra": extra, "exc_info": exc_info}

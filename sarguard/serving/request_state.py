@@ -275,22 +275,21 @@ class RequestState:
         self._cut_short = cut_short
         self._settle(outcome, finish_reason, None)
 
-    def block(self, reason: str, *, message: str | None = None) -> None:
+    def block(self, reason: str) -> None:
         """End without an answer, because something forbids it."""
-        text = self.fallback if message is None else message
-        self._settle(Outcome.BLOCKED, "blocked", text, fault=reason)
+        self._hold_back(Block(reason=reason))
 
     def _hold_back(self, block: Block) -> None:
         """End a request that the model is not asked for."""
+        text = self.fallback if block.message is None else block.message
         if block.outcome is not Outcome.REFUSED:
-            text = self.fallback if block.message is None else block.message
             ending: FinishReason = (
                 "limit" if block.outcome is Outcome.OVER_LIMIT else "blocked"
             )
             self._settle(block.outcome, ending, text, fault=block.reason)
             return
         # Said, as a model's own refusal is: whoever reads a stream has it from there.
-        self.say(self.fallback if block.message is None else block.message)
+        self.say(text)
         self._settle(block.outcome, "blocked", None, fault=block.reason)
 
     def fail(self, error: Exception) -> None:

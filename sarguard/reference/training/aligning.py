@@ -31,6 +31,7 @@ from sarguard.reference.training.answering import (
     SUFFIX,
     AdaptedTextModel,
     answer,
+    divergences,
 )
 from sarguard.reference.training.corpus import ACTION_FRAMES, normalise
 from sarguard.reference.training.stage import (
@@ -269,12 +270,7 @@ def _divergence(student: Tensor, teacher: Tensor, counts: Sequence[int]) -> Tens
         teacher: Logits, (positions, vocabulary).
         counts: How many positions each answer has, in this order.
     """
-    apart = F.kl_div(
-        F.log_softmax(student.float(), -1),
-        F.log_softmax(teacher.float(), -1),
-        log_target=True,
-        reduction="none",
-    ).sum(-1)
+    apart = divergences(student, teacher)
     weight = torch.ones_like(apart)
     ends = torch.tensor(counts).cumsum(0)
     weight[[0, *ends[:-1].tolist()]] = FIRST_WEIGHT

@@ -209,12 +209,17 @@ class AdaptedTextModel:
 
 def divergence(student: TextModelOutput, teacher: TextModelOutput) -> Tensor:
     """Return KL(teacher, student) in nats, averaged over answer positions."""
+    return divergences(student.logits, teacher.logits).mean()
+
+
+def divergences(student: Tensor, teacher: Tensor) -> Tensor:
+    """Return KL(teacher, student) in nats at each position, of logits (n, tokens)."""
     return F.kl_div(
-        F.log_softmax(student.logits.float(), -1),
-        F.log_softmax(teacher.logits.float(), -1),
+        F.log_softmax(student.float(), -1),
+        F.log_softmax(teacher.float(), -1),
         log_target=True,
-        reduction="batchmean",
-    )
+        reduction="none",
+    ).sum(-1)
 
 
 def distance(student: TextModelOutput, teacher: TextModelOutput) -> Tensor:
