@@ -13,7 +13,7 @@ from torch import Tensor
 
 from sarguard.reference.difference import apply_alignment, apply_difference
 from sarguard.reference.training import stage as stage_module
-from sarguard.reference.training import train_answering
+from sarguard.reference.training import train_answering, train_hearing
 from sarguard.reference.training.adapters import Adapters
 from sarguard.reference.training.answering import (
     TRANSCRIBE,
@@ -145,7 +145,12 @@ def look_up(made: Student, lookup: LookupEncoder, steps: int, checkpoint: Path) 
 
 
 @pytest.mark.slow
-def test_the_lookup_learns_and_goes_on(tmp_path: Path) -> None:
+def test_the_lookup_learns_and_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # A model as small as this one takes larger steps.
+    rates = [10 * rate for rate in train_hearing.RATES]
+    monkeypatch.setattr(train_hearing, "RATES", rates)
     made, path = student(layers=1), tmp_path / "lookup.pt"
     lookup = made.lookup()
     before, said = lookup_loss(made, lookup), lookup.layer.fc2.weight.clone()
