@@ -1,7 +1,8 @@
 from .audio.limits import AudioLimits as AudioLimits
 from .audit.log import AuditLog as AuditLog
 from .calibration.build import calibrate as calibrate
-from .client import ClientOptions as ClientOptions, SafeAudioLLM as SafeAudioLLM
+from .client import SafeAudioLLM as SafeAudioLLM
+from .client_options import ClientOptions as ClientOptions
 from .errors import SarguardError as SarguardError
 from .guard.checks import (
     ALLOW as ALLOW,

@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 from sarguard.errors import ArtifactNotFoundError
+from sarguard.option_values import as_path
 from sarguard.steering.bundle import SteeringBundle
 
 REFERENCE = "reference"
@@ -32,14 +33,17 @@ def choose_bundle(
         return open_bundle(Path(__file__).parent / "reference" / "bundle")
     raise ArtifactNotFoundError(
         f"no steering bundle for {name}. Make one with: sarguard calibrate {name} -o "
-        'bundle/ and pass bundle="bundle/"; or pass calibrate=True to calibrate now, '
-        "which takes minutes"
+        'bundle/ and name it, with bundle="bundle/" in Python or --bundle bundle/ on '
+        "the command line; in Python, calibrate=True calibrates now, which takes "
+        "minutes"
     )
 
 
 def open_bundle(bundle: str | os.PathLike[str] | SteeringBundle) -> SteeringBundle:
     """Return a bundle given as an object or by its directory."""
-    return bundle if isinstance(bundle, SteeringBundle) else SteeringBundle.load(bundle)
+    if isinstance(bundle, SteeringBundle):
+        return bundle
+    return SteeringBundle.load(as_path("bundle", bundle, ArtifactNotFoundError))
 
 
 def reference_path(*, progress: bool) -> Path:

@@ -9,12 +9,13 @@ import weakref
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Literal, NoReturn, TypeAlias
+from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias
 
 from sarguard.audio import AudioLimits, load_audio
 from sarguard.audio.loading import warm_up
 from sarguard.bundles import REFERENCE, choose_bundle, open_bundle, reference_path
 from sarguard.calibration.build import calibrate_now
+from sarguard.client_options import ClientOptions, checked_options
 from sarguard.errors import (
     ConfigurationError,
     InvalidRequestError,
@@ -29,18 +30,17 @@ from sarguard.models.loading import (
     wrap_model,
 )
 from sarguard.models.untyped import PretrainedModel, Processor
+from sarguard.option_values import as_path
 from sarguard.policy.messages import DEFAULT_MESSAGES, Reason
 from sarguard.policy.model import Policy
 from sarguard.policy.overrides import Override
 from sarguard.serving.backend import Backend
 from sarguard.serving.batch_engine import BatchEngine
 from sarguard.serving.conversation import fit_conversation
-from sarguard.serving.observers import Observer
 from sarguard.serving.request import (
     GenerationInput,
     GenerationOptions,
     GenerationRequest,
-    check_names,
 )
 from sarguard.serving.request_guard import RequestGuard
 from sarguard.serving.request_state import ClientFacts, RequestState, to_backend_request
@@ -62,7 +62,6 @@ if TYPE_CHECKING:
     from sarguard.audio import AudioSource
     from sarguard.audit.log import AuditLog
 
-WhenFull: TypeAlias = Literal["wait", "raise"]
 BundleLike: TypeAlias = "str | os.PathLike[str] | SteeringBundle"
 
 # What a guard of one's own would silently not do.
@@ -79,20 +78,6 @@ _NO_COPY = (
 
 FALLBACK = DEFAULT_MESSAGES["en"][Reason.ERROR]
 """What is said where something failed, unless a policy has other words."""
-
-
-class ClientOptions(GuardOptions, total=False):
-    """What a client is opened with, however its model is given."""
-
-    observers: Sequence[Observer]
-    """Hear what happens to every request, and change nothing."""
-    max_batch: int
-    """Most requests that are answered together; 8 by default."""
-    max_queue: int
-    """Most requests that wait; 64 by default."""
-    queue_full: WhenFull
-    """Whether the next caller waits, which is the default, or gets a
-    `QueueFullError`."""
 
 
 class SafeAudioLLM:
@@ -135,12 +120,7 @@ class SafeAudioLLM:
             AuditError: The ledger cannot be opened.
             SteeringError: Steering did not change what the model says.
         """
-        check_names(options, ClientOptions, ConfigurationError)
-        when_full = options.get("queue_full", "wait")
-        if when_full not in ("wait", "raise"):
-            raise ConfigurationError(
-                f"queue_full is {when_full!r}: use 'wait' or 'raise'"
-            )
+        options = checked_options(**options)
         given = [name for name in _GUARDS_OWN if options.get(name)]
         if guard is not None and given:
             raise ConfigurationError(
@@ -151,7 +131,7 @@ class SafeAudioLLM:
         self._backend = backend
         self._bundle = bundle
         self._alpha = bundle.card.alpha if alpha is None else float(alpha)
-        self._waits = when_full == "wait"
+        self._waits = options.get("queue_full", "wait") == "wait"
         self._handle = open_guard(
             backend.info, bundle, memory=backend, **_guard_options(options)
         )
@@ -219,8 +199,8 @@ class SafeAudioLLM:
             SteeringError: Steering did not change what the model says.
         """
         # A wrong option should not cost a load.
-        check_names(options, ClientOptions, ConfigurationError)
-        name = os.fspath(id_or_path)
+        options = checked_options(**options)
+        name = as_path("id_or_path", id_or_path, ConfigurationError)
         chosen = choose_bundle(name, bundle, calibrate=calibrate)
         path = reference_path(progress=progress) if name == REFERENCE else name
         loaded = load_model(
@@ -275,6 +255,7 @@ class SafeAudioLLM:
         **options: Unpack[ClientOptions],
     ) -> SafeAudioLLM:
         """Guard what `load_model` or `wrap_model` returned; see `from_model`."""
+        options = checked_options(**options)
         engine = BatchEngine(
             loaded,
             bundle,

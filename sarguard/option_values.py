@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import numbers
 import operator
+import os
 import re
 import uuid
 from typing import Any
@@ -16,6 +17,7 @@ from typing import Any
 from sarguard.errors import InvalidRequestError, SarguardError
 
 MAX_NAME = 256
+_LONGEST_FILE_NAME = 255
 _WHOLE = re.compile(r"[+-]?\d{1,20}")
 _DECIMAL = re.compile(r"[+-]?(\d{1,20}(\.\d{0,20})?|\.\d{1,20})([eE][+-]?\d{1,3})?")
 _SHOWN = 60
@@ -105,6 +107,32 @@ def as_count(
     if single is not None:
         return as_count(name, single, error)
     raise error(f"{name} is {shown(value)}: give a whole number")
+
+
+def as_path(
+    name: str, value: object, error: type[SarguardError] = InvalidRequestError
+) -> str:
+    """Return a path as a text, which the file system may not have.
+
+    Raises:
+        SarguardError: It is none, is empty, or holds a NUL.
+    """
+    try:
+        path = os.fsdecode(value)  # type: ignore[arg-type]
+    except (TypeError, UnicodeError):
+        raise error(f"{name} is {shown(value)}: give a path") from None
+    if not path.strip() or "\0" in path:
+        raise error(f"{name} is {shown(path)}: give a path, without NUL characters")
+    try:
+        names = os.fsencode(path).split(os.fsencode(os.sep))
+    except UnicodeEncodeError:
+        raise error(f"{name} is {shown(path)}: no file can be named so") from None
+    if max(map(len, names)) > _LONGEST_FILE_NAME:
+        raise error(
+            f"{name} is {shown(path)}: a part of it is longer than file systems take, "
+            f"{_LONGEST_FILE_NAME} bytes"
+        )
+    return path
 
 
 def shown(value: object) -> str:

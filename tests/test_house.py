@@ -57,7 +57,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "reference": {
         *("audio", "datasets", "errors", "logs", "models", "refusal", "types"),
     },
-    "bundles": {"errors", "reference", "steering"},
+    "bundles": {"errors", "option_values", "reference", "steering"},
     "serving": {
         *("audio", "decoding", "errors", "logs", "models", "option_values", "policy"),
         *("refusal", "steering", "types"),
@@ -70,9 +70,14 @@ MAY_IMPORT: dict[str, set[str]] = {
     "opinions": {
         *("datasets", "errors", "guard", "models", "reference", "serving", "types"),
     },
+    "client_options": {
+        *("audit", "errors", "guard", "option_values", "policy", "serving"),
+        *("steering",),
+    },
     "client": {
-        *("audio", "audit", "bundles", "calibration", "errors", "guard", "models"),
-        *("policy", "serving", "steering", "types"),
+        *("audio", "audit", "bundles", "calibration", "client_options", "errors"),
+        *("guard", "models", "option_values", "policy", "serving", "steering"),
+        *("types",),
     },
     # An arm's dose is resolved as a client's is, by the guard.
     "evaluation": {
@@ -84,9 +89,9 @@ MAY_IMPORT: dict[str, set[str]] = {
         *("models", "policy", "steering", "types"),
     },
     "cli": {
-        *("audio", "audit", "bench", "bundles", "calibration", "client", "datasets"),
-        *("decoding", "errors", "evaluation", "guard", "models", "policy"),
-        *("reference", "refusal", "steering", "types"),
+        *("audio", "audit", "bench", "bundles", "calibration", "client"),
+        *("client_options", "datasets", "decoding", "errors", "evaluation", "guard"),
+        *("models", "policy", "reference", "refusal", "steering", "types"),
     },
     "__main__": {"cli"},
 }

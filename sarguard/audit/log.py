@@ -34,7 +34,7 @@ from sarguard.audit.records.ids import new_name
 from sarguard.audit.records.requests import RequestRecord
 from sarguard.audit.storage.appender import Pace, draft
 from sarguard.audit.storage.database import open_reader
-from sarguard.audit.storage.open_ledger import find_signer, open_recorder
+from sarguard.audit.storage.open_ledger import check_folder, find_signer, open_recorder
 from sarguard.audit.storage.query import Entry, LedgerReader, Query
 from sarguard.audit.storage.recorder import (
     DurableRecorder,
@@ -109,6 +109,7 @@ class AuditLog:
         if read_only:
             reader.connect().close()
             return cls(reader, None)
+        check_folder(reader.path)
         publisher = Publisher(mirror)
         recorder = open_recorder(
             reader.path,
@@ -314,9 +315,9 @@ class AuditLog:
         found = self.search(Query(audit_id=audit_id), limit=None)
         return sorted(found, key=lambda entry: entry.seq)
 
-    def unfinished(self) -> Iterator[Entry]:
-        """Yield the first records of requests that have no outcome."""
-        return self.reader.unfinished()
+    def unfinished(self, query: Query | None = None) -> Iterator[Entry]:
+        """Yield the first records of requests that have no outcome and fit a query."""
+        return self.reader.unfinished(query)
 
     def checkpoint(self) -> Checkpoint | None:
         """Sign the ledger as it is; return its newest checkpoint."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from heapq import merge
@@ -168,21 +169,50 @@ def contents(
     return [_open(content, sealer) for content in kept]
 
 
-def statistics(log: AuditLog, query: Query) -> dict[str, Any]:
-    """Count a period's requests by how they ended, and other notable records."""
-    ended = replace(query, kind="request_finished")
-    by_kind = log.reader.tally("kind", query)
-    labels = list(newest_labels(log).values())
+def statistics(log: AuditLog, queries: Sequence[Query]) -> dict[str, Any]:
+    """Count the requests that fit any of some queries, and other notable records.
+
+    Args:
+        log: the ledger.
+        queries: what `find` would be asked, but for the kind; no record may fit two.
+    """
+    ended = [replace(query, kind="request_finished") for query in queries]
+    begun = [replace(query, kind="request_started") for query in queries]
+    judged = {
+        request: labels
+        for request, labels in newest_labels(log).items()
+        if _is_counted(log, request, [*ended, *begun])
+    }
+    labels = [label for given in judged.values() for label in given.values()]
+    by_kind = _tally(log, "kind", queries)
     return {
-        "started": log.reader.count(replace(query, kind="request_started")),
-        "ended": log.reader.count(ended),
-        "open": sum(1 for _ in log.unfinished()),
-        "outcome": log.reader.tally("outcome", ended),
-        "policy": log.reader.tally("policy", ended),
-        "tenant": log.reader.tally("tenant", ended),
+        "started": sum(map(log.reader.count, begun)),
+        "ended": sum(map(log.reader.count, ended)),
+        "open": sum(1 for query in begun for _ in log.unfinished(query)),
+        "outcome": _tally(log, "outcome", ended),
+        "policy": _tally(log, "policy", ended),
+        "tenant": _tally(log, "tenant", ended),
+        "reviewed": len(judged),
         "labels": {label: labels.count(label) for label in sorted(set(labels))},
+        "disagreements": sum(len(set(given.values())) > 1 for given in judged.values()),
         "of_note": {kind: by_kind[kind] for kind in NOTABLE_KINDS if kind in by_kind},
     }
+
+
+def _tally(log: AuditLog, column: str, queries: Sequence[Query]) -> dict[str, int]:
+    found: Counter[str] = Counter()
+    for query in queries:
+        found.update(log.reader.tally(column, query))
+    return dict(found)
+
+
+def _is_counted(log: AuditLog, request: str, queries: Sequence[Query]) -> bool:
+    """Return whether a record of a request fits one of some queries."""
+    return any(
+        log.reader.count(replace(query, audit_id=request))
+        for query in queries
+        if query.audit_id in (None, request)
+    )
 
 
 def _open(content: Content, sealer: Sealer | None) -> KeptContent:

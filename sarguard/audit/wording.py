@@ -112,6 +112,14 @@ def _check(check: dict[str, Any]) -> str:
     return f"{stage} {check['name']}: {check['verdict']}{to}{scored}{label}"
 
 
+def _judgement(record: dict[str, Any]) -> str:
+    actor = record.get("actor", record["reviewer"])
+    written = "" if actor == record["reviewer"] else f", written by {actor}"
+    return f"{record['label']} by {record['reviewer']}{written}: " + (
+        record.get("note") or "-"
+    )
+
+
 def _hold(record: dict[str, Any]) -> str:
     return f"{record['action']} by {record['actor']}: {record['reason']}"
 
@@ -133,7 +141,7 @@ _DETAILS: dict[str, Callable[[dict[str, Any]], str]] = {
     "audit_degraded": lambda r: f"{r['unrecorded']} ({r['cause']})",
     "integrity_failed": lambda r: r["what"],
     "log_recovered": lambda r: f"{r['cause']} {r.get('count', 0)}",
-    "reviewed": lambda r: f"{r['label']} by {r['reviewer']}: {r.get('note') or '-'}",
+    "reviewed": lambda r: _judgement(r),
     "accessed": lambda r: f"{r['action']}, {r['found']} found, {r.get('actor', '?')}",
     "exported": lambda r: f"{r['records']} as {r['format']}, {r.get('actor', '?')}",
     "verified": lambda r: "valid" if r["ok"] else f"{r['problems']} problems",

@@ -67,19 +67,19 @@ def run(options: argparse.Namespace) -> int:
     from sarguard.cli.load import open_model_and_bundle
 
     clip = _read(options.clip)
-    loaded, bundle = open_model_and_bundle(options)
     from sarguard.client import SafeAudioLLM
+    from sarguard.client_options import checked_options
 
+    guarded_by = checked_options(
+        policy=options.policy,
+        audit=options.audit,
+        tier=options.tier,
+        alpha=options.alpha,
+    )
+    loaded, bundle = open_model_and_bundle(options)
     live = sys.stdout.isatty() and not options.json
     with (
-        SafeAudioLLM.from_loaded(
-            loaded,
-            bundle,
-            policy=options.policy,
-            audit=options.audit,
-            tier=options.tier,
-            alpha=options.alpha,
-        ) as client,
+        SafeAudioLLM.from_loaded(loaded, bundle, **guarded_by) as client,
         client.stream(
             clip,
             options.text,

@@ -18,6 +18,8 @@ from sarguard.errors import AuditIntegrityError, SarguardError
 USAGE_ERROR = 2
 INTERNAL_ERROR = 1
 INTERRUPTED = 130
+READER_GONE = 141
+"""As a shell reports a program that SIGPIPE ended."""
 
 _COMMANDS = (demo, ask, evaluate, calibrate, bench, models, policy, audit, doctor)
 _EPILOG = """\
@@ -35,7 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     Returns:
         0 for success, 1 if something is broken, 2 for an error in the request, 130
-        if interrupted.
+        if interrupted, 141 if the reader of its output went away.
     """
     parser = build_parser()
     options = parser.parse_args(arguments)
@@ -56,7 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # The reader of the output is gone. The interpreter flushes stdout as it exits,
         # which would fail again: give it somewhere to write to.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return INTERNAL_ERROR
+        return READER_GONE
     except KeyboardInterrupt:
         sys.stderr.write("\nsarguard: interrupted\n")
         return INTERRUPTED

@@ -70,9 +70,14 @@ def results() -> Console:
     """
     from rich.console import Console
 
+    class Results(Console):
+        def on_broken_pipe(self) -> None:
+            # Rich would leave with 1, which of `verify` means that a ledger is wrong.
+            raise BrokenPipeError
+
     fixed = not sys.stdout.isatty() and not os.environ.get("COLUMNS")
     width = WIDTH_OF_FILES if fixed else None
-    return Console(file=sys.stdout, highlight=False, width=width)
+    return Results(file=sys.stdout, highlight=False, width=width)
 
 
 def remarks() -> Console:
@@ -82,9 +87,16 @@ def remarks() -> Console:
     return Console(file=sys.stderr, highlight=False)
 
 
-def print_json(content: Any, *, ensure_ascii: bool = True) -> None:  # noqa: ANN401
+def print_json(
+    content: Any,  # noqa: ANN401
+    *,
+    indent: int | None = 2,
+    ensure_ascii: bool = True,
+) -> None:
     """Write plain values to stdout as JSON; NaN, which JSON lacks, is an error."""
-    text = json.dumps(content, indent=2, allow_nan=False, ensure_ascii=ensure_ascii)
+    text = json.dumps(
+        content, indent=indent, allow_nan=False, ensure_ascii=ensure_ascii
+    )
     sys.stdout.write(text + "\n")
 
 

@@ -75,6 +75,16 @@ _CALLERS_FAULT = (
 )
 
 
+def check_has_ledger(policy: Policy, kept: bool) -> None:
+    """Raise ConfigurationError where a policy wants a ledger and none is kept."""
+    if policy.audit.required and not kept:
+        raise ConfigurationError(
+            f"policy {policy.id} answers nothing without a ledger: name one with "
+            "audit= in Python or --audit on the command line, or set audit.required "
+            "to false in the policy"
+        )
+
+
 class PolicyGuard:
     """The `RequestGuard` of a client; any number of threads may use it at once.
 
@@ -321,11 +331,7 @@ class PolicyGuard:
         )
 
     def _check_ledger(self, policy: Policy) -> None:
-        if policy.audit.required and self._recorder is None:
-            raise ConfigurationError(
-                f"policy {policy.id} answers nothing without a ledger: give audit=, "
-                "or set audit.required to false in the policy"
-            )
+        check_has_ledger(policy, self._recorder is not None)
         if self._recorder is not None:
             self._recorder.check(policy)
 

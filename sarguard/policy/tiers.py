@@ -31,7 +31,8 @@ class Tier(Enum):
         if isinstance(name, Tier):
             return name
         for tier in cls:
-            if tier.value == name:
+            # An array would compare with each of its elements.
+            if isinstance(name, str) and tier.value == name:
                 return tier
         names = [tier.value for tier in cls]
         close = get_close_matches(str(name), names, n=1)

@@ -58,6 +58,35 @@ def test_a_hold_stands_against_erasure(tmp_path: Path) -> None:
         assert erase(log, privacy.sealer, tenant="b", whole_tenant=True).keys
 
 
+@pytest.mark.parametrize(
+    ("first", "last", "held"),
+    [(1, 2, "call-1"), (4, None, "call-2"), (None, 3, "call-1"), (5, 5, "call-2")],
+)
+def test_a_hold_covers_the_records_that_it_names_and_nothing_else(
+    tmp_path: Path, first: int | None, last: int | None, held: str
+) -> None:
+    log, privacy = ledger(tmp_path, content="encrypted")
+    with log:
+        ask(log, privacy, session="call-1")  # Records 2 and 3.
+        ask(log, privacy, seed=1, session="call-2")  # Records 4 and 5.
+        place_hold(log, reason="case 7", actor="ann", first_seq=first, last_seq=last)
+        named = {n: privacy.pseudonyms().session(n) for n in ("call-1", "call-2")}
+        with pytest.raises(AuditRecordError, match="case 7"):
+            erase(log, privacy.sealer, session=named.pop(held))
+        with pytest.raises(AuditRecordError, match="case 7"):
+            erase(log, privacy.sealer, whole_tenant=True)
+        (free,) = named.values()
+        assert erase(log, privacy.sealer, session=free).contents == 3
+
+
+def test_a_hold_on_an_empty_range_is_refused(tmp_path: Path) -> None:
+    log, _ = ledger(tmp_path)
+    with log:
+        with pytest.raises(AuditRecordError, match="records 9 to 1 covers nothing"):
+            place_hold(log, reason="bad", actor="ann", first_seq=9, last_seq=1)
+        assert log.reader.size() == 1
+
+
 def test_what_cannot_be_recorded_is_not_erased(tmp_path: Path) -> None:
     log, privacy = ledger(tmp_path, content="encrypted")
     ask(log, privacy)

@@ -21,6 +21,8 @@ from sarguard.audit.exports import FORMATS
 from sarguard.audit.exports import parquet as parquet_export
 from sarguard.audit.exports.rows import COLUMNS
 from sarguard.audit.exports.spreadsheet import safe_cell, safe_json
+from sarguard.audit.operations.reviews import review
+from sarguard.audit.records.fields import Score
 from sarguard.audit.records.ids import time_us
 from sarguard.errors import (
     AuditNotFoundError,
@@ -73,6 +75,20 @@ def test_csv_cannot_run_in_a_spreadsheet(log: AuditLog, tmp_path: Path) -> None:
     assert {row["tenant"] for row in rows} == {f"'{FORMULA}"}
     assert {row["alpha"] for row in rows} == {"0.1"}
     assert {row["attested"] for row in rows} == {"true"}
+
+
+def test_csv_carries_scores_and_what_a_judgement_is_about(tmp_path: Path) -> None:
+    log, privacy = ledger(tmp_path)
+    with log:
+        name = ask(log, privacy, scores=[Score(name="gate", value=0.75, threshold=0.5)])
+        review(log, name, "missed", reviewer="ann")
+        export(log, tmp_path / "all.csv", "csv")
+    text = (tmp_path / "all.csv").read_text(encoding="utf-8")
+    rows = {row["kind"]: row for row in csv.DictReader(io.StringIO(text))}
+    ended, judged = rows["request_finished"], rows["reviewed"]
+    assert (ended["gate_score"], ended["gate_threshold"]) == ("0.75", "0.5")
+    assert judged["audit_id"] == ended["audit_id"] == name
+    assert (judged["gate_score"], judged["label"]) == ("", "missed")
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import structlog
 
+from sarguard.audit import verify, views
 from sarguard.audit.operations.reviews import newest_labels, review, reviews
 from sarguard.errors import AuditNotFoundError, AuditRecordError
 from tests.audit.filled import ask, ledger
@@ -20,7 +21,24 @@ def test_a_later_judgement_names_the_one_before(tmp_path: Path) -> None:
         said = [entry.record for entry in reviews(log, name)]
         assert [s.label for s in said] == ["missed", "correct", "needs_follow_up"]  # type: ignore[attr-defined]
         assert [s.replaces for s in said] == [None, None, first.seq]  # type: ignore[attr-defined]
-        assert newest_labels(log) == {name: "needs_follow_up"}
+        assert newest_labels(log) == {
+            name: {"ann": "needs_follow_up", "bob": "correct"}
+        }
+
+
+def test_who_wrote_a_judgement_down_is_in_the_record(tmp_path: Path) -> None:
+    log, privacy = ledger(tmp_path)
+    with log:
+        name = ask(log, privacy)
+        review(log, name, "missed", reviewer="ann")
+        review(log, name, "correct", reviewer="dr.lee", actor="mallory")
+        own, written = (entry.record for entry in reviews(log, name))
+        # A reader of version 1 of the schema takes what it knows.
+        assert (own.schema_version, written.schema_version) == (1, 2)
+        assert written.actor == "mallory"  # type: ignore[attr-defined]
+        row = views.list_row(reviews(log, name)[1])
+        assert "correct by dr.lee, written by mallory" in row.detail
+    assert verify(log.path).ok
 
 
 @pytest.mark.parametrize(

@@ -77,9 +77,44 @@ def test_records_are_found_by_number_and_by_name(tmp_path: Path) -> None:
         log.started(entry="generate")
         (request,) = views.progress(log, [log.reader.get(5)])
         assert (request.records, request.finished) == (1, False)
-        counts = views.statistics(log, Query())
+        counts = views.statistics(log, [Query()])
     assert (counts["started"], counts["ended"], counts["open"]) == (2, 1, 1)
     assert counts["labels"] == {"missed": 1}
+
+
+def test_counts_obey_the_filters_of_lists(tmp_path: Path) -> None:
+    log, privacy = ledger(tmp_path)
+    with log:
+        blocked = ask(log, privacy, outcome="blocked", tenant="acme")
+        answered = ask(log, privacy, seed=1, tenant="desk")
+        log.started(entry="generate", tenant="desk")
+        review(log, blocked, "over_refusal", reviewer="ann")
+        review(log, blocked, "correct", reviewer="bob")
+        review(log, answered, "correct", reviewer="ann")
+        review(log, answered, "correct", reviewer="bob")
+        (begun, *_) = (e.seq for e in log.request(answered))
+
+        def counted(*queries: Query) -> tuple[int, int, int, dict[str, int], int]:
+            found = views.statistics(log, queries)
+            assert found["ended"] == sum(found["outcome"].values())
+            assert sum(found["labels"].values()) == 2 * found["reviewed"]
+            names = ("ended", "open", "reviewed", "labels", "disagreements")
+            return tuple(found[name] for name in names)  # type: ignore[return-value]
+
+        both = {"correct": 3, "over_refusal": 1}
+        assert counted(Query()) == (2, 1, 2, both, 1)
+        assert counted(Query(tenant="nobody")) == (0, 0, 0, {}, 0)
+        assert counted(Query(since="2100-01-01")) == (0, 0, 0, {}, 0)
+        assert counted(Query(tenant="desk")) == (1, 1, 1, {"correct": 2}, 0)
+        assert counted(Query(outcome="answered")) == (1, 0, 1, {"correct": 2}, 0)
+        assert counted(Query(first_seq=begun)) == (1, 1, 1, {"correct": 2}, 0)
+        assert counted(Query(audit_id=blocked))[2:] == (
+            1,
+            {"correct": 1, "over_refusal": 1},
+            1,
+        )
+        outcomes = [Query(outcome="blocked"), Query(outcome="answered")]
+        assert counted(*outcomes) == (2, 0, 2, both, 1)
 
 
 def test_content_is_opened_as_far_as_it_can_be(tmp_path: Path) -> None:

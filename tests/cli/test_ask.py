@@ -12,6 +12,7 @@ import pytest
 import soundfile
 
 from sarguard import client
+from sarguard.cli import load
 from sarguard.client import FALLBACK
 from sarguard.datasets import load_clips
 from sarguard.errors import SteeringNotAppliedError
@@ -261,3 +262,24 @@ def test_the_reference_model_answers(run: Run, tmp_path: Path) -> None:
     assert reply["guard"]["layers"] == 30
     assert reply["guard"]["steered_positions"] == reply["usage"]["output_tokens"]
     assert find_collapse(reply["text"]) is None
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--audit", "nowhere/audit.db"], "no folder for the ledger nowhere/audit.db"),
+        (["--policy", "nowhere.yaml"], "nowhere.yaml"),
+        (["--tier", "strictest"], "there is no tier 'strictest'"),
+    ],
+    ids=lambda value: value[0] if isinstance(value, list) else "",
+)
+def test_the_command_line_judges_options_before_the_model(
+    options: list[str], said: str, clip: str, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def load_model(*_: object, **__: object) -> None:
+        pytest.fail("the model was loaded")
+
+    monkeypatch.setattr(load, "open_model", load_model)
+    status, _, err = run("ask", *options, clip)
+    assert status == 2
+    assert said in err

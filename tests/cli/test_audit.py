@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shlex
 import sqlite3
+import subprocess
+import sys
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
@@ -77,13 +80,84 @@ def test_search_finds_exactly(run: Run) -> None:
     status, out, _ = run("audit", "search", "--interventions", "--json")
     found = [json.loads(line)["record"]["outcome"] for line in out.splitlines()]
     assert (status, found) == (0, ["error_closed", "blocked", "refused"])
-    status, out, _ = run("audit", "search", "--tenant", "nobody")
-    assert status == 1
-    assert out.startswith("No record fits.\nThere is no tenant 'nobody'")
+    status, out, err = run("audit", "search", "--tenant", "nobody")
+    assert (status, out) == (1, "No record fits.\n")
+    assert "no tenant 'nobody'; it has acme" in err
     assert run("audit", "search", "--since", "yesterday")[0] == 2
     status, _, err = run("audit", "search", "--outcome", "fine")
     assert status == 2
     assert "answered, refused" in err
+
+
+@pytest.mark.usefixtures("request_id")
+def test_stats_take_the_filters_that_they_name(run: Run) -> None:
+    status, out, _ = run("audit", "stats", "--interventions", "--json")
+    found = json.loads(out)
+    ended = {"blocked": 1, "error_closed": 1, "refused": 1}
+    assert (status, found["outcome"], found["ended"]) == (0, ended, 3)
+    assert (
+        run("audit", "stats", "--outcome", "answered", "--outcome", "refused")[0] == 0
+    )
+    status, _, err = run("audit", "stats", "--kind", "reviewed")
+    assert status == 2
+    assert "sarguard audit search --kind reviewed" in err
+
+
+def test_two_reviewers_stand_side_by_side(request_id: str, run: Run) -> None:
+    for name, label in (("ann", "missed"), ("bob", "correct")):
+        run("audit", "review", request_id, label, "--reviewer", name)
+    _, out, _ = run("audit", "stats")
+    assert re.search(r"missed +1\ncorrect|correct +1\nmissed +1", out)
+    assert re.search(r"requests they disagree on +1", out)
+    _, out, _ = run("audit", "search", "--kind", "reviewed", "--json")
+    first = json.loads(out.splitlines()[0])["record"]
+    assert (first["reviewer"], bool(first["actor"])) == ("bob", True)
+
+
+@pytest.mark.parametrize("more", [(), ("--content",)], ids=["sealed", "opened"])
+def test_json_is_a_value_a_line(
+    request_id: str, run: Run, more: tuple[str, ...]
+) -> None:
+    _, out, _ = run("audit", "show", request_id, "--json", *more)
+    values = [json.loads(line) for line in out.splitlines()]
+    assert [value["record"]["kind"] for value in values[:2]] == [
+        "request_started",
+        "request_finished",
+    ]
+    assert [value["content"]["part"] for value in values[2:]] == [
+        "input_text",
+        "input_audio",
+        "output_text",
+    ]
+
+
+@pytest.mark.parametrize("part", ["verify", "tail", "search", "stats", "show 3"])
+def test_a_closed_pipe_is_not_a_wrong_ledger(request_id: str, part: str) -> None:
+    assert request_id
+    reader, writer = os.pipe()
+    os.close(reader)
+    command = [sys.executable, "-m", "sarguard", "audit", *part.split()]
+    done = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, check=False)
+    os.close(writer)
+    assert done.returncode == 141
+    assert b"Traceback" not in done.stderr
+
+
+@pytest.mark.usefixtures("request_id")
+def test_an_error_names_the_option_of_the_command_line(run: Run) -> None:
+    Path("audit.db.key").unlink()
+    status, _, err = run("audit", "review", "3", "correct")
+    assert status == 2
+    assert "--signing-key" in err
+
+
+@pytest.mark.usefixtures("request_id")
+def test_a_hold_for_a_mistyped_tenant_names_the_known_ones(run: Run) -> None:
+    hold = ["audit", "hold", "place", "--reason", "case 7", "--tenant"]
+    status, _, err = run(*hold, "acmee")
+    assert status == 0, "a hold may come before the first record"
+    assert "no tenant 'acmee'; it has acme" in err
+    assert run(*hold, "acme")[2] == ""
 
 
 @pytest.mark.usefixtures("request_id")

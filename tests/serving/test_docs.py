@@ -10,7 +10,7 @@ import pytest
 import soundfile
 
 from sarguard import SafeAudioLLM, errors
-from sarguard.client import ClientOptions
+from sarguard.client_options import ClientOptions
 from sarguard.serving.request import GenerationOptions
 from sarguard.steering.bundle import SteeringBundle
 from sarguard.types import Outcome

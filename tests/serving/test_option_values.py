@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import math
-import uuid
 from collections.abc import Callable, Iterator
 from decimal import Decimal
 from fractions import Fraction
@@ -28,11 +26,8 @@ from sarguard.option_values import as_count, as_name, as_number, as_text, shown
 from sarguard.serving.request import GenerationOptions, GenerationRequest
 from sarguard.steering.bundle import SteeringBundle
 from sarguard.types import Outcome, Turn
+from tests.odd_values import CUT, NAME, ODD
 from tests.serving.fakes import FakeBackend
-
-CUT = json.loads('"Hello \\ud83d"')
-"""What JavaScript's slice() leaves of an emoji."""
-NAME = uuid.UUID("12345678-1234-5678-1234-567812345678")
 
 
 @pytest.mark.parametrize(
@@ -101,19 +96,6 @@ def test_an_error_shows_a_value_and_no_sound() -> None:
     assert shown(b"RIFF") == "of type bytes"
 
 
-ODD: tuple[Any, ...] = (
-    *(None, True, False, 0, 1, -1, 2**63, -(2**63), 10**30, 10**400),
-    *(0.0, 0.5, 1.0, -0.5, math.nan, math.inf, -math.inf, 1e-320, 1e300),
-    *("", " ", "5", "0.5", "-3", "nan", "a\0b", CUT, "é", "x" * 1_000_000),
-    *("maximum", "strict", "permissive", "de", "balanced", "../..", "\u202e"),
-    *(b"", b"5", bytearray(b"RIFF"), memoryview(b"abc")),
-    *([], [1], ["a"], [""], [None], ["a", 5], (), (1, 2), {"a"}, {}, {"type": "x"}),
-    *({1: 2}, {"type": "object"}, object(), print, Path("/tmp"), NAME, 1j),
-    *(np.float32(0.5), np.float32("nan"), np.int64(3), np.float64(2), np.bool_(1)),
-    *(np.array([1.0, 2.0]), np.array(3), np.zeros(8_000, np.float32)),
-    *(torch.tensor(2), torch.tensor([1.0]), Decimal("0.5"), Fraction(1, 3)),
-    *([Turn(role="user", text="Hi.")], Turn(role="user", text="Hi."), int, Outcome),
-)
 OPTIONS = sorted(GenerationOptions.__optional_keys__)
 WAYS: dict[str, Callable[[SafeAudioLLM, dict[str, Any]], Any]] = {
     "generate": lambda client, asked: client.generate(**asked),

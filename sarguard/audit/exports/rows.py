@@ -17,6 +17,8 @@ COLUMNS: dict[str, tuple[str, type]] = {
     "outcome": ("outcome", str),
     "reason": ("reason", str),
     "rule": ("rule", str),
+    "gate_score": ("scores.gate.value", float),
+    "gate_threshold": ("scores.gate.threshold", float),
     "entry": ("entry", str),
     "policy": ("policy.id", str),
     "policy_version": ("policy.version", str),
@@ -52,7 +54,10 @@ COLUMNS: dict[str, tuple[str, type]] = {
     "leaf_hash": ("", str),
     "record": ("", str),
 }
-"""Each column, where a record holds it, and its type; `record` is the whole of it."""
+"""Each column, where a record holds it, and its type; `record` is the whole of it.
+
+What is in a list is found by its name.
+"""
 
 
 def row(entry: Entry) -> dict[str, Cell]:
@@ -61,6 +66,8 @@ def row(entry: Entry) -> dict[str, Cell]:
     found: dict[str, Cell] = {
         name: _find(record, path) for name, (path, _) in COLUMNS.items() if path
     }
+    # A judgement is about a request, and shares the column that rows are joined by.
+    found["audit_id"] = found["audit_id"] or _find(record, "request")
     found["leaf_hash"] = entry.leaf
     found["record"] = entry.data.decode("utf-8")
     return found
@@ -69,6 +76,8 @@ def row(entry: Entry) -> dict[str, Cell]:
 def _find(record: dict[str, Any], path: str) -> Cell:
     value: Any = record
     for part in path.split("."):
+        if isinstance(value, list):
+            value = {each.get("name"): each for each in value if isinstance(each, dict)}
         if not isinstance(value, dict) or part not in value:
             return None
         value = value[part]

@@ -67,17 +67,16 @@ def erase(
     """
     if whole_tenant == (session is not None):
         raise AuditRecordError("name a session to erase, or the whole tenant")
-    _refuse_held(log, tenant)
     concerned = [
         s for s in sealer.keyring.secrets() if _is_concerned(s, tenant, session)
     ]
     known = _known_records(log, tenant, session)
     if not concerned and not known:
-        what = "tenant" if session is None else "session"
+        what = "nobody" if session is None else "no such session"
         raise AuditNotFoundError(
-            f"nothing was erased: the ledger knows no such {what} "
-            f"{_of_tenant(log, tenant)}"
+            f"nothing was erased: the ledger knows {what} {_of_tenant(log, tenant)}"
         )
+    _refuse_held(log, tenant, known)
     name = new_name("erase")
     subject = {"erasure_id": name, "tenant": tenant, "session": session}
     # Recorded before anything is destroyed: an erasure must not go unrecorded.
@@ -130,8 +129,9 @@ def _is_concerned(secret: Secret, tenant: str | None, session: str | None) -> bo
     )
 
 
-def _refuse_held(log: AuditLog, tenant: str | None) -> None:
-    covering = [hold for hold in active_holds(log) if hold.covers_tenant(tenant)]
+def _refuse_held(log: AuditLog, tenant: str | None, records: list[Entry]) -> None:
+    seqs = [entry.seq for entry in records]
+    covering = [hold for hold in active_holds(log) if hold.covers_records(tenant, seqs)]
     if covering:
         names = ", ".join(f"{hold.hold_id} ({hold.reason})" for hold in covering)
         raise AuditRecordError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -40,9 +41,14 @@ class LegalHold:
         # The records of holds name their tenant too, and are carried over.
         return any(kind != "hold_changed" for kind in kinds)
 
-    def covers_tenant(self, tenant: str | None) -> bool:
-        """Return whether records of a tenant may be covered."""
-        return self.tenant is None or self.tenant == tenant
+    def covers_records(self, tenant: str | None, seqs: Sequence[int]) -> bool:
+        """Return whether some records of one tenant, or their content, are covered."""
+        if self.tenant not in (None, tenant):
+            return False
+        if self.first_seq is None and self.last_seq is None:
+            return True
+        last = self.last_seq or max(seqs, default=0)
+        return any((self.first_seq or 1) <= seq <= last for seq in seqs)
 
 
 def place_hold(
@@ -54,7 +60,16 @@ def place_hold(
     first_seq: int | None = None,
     last_seq: int | None = None,
 ) -> str:
-    """Record a hold; return its name, which lifts it again."""
+    """Record a hold; return its name, which lifts it again.
+
+    Raises:
+        AuditRecordError: if the range is empty.
+    """
+    if first_seq and last_seq and last_seq < first_seq:
+        raise AuditRecordError(
+            f"a hold on records {first_seq} to {last_seq} covers nothing: the first "
+            "comes first"
+        )
     name = new_name("hold")
     log.event(
         "hold_changed",

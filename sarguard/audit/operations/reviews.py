@@ -27,11 +27,13 @@ def reviews(log: AuditLog, audit_id: str) -> list[Entry]:
     return sorted(about, key=lambda entry: entry.seq)
 
 
-def newest_labels(log: AuditLog) -> dict[str, str]:
-    """Return the newest label of each request that was judged, by request."""
+def newest_labels(log: AuditLog) -> dict[str, dict[str, str]]:
+    """Return each reviewer's newest label of each request, by request and reviewer."""
     found = log.search(Query(kind="reviewed"), limit=None, newest_first=False)
-    reviewed = map(_review_of, sorted(found, key=lambda entry: entry.seq))
-    return {record.request: record.label for record in reviewed}
+    labels: dict[str, dict[str, str]] = {}
+    for record in map(_review_of, sorted(found, key=lambda entry: entry.seq)):
+        labels.setdefault(record.request, {})[record.reviewer] = record.label
+    return labels
 
 
 def review(
@@ -41,8 +43,17 @@ def review(
     *,
     reviewer: str,
     note: str | None = None,
+    actor: str | None = None,
 ) -> RecordReceipt:
     """Record a reviewer's judgement; a later one of theirs names the one before.
+
+    Args:
+        log: the ledger, open for writing.
+        audit_id: the request.
+        label: one of `LABELS`.
+        reviewer: whose judgement it is.
+        note: why, in words.
+        actor: who writes it down, if that is known.
 
     Raises:
         AuditNotFoundError: if there is no such request.
@@ -74,6 +85,7 @@ def review(
         reviewer=reviewer,
         note=note,
         replaces=earlier[-1] if earlier else None,
+        actor=actor,
     )
     _log.info("audit_reviewed", audit_id=audit_id, audit_seq=receipt.seq)
     return receipt

@@ -72,7 +72,7 @@ class SigningKey:
         except FileNotFoundError as error:
             raise AuditNotFoundError(
                 f"no signing key at {path}: put the ledger's key file there, "
-                "or name it with key="
+                "or name it, with key= in Python or --signing-key on the command line"
             ) from error
         except UnicodeDecodeError as error:
             raise AuditKeyError(f"{path} does not hold a signing key") from error

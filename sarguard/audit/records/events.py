@@ -207,6 +207,8 @@ class Reviewed(Header):
     reviewer: Name
     note: Text | None = None
     replaces: Seq | None = None
+    actor: Name | None = None
+    """Who wrote it down, who need not be the reviewer."""
 
 
 class Accessed(Header):

@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import StringConstraints
 
+from sarguard.audit.records.events import Reviewed
 from sarguard.audit.records.fields import (
     AppliedDose,
     CheckVerdict,
@@ -112,5 +113,6 @@ SINCE_VERSION_2: dict[type[Header], tuple[str, ...]] = {
         *("checks", "greedy_tokens", "left_out", "reading", "span_id"),
         *("temperature", "trace_id", "trimmed"),
     ),
+    Reviewed: ("actor",),
 }
 """Fields that version 1 of the schema does not know, by record."""

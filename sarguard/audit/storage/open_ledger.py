@@ -16,7 +16,25 @@ from sarguard.audit.storage.database import last_seq, open_reader
 from sarguard.audit.storage.group_commit import GroupCommitWriter
 from sarguard.audit.storage.recorder import DurableRecorder, OnFailure, check_on_failure
 from sarguard.audit.storage.spool import Spool
-from sarguard.errors import AuditIntegrityError
+from sarguard.errors import (
+    AuditIntegrityError,
+    AuditWriteError,
+)
+
+
+def check_folder(path: Path) -> None:
+    """Raise unless a file can stand at a path, as far as its folder tells.
+
+    Raises:
+        AuditWriteError: There is no such folder, or one in the file's own place.
+    """
+    if path.is_dir():
+        raise AuditWriteError(f"the ledger {path} is a folder: name a file in it")
+    if not path.absolute().parent.is_dir():
+        raise AuditWriteError(
+            f"there is no folder for the ledger {path}: make "
+            f"{path.absolute().parent}, or name another place"
+        )
 
 
 def find_signer(path: Path, key: Signer | str | Path | None) -> Callable[[], Signer]:

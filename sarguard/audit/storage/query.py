@@ -204,14 +204,16 @@ class LedgerReader:
             return entry
         raise AuditNotFoundError(f"no record {seq} in {self.path}")
 
-    def unfinished(self) -> Iterator[Entry]:
+    def unfinished(self, query: Query | None = None) -> Iterator[Entry]:
         """Yield the first records of requests that have no outcome."""
+        where, values = (query or Query()).conditions()
         with closing(self.connect()) as connection:
             for seq, data in connection.execute(
                 "SELECT seq, record FROM records AS begun "
                 "WHERE kind = 'request_started' AND NOT EXISTS (SELECT 1 FROM records "
                 "AS ended WHERE ended.audit_id = begun.audit_id "
-                "AND ended.kind = 'request_finished') ORDER BY seq"
+                f"AND ended.kind = 'request_finished') AND {where} ORDER BY seq",
+                values,
             ):
                 yield Entry(seq, stored_bytes(data))
 

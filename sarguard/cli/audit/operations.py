@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from sarguard.cli.audit.options import (
     can_write,
+    name_tenants,
     open_privacy,
     open_to_read,
     open_to_write,
@@ -41,6 +42,7 @@ def run_review(options: argparse.Namespace) -> int:
             options.label,
             reviewer=options.reviewer or options.actor,
             note=options.note,
+            actor=options.actor,
         )
     if options.json:
         print_json({"seq": receipt.seq, "label": options.label})
@@ -75,6 +77,8 @@ def run_lookup(options: argparse.Namespace) -> int:
             say("How one ended: sarguard audit show REQUEST, with its name from above.")
         if not recorded:
             warn_unrecorded()
+    if not found.entries:
+        name_tenants(open_to_read(options), options.tenant)
     return 0 if found.entries else 1
 
 
@@ -183,6 +187,7 @@ def run_hold(options: argparse.Namespace) -> int:
         raise ConfigurationError("say why, with --reason")
     with open_to_write(options) as log:
         if options.action == "place":
+            name_tenants(log, options.tenant)
             name = place_hold(
                 log,
                 reason=options.reason,

@@ -211,6 +211,18 @@ def open_privacy(options: argparse.Namespace) -> Privacy:
     return Privacy.open(options.ledger, keyring=options.keys, sealed=options.sealed)
 
 
+def name_tenants(log: AuditLog, tenant: str | None) -> None:
+    """Say which tenants there are, where the one that was named is none of them."""
+    from sarguard.audit import Query
+
+    known = log.reader.tally("tenant", Query())
+    if tenant is not None and tenant not in known:
+        names = ", ".join(sorted(known)) or "none"
+        sys.stderr.write(
+            f"sarguard: note: this ledger has no tenant {tenant!r}; it has {names}\n"
+        )
+
+
 def _check(given: list[str], known: list[str], name: str) -> None:
     from sarguard.errors import AuditRecordError
 

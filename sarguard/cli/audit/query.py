@@ -15,6 +15,7 @@ from sarguard.audit import views
 from sarguard.cli.audit.options import (
     can_write,
     describe_filters,
+    name_tenants,
     open_privacy,
     open_to_read,
     open_to_write,
@@ -60,18 +61,8 @@ def run_search(options: argparse.Namespace) -> int:
         total = sum(log.reader.count(query) for query in wanted)
         say(f"{count} of {total} records that fit" if count else "No record fits.")
     if not count:
-        _name_tenants(log, options.tenant)
+        name_tenants(log, options.tenant)
     return 0 if count else 1
-
-
-def _name_tenants(log: AuditLog, tenant: str | None) -> None:
-    """Say which tenants there are, where the one that was named is none of them."""
-    from sarguard.audit import Query
-
-    known = log.reader.tally("tenant", Query())
-    if tenant is not None and tenant not in known:
-        names = ", ".join(sorted(known)) or "none"
-        say(f"There is no tenant {tenant!r} in this ledger; it has {names}.", "yellow")
 
 
 def run_show(options: argparse.Namespace) -> int:
@@ -82,7 +73,7 @@ def run_show(options: argparse.Namespace) -> int:
     if options.json:
         write_json_lines(entries)
         for content in contents:
-            print_json(content)
+            print_json({"content": content}, indent=None)
         # After them: what is not as it was signed is there to be looked at.
         _check_signed(log, entries)
         return 0
@@ -98,20 +89,24 @@ def run_show(options: argparse.Namespace) -> int:
 def run_stats(options: argparse.Namespace) -> int:
     """Write counts and rates of a period."""
     log = open_to_read(options)
-    query, *more = queries(options)
-    if more:
-        raise ConfigurationError("stats counts every outcome: name one at most")
-    found = views.statistics(log, query)
+    if options.kind:
+        raise ConfigurationError(
+            f"stats counts requests: `sarguard audit search --kind {options.kind}` "
+            "lists other records"
+        )
+    found = views.statistics(log, queries(options))
     if options.json:
         print_json(found)
         return 0
+    name_tenants(log, options.tenant)
     ended = found["ended"]
     facts = [("requests that ended", ended), ("without an outcome", found["open"])]
     write_facts("Requests", facts)
     for title in ("outcome", "policy", "tenant"):
         rows = sorted(found[title].items(), key=lambda pair: -pair[1])
         write_facts(f"By {title}", [(k, _share(v, ended)) for k, v in rows])
-    write_facts("Reviewers' newest labels", found["labels"].items())
+    disagreements = [("requests they disagree on", found["disagreements"] or None)]
+    write_facts("Reviewers' newest labels", [*found["labels"].items(), *disagreements])
     write_facts("Of note", found["of_note"].items())
     return 0
 
@@ -138,6 +133,8 @@ def run_export(options: argparse.Namespace) -> int:
         print_json(asdict(exported))
         return 0
     say(f"Wrote {exported.path}: {exported.records} records, {exported.digest}")
+    if not exported.records:
+        name_tenants(log, options.tenant)
     if not recorded:
         warn_unrecorded()
     return 0
