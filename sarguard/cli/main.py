@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 from sarguard import __version__
 from sarguard.cli import ask, bench, calibrate, demo, doctor, models, policy
@@ -19,7 +22,8 @@ USAGE_ERROR = 2
 INTERNAL_ERROR = 1
 INTERRUPTED = 130
 READER_GONE = 141
-"""As a shell reports a program that SIGPIPE ended."""
+TERMINATED = 143
+"""As a shell reports a program that SIGPIPE, and one that SIGTERM, ended."""
 
 _COMMANDS = (demo, ask, evaluate, calibrate, bench, models, policy, audit, doctor)
 _EPILOG = """\
@@ -32,12 +36,16 @@ A command's own options: sarguard COMMAND --help
 """
 
 
+class _Terminated(KeyboardInterrupt):
+    """SIGTERM came: to end as after Ctrl-C, with what is open closed and recorded."""
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return the exit status.
 
     Returns:
         0 for success, 1 if something is broken, 2 for an error in the request, 130
-        if interrupted, 141 if the reader of its output went away.
+        if interrupted, 141 if the reader of its output went away, 143 if terminated.
     """
     parser = build_parser()
     options = parser.parse_args(arguments)
@@ -47,7 +55,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     run: Command = options.run
     try:
         quiet_libraries()
-        status = run(options)
+        with _ending_by_sigterm():
+            status = run(options)
         sys.stdout.flush()
         return status
     except AuditIntegrityError as error:
@@ -59,6 +68,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # which would fail again: give it somewhere to write to.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return READER_GONE
+    except _Terminated:
+        sys.stderr.write("\nsarguard: terminated\n")
+        return TERMINATED
     except KeyboardInterrupt:
         sys.stderr.write("\nsarguard: interrupted\n")
         return INTERRUPTED
@@ -78,6 +90,29 @@ def main(arguments: Sequence[str] | None = None) -> int:
             "report it with what `sarguard --traceback ...` shows",
             INTERNAL_ERROR,
         )
+
+
+@contextmanager
+def _ending_by_sigterm() -> Iterator[None]:
+    """Let SIGTERM, with which containers are stopped, unwind the block.
+
+    Its default ends the process at once: a request would have no closing record, and
+    the ledger no signature.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield  # Only the main thread may set a handler, and only it gets the signal.
+        return
+
+    def end(_number: int, _frame: object) -> None:
+        # Once: a second one must not break off what the first has set going.
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        raise _Terminated
+
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -38,7 +38,7 @@ from sarguard.serving.sessions import SessionLimits, SessionStore
 from sarguard.steering.bundle import SteeringBundle
 from sarguard.steering.integrity import WeightsIntegrity
 from sarguard.steering.self_test import run_self_test
-from sarguard.steering.steerer import Steerer
+from sarguard.steering.steerer import PassAbandonedError, Steerer
 from sarguard.types import Turn, Usage
 
 _log = get_logger(__name__)
@@ -257,23 +257,31 @@ class BatchEngine:
             for answer in answers:
                 answer.advance()
 
+        def wanted() -> bool:
+            return any(not job.sink.ended for job in batch)
+
         try:
             if self._weights is not None:
                 self._weights.check()
-            with self.steerer.bare():
-                read = read_batch(self.loaded, written)
-            self._sessions.settle()
-            decode_rows(
-                self.loaded,
-                self.steerer,
-                read.inputs,
-                [answer.row for answer in answers],
-                score=self._bundle.gate.score,
-                readings=read.readings,
-                states=read.states,
-                after_step=advance,
-            )
+            with self.steerer.while_wanted(wanted):
+                with self.steerer.bare():
+                    read = read_batch(self.loaded, written)
+                self._sessions.settle()
+                decode_rows(
+                    self.loaded,
+                    self.steerer,
+                    read.inputs,
+                    [answer.row for answer in answers],
+                    score=self._bundle.gate.score,
+                    readings=read.readings,
+                    states=read.states,
+                    after_step=advance,
+                )
             advance()
+        except PassAbandonedError:
+            # Every request has ended. What their sessions keep is written at the end
+            # of a reading alone, so nothing of this one is in it.
+            return
         except Exception as error:
             self._end_failed(batch, error)
 

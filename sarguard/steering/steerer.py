@@ -71,6 +71,10 @@ class HookReceipt:
         self.steered = [0] * self.layers
 
 
+class PassAbandonedError(Exception):
+    """A forward pass that nobody wanted the end of was broken off between layers."""
+
+
 class Steerer:
     """The hooks that steer a model's text decoder and keep it from running unsteered.
 
@@ -118,6 +122,7 @@ class Steerer:
         # hold the same model, and must not run it under this one's permission.
         self._thread: int | None = None
         self._bare = False
+        self._wanted: Callable[[], bool] | None = None
         # Of the forward pass that runs: positions in its cache, and those it adds.
         self._past = 0
         self._added = 0
@@ -237,6 +242,25 @@ class Steerer:
             yield
         finally:
             self._bare, self._thread = False, None
+
+    @contextmanager
+    def while_wanted(self, wanted: Callable[[], bool]) -> Iterator[None]:
+        """Break a forward pass off at its next layer, once nobody wants its end.
+
+        A long prompt takes as long as hundreds of decode steps, and whoever asked may
+        have left.
+
+        Args:
+            wanted: Asked on each layer of each pass inside the block.
+
+        Raises:
+            PassAbandonedError: From within the pass.
+        """
+        self._wanted = wanted
+        try:
+            yield
+        finally:
+            self._wanted = None
 
     def verify(self, receipt: HookReceipt, *, output_tokens: int) -> None:
         """Check that every answer token was decided by steered states.
@@ -384,6 +408,8 @@ class Steerer:
         self, index: int, _module: nn.Module, _args: object, output: LayerOutput
     ) -> LayerOutput:
         self._require_permission()
+        if self._wanted is not None and not self._wanted():
+            raise PassAbandonedError
         receipt = self._receipt
         # Inside `bare`. A forward hook that returns None leaves the output as it is.
         if receipt is None:

@@ -2,9 +2,12 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import re
+import signal
 import sys
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
@@ -12,12 +15,14 @@ import pytest
 import soundfile
 
 from sarguard import client
-from sarguard.cli import load
+from sarguard.audit import AuditLog, Query, verify
+from sarguard.cli import ask, load
 from sarguard.client import FALLBACK
 from sarguard.datasets import load_clips
 from sarguard.errors import SteeringNotAppliedError
 from sarguard.evaluation.judges.rules import find_collapse
 from sarguard.serving import batch_engine
+from sarguard.types import Event
 from tests import tiny
 from tests.cli.conftest import Run
 
@@ -283,3 +288,37 @@ def test_the_command_line_judges_options_before_the_model(
     status, _, err = run("ask", *options, clip)
     assert status == 2
     assert said in err
+
+
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)]
+)
+def test_a_signal_in_mid_answer_closes_the_ledger(
+    number: signal.Signals,
+    code: int,
+    run: Run,
+    options: list[str],
+    clip: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def write_stream(events: Iterable[Event], *, live: bool) -> None:
+        assert live is False
+        next(iter(events))
+        os.kill(os.getpid(), number)
+        time.sleep(30)
+
+    monkeypatch.setattr(ask, "write_stream", write_stream)
+    before = signal.getsignal(signal.SIGTERM)
+    ledger = tmp_path / "audit.db"
+    status, _, err = run("ask", clip, *options, "--audit", str(ledger))
+    assert status == code
+    assert "Traceback" not in err
+    assert signal.getsignal(signal.SIGTERM) is before
+    report = verify(ledger)
+    assert report.ok
+    # Signed to its end, and the request has one.
+    assert (report.unfinished, report.signed_size) == (0, report.size)
+    log = AuditLog.open(ledger, read_only=True)
+    (ended,) = log.search(Query(kind="request_finished"))
+    assert ended.values["outcome"] == "cancelled"

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import time
 from collections.abc import Awaitable, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
 
 from sarguard.client import SafeAudioLLM
-from sarguard.types import Outcome
+from sarguard.models.loading import LoadedModel
+from sarguard.types import Done, Outcome
 from tests.serving.conftest import Steps
 
 Open = Callable[..., SafeAudioLLM]
@@ -146,3 +149,68 @@ def test_leaving_an_answer(
     before = steps.count
     assert client.generate(text="Next.", max_new_tokens=2).outcome is Outcome.ANSWERED
     assert steps.count - before < MOST_STEPS
+
+
+def give_up_by_timeout(client: SafeAudioLLM) -> None:
+    reply = client.generate(**LONG, timeout=0.05)
+    assert reply.outcome is Outcome.TIMEOUT
+
+
+def give_up_by_timeout_in_pieces(client: SafeAudioLLM) -> None:
+    *_, done = client.stream(**LONG, timeout=0.05)
+    assert isinstance(done, Done)
+    assert done.reply.outcome is Outcome.TIMEOUT
+
+
+def give_up_by_asynchronous_timeout(client: SafeAudioLLM) -> None:
+    with pytest.raises(TimeoutError):
+        asyncio.run(asyncio.wait_for(client.agenerate(**LONG), 0.05))
+
+
+def give_up_together(client: SafeAudioLLM) -> None:
+    replies = client.generate_batch([{**LONG, "timeout": 0.05}] * 2)
+    assert {reply.outcome for reply in replies} == {Outcome.TIMEOUT}
+
+
+GIVE_UP = [
+    *(give_up_by_timeout, give_up_by_timeout_in_pieces),
+    *(give_up_by_asynchronous_timeout, give_up_together),
+]
+
+
+@pytest.mark.parametrize("give_up", GIVE_UP)
+def test_a_prompt_that_nobody_waits_for_is_not_read_to_its_end(
+    opened: Open,
+    steps: Steps,
+    loaded: LoadedModel,
+    give_up: Callable[[SafeAudioLLM], None],
+) -> None:
+    reached: list[int] = []
+    second = loaded.decoder.layers[1]
+    second.register_forward_pre_hook(lambda *_: reached.append(steps.count))
+    client = opened()
+    reached.clear()  # What the self test ran.
+    steps.hold()
+    give_up(client)
+    steps.wait_until_held()
+    held = steps.count
+    assert not reached
+    steps.release()
+    assert client.generate(text="Next.", max_new_tokens=2).outcome is Outcome.ANSWERED
+    # The pass that was held got no further than its first layer.
+    assert min(reached) > held
+
+
+def test_a_prompt_is_read_to_its_end_while_one_of_its_batch_waits(
+    opened: Open, steps: Steps
+) -> None:
+    client = opened()
+    steps.hold()
+    with ThreadPoolExecutor(1) as pool:
+        asked = [{**LONG, "timeout": 0.05}, {"text": "Next.", "max_new_tokens": 2}]
+        replies = pool.submit(client.generate_batch, asked)
+        steps.wait_until_held()
+        time.sleep(0.1)
+        steps.release()
+        outcomes = [reply.outcome for reply in replies.result()]
+    assert outcomes == [Outcome.TIMEOUT, Outcome.ANSWERED]
