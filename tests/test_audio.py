@@ -6,6 +6,7 @@ import base64
 import contextlib
 import io
 import os
+import re
 import shutil
 import stat
 import subprocess
@@ -22,6 +23,7 @@ import pytest
 import soundfile  # type: ignore[import-untyped]
 
 from sarguard.audio import AudioLimits, decoding, load_audio, loading, transcoding
+from sarguard.datasets import load_clips
 from sarguard.errors import (
     AudioDecodeError,
     AudioEmptyError,
@@ -272,6 +274,17 @@ class TestSources:
         assert len(load(bytes(data))) == RATE
         with pytest.raises(AudioTooLongError, match=r"0\.5 s"):
             load(bytes(data), max_seconds=0.5)
+
+    @pytest.mark.parametrize("rate", [8000, 11025, 16000, 22050, 32000, 44100, 48000])
+    @pytest.mark.parametrize("level", [0.0, 0.5, 0.99])
+    def test_an_mp3_of_any_rate_and_quality_is_taken(
+        self, rate: int, level: float
+    ) -> None:
+        file = io.BytesIO()
+        sine = 0.5 * np.sin(np.arange(rate) * 2 * np.pi * 440 / rate)
+        soundfile.write(file, sine, rate, format="MP3", compression_level=level)
+        loaded = load_audio(file.getvalue(), sample_rate=rate)
+        assert len(loaded) >= rate
 
     def test_an_mp3_behind_an_id3_tag_is_taken(self) -> None:
         tag = b"ID3\x04\x00\x00\x00\x00\x02\x00" + bytes(256)
@@ -525,6 +538,36 @@ BAD_CLIPS: dict[str, tuple[Callable[[], Any], type[AudioError], tuple[str, ...]]
     ),
     "closed file": (unreadable, AudioDecodeError, ("closed file", "binary mode")),
 }
+
+
+@pytest.mark.parametrize(
+    ("subtype", "named"),
+    [("PCM_16", "16 bits"), ("ULAW", "mu-law"), ("ALAW", "A-law")],
+)
+@pytest.mark.parametrize("rate", [8_000, 16_000, 24_000])
+@pytest.mark.parametrize("head", [b"", b"\xff" * 1600, b"\xff\xff", b"\xff\xfb"])
+def test_sound_without_a_header_is_named_and_can_be_read_as_the_error_says(
+    subtype: str, named: str, rate: int, head: bytes, capfd: pytest.CaptureFixture[str]
+) -> None:
+    speech = load_audio(load_clips("ordinary")[0].read_bytes(), sample_rate=rate)
+    file = io.BytesIO()
+    soundfile.write(file, speech, rate, format="RAW", subtype=subtype)
+    data = head + file.getvalue()
+    with pytest.raises(AudioDecodeError, match=f"probably .*{named}") as raised:
+        load_audio(data, sample_rate=16_000)
+    # The decoder, which was not asked, has nothing to say.
+    assert capfd.readouterr().err == ""
+    recipe = re.search(r"soundfile\.read\(.*?\)(?=, and)", str(raised.value))
+    assert recipe is not None
+    given = {"soundfile": soundfile, "io": io, "data": data}
+    samples, _ = eval(recipe[0], given)
+    assert len(load_audio((samples, rate), sample_rate=16_000)) > 16_000
+
+
+def test_bytes_of_no_sound_are_not_called_probable() -> None:
+    data = np.random.default_rng(0).bytes(20_000)
+    with pytest.raises(AudioDecodeError, match=r"given as \(samples, rate\)\.$"):
+        load_audio(b"\x01" + data, sample_rate=16_000)
 
 
 @pytest.mark.parametrize("case", BAD_CLIPS)

@@ -9,6 +9,8 @@ from __future__ import annotations
 import struct
 from typing import Literal, TypeAlias
 
+from sarguard.audio.mpeg import recognise_frames
+
 Container: TypeAlias = Literal[
     "wav", "flac", "ogg", "mp3", "aiff", "au", "caf", "m4a", "aac", "webm"
 ]
@@ -39,6 +41,8 @@ _RIFF_KINDS: dict[bytes, tuple[str, bytes]] = {
 _UNFILLED_SIZE = 0x7FFF0000
 # Up to the count of segments, whose lengths follow (RFC 3533, section 6).
 _OGG_HEADER_BYTES = 27
+# With the head of the next one; 13 bits hold its length in ADTS.
+_LONGEST_FRAME = 2**13 + 16
 
 
 def recognise(data: bytes) -> Container | None:
@@ -48,7 +52,7 @@ def recognise(data: bytes) -> Container | None:
     for offset, magic, container in _MAGICS:
         if data[offset : offset + len(magic)] == magic:
             return container
-    return _recognise_mpeg(data[:2])
+    return recognise_frames(data)
 
 
 def find_truncation(data: bytes) -> str | None:
@@ -105,21 +109,10 @@ def _present_share(data: bytes) -> float:
 
 
 def _after_id3(data: bytes) -> bytes:
-    """Return the first bytes after an ID3v2 tag, whose size has 7 bits a byte."""
+    """Return what comes first after an ID3v2 tag, whose size has 7 bits a byte."""
     size = 0
     for byte in data[6:10]:
         size = size << 7 | byte & 0x7F
-    # Two bytes distinguish MP3 from AAC. A second tag is not followed: no recursion
-    # that a crafted file could drive.
-    head = data[10 + size : 10 + size + 16]
-    return b"" if head[:3] == b"ID3" else head
-
-
-def _recognise_mpeg(head: bytes) -> Container | None:
-    """Distinguish an MPEG audio frame from an ADTS one by its layer bits."""
-    # Eleven bits that are set are MPEG's sync word; ADTS has twelve, and a layer of 0.
-    if len(head) < 2 or head[0] != 0xFF or head[1] & 0xE0 != 0xE0:
-        return None
-    if head[1] & 0x06:
-        return "mp3"
-    return "aac" if head[1] & 0xF0 == 0xF0 else None
+    # A second tag is not followed: no recursion that a crafted file could drive.
+    rest = data[10 + size : 10 + size + _LONGEST_FRAME]
+    return b"" if rest[:3] == b"ID3" else rest

@@ -19,11 +19,17 @@ from sarguard.audio.containers import (
     looks_like_text,
     recognise,
 )
+from sarguard.audio.headerless import guess_headerless
 from sarguard.audio.limits import AudioLimits, check_rate
 from sarguard.audio.samples import FloatArray, mix_down
 from sarguard.errors import AudioDecodeError
 
 _BLOCK_SAMPLES = 2**20
+_HEADERLESS = {
+    "PCM_16": "PCM of 16 bits",
+    "ULAW": "G.711 mu-law",
+    "ALAW": "G.711 A-law",
+}
 # An encoder's delay and padding, two frames of MP3: they matter in very short clips.
 _SLACK_FRAMES = 2 * 1152
 # libsndfile reports 2**63 - 1 for a stream of unknown length.
@@ -149,7 +155,19 @@ def _damaged(name: str, error: Exception) -> AudioDecodeError:
 def _explain_unrecognised(data: bytes, name: str) -> str:
     """Return what the bytes are instead of audio, and what can be decoded here."""
     kind = "text" if looks_like_text(data) else "bytes of no audio format known here"
-    return (
+    found = (
         f"{name} holds {kind}: found {data[:12]!r} at its start. Decoded here: "
         f"{transcoding.describe_decodable()}."
+    )
+    if looks_like_text(data):
+        return found
+    guess = guess_headerless(data)
+    if guess is None:
+        return f"{found} Sound without a header has to be given as (samples, rate)."
+    subtype, rate = guess
+    return (
+        f"{found} This is probably {_HEADERLESS[subtype]} without a header, as sockets "
+        "and telephone lines send it. Read it at the line's own rate, samples, rate = "
+        f"soundfile.read(io.BytesIO(data), format='RAW', subtype={subtype!r}, "
+        f"channels=1, samplerate={rate}), and pass (samples, rate)."
     )
