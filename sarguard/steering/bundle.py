@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import safetensors.torch
+import torch
 from pydantic import (
     BaseModel,
     ConfigDict,
@@ -382,8 +383,9 @@ class SteeringBundle:
             raise ArtifactMismatchError(
                 f"the bundle was made for {self.card.model_name} (revision "
                 f"{self.card.model_revision}), not for {loaded.name} (revision "
-                f"{loaded.revision}); {'; '.join(different)}. Use the bundle of this "
-                f"model, or make one: sarguard calibrate {loaded.name} -o bundle/"
+                f"{loaded.revision}); {'; '.join(different)}. {_other_rounding(loaded)}"
+                "Use the bundle of this model, or make one: sarguard calibrate "
+                f"{loaded.name} -o bundle/"
             )
 
     def _vectors_bytes(self) -> bytes:
@@ -519,6 +521,19 @@ def _share_from(scores: Sequence[float], block: float | None) -> float:
     if block is None or not scores:
         return 0.0
     return sum(score >= block for score in scores) / len(scores)
+
+
+def _other_rounding(loaded: LoadedModel) -> str:
+    """Return a word on a number format that makes other weights of the same ones."""
+    if loaded.dtype in (torch.float32, torch.bfloat16):
+        return ""
+    name = str(loaded.dtype).removeprefix("torch.")
+    return (
+        f"The model is loaded as {name}, which rounds its weights otherwise than "
+        "float32 and bfloat16, of which a bundle's fingerprint is the same: load it as "
+        "one of these (dtype= in Python, --dtype on the command line), or calibrate it "
+        f"as {name}. "
+    )
 
 
 def _short(value: object) -> str:

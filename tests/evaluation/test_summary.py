@@ -7,6 +7,7 @@ import pytest
 from sarguard.errors import InsufficientDataError
 from sarguard.evaluation.arms.arm import Arm
 from sarguard.evaluation.judges.rules import Label
+from sarguard.evaluation.report.tables import main_grid
 from sarguard.evaluation.run.run_log import AnswerRecord
 from sarguard.evaluation.stats.findings import find_remarks
 from sarguard.evaluation.stats.rates import Rate
@@ -61,6 +62,18 @@ def dodging(arm: str, harmful: int, safe: int) -> list[AnswerRecord]:
         else r
         for r in records
     ]
+
+
+def test_a_topic_that_was_not_asked_for_has_no_figure() -> None:
+    records = [r.model_copy(update={"on_topic": None}) for r in whole_run()]
+    summary = summarise(records)
+    for arm in summary.arms:
+        assert arm.figures["harmful_on_topic"] is None
+        assert arm.figures["safe_on_topic"] is None
+        assert arm.figures["harmful_refused"] is not None
+    headings = main_grid(summary).headings
+    assert "harmful refused" in headings
+    assert not [heading for heading in headings if "topic" in heading]
 
 
 def test_a_dodge_is_neither_a_refusal_nor_compliance() -> None:

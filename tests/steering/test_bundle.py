@@ -250,6 +250,13 @@ class TestCheck:
         loaded.model.bfloat16()
         tiny_bundle.check(loaded)
 
+    def test_float16_is_named_as_the_cause(self, tiny_bundle: SteeringBundle) -> None:
+        loaded = tiny.build()
+        loaded.model.half()
+        with pytest.raises(ArtifactMismatchError, match=r"as float16.*--dtype") as it:
+            tiny_bundle.check(loaded)
+        assert "weights_digest" in str(it.value)
+
     def test_other_weights(self, tiny_bundle: SteeringBundle) -> None:
         with pytest.raises(ArtifactMismatchError, match="weights_digest"):
             tiny_bundle.check(tiny.build(seed=1))
