@@ -23,7 +23,7 @@ from rich.progress import Progress
 from rich.table import Table
 
 from sarguard.datasets import Clip, load_clips
-from sarguard.datasets.clips import Kind, Split
+from sarguard.datasets.texts import Kind, Split
 from sarguard.evaluation.arms.registry import UnguardedForMeasurement
 from sarguard.evaluation.judges.topic import share_on_topic
 from sarguard.evaluation.run.batch_answers import Question, answer_batch, make_batches
