@@ -19,8 +19,8 @@ from sarguard.client_options import ClientOptions, checked_options
 from sarguard.errors import (
     ConfigurationError,
     InvalidRequestError,
-    MissingDependencyError,
 )
+from sarguard.extras import missing_extra
 from sarguard.guard.factory import GuardHandle, GuardOptions, open_guard
 from sarguard.models.loading import (
     DeviceMap,
@@ -506,10 +506,7 @@ class SafeAudioLLM:
         try:
             integration = importlib.import_module("langchain_sarguard")
         except ImportError as error:
-            raise MissingDependencyError(
-                f"a chat model needs LangChain ({error}): "
-                "pip install 'sarguard[langchain]'"
-            ) from error
+            raise missing_extra("a chat model", "langchain", error) from error
         return integration.ChatSafeAudio.from_client(self, **settings)
 
     def close(self) -> None:

@@ -41,16 +41,17 @@ MAY_IMPORT: dict[str, set[str]] = {
     "logs": set(),
     "refusal": set(),
     "option_values": {"errors"},
+    "extras": {"errors"},
     "types": {"errors", "option_values"},
     "audio": {"errors", "logs"},
-    "audit": {"audio", "errors", "logs", "types"},
+    "audit": {"audio", "errors", "extras", "logs", "types"},
     "policy": {"audio", "errors", "logs", "types"},
-    "datasets": {"audio", "errors"},
+    "datasets": {"audio", "errors", "extras"},
     # Inputs are built from turns, and vectors are made from a loaded model.
-    "models": {"audio", "errors", "logs", "types"},
+    "models": {"audio", "errors", "extras", "logs", "types"},
     "steering": {"errors", "models", "types"},
     # What a gate scores leaves out silence around a clip's speech.
-    "decoding": {"audio", "errors", "models", "steering", "types"},
+    "decoding": {"audio", "errors", "extras", "models", "steering", "types"},
     # A client may calibrate on the clips that ship with the package.
     "calibration": {"datasets", "decoding", "errors", "models", "steering", "types"},
     # Training reports how much its text model refuses.
@@ -76,12 +77,13 @@ MAY_IMPORT: dict[str, set[str]] = {
     },
     "client": {
         *("audio", "audit", "bundles", "calibration", "client_options", "errors"),
-        *("guard", "models", "option_values", "policy", "serving", "steering"),
-        *("types",),
+        *("extras", "guard", "models", "option_values", "policy", "serving"),
+        *("steering", "types"),
     },
     # An arm's dose is resolved as a client's is, by the guard.
     "evaluation": {
-        *("audio", "calibration", "datasets", "decoding", "errors", "guard", "models"),
+        *("audio", "calibration", "datasets", "decoding", "errors", "extras", "guard"),
+        "models",
         *("reference", "refusal", "serving", "steering", "types"),
     },
     "bench": {
@@ -90,15 +92,15 @@ MAY_IMPORT: dict[str, set[str]] = {
     },
     "cli": {
         *("audio", "audit", "bench", "bundles", "calibration", "client"),
-        *("client_options", "datasets", "decoding", "errors", "evaluation", "guard"),
-        *("models", "policy", "reference", "refusal", "steering", "types"),
+        *("client_options", "datasets", "decoding", "errors", "evaluation", "extras"),
+        *("guard", "models", "policy", "reference", "refusal", "steering", "types"),
     },
     "__main__": {"cli"},
 }
 # Rooms that a machine without an accelerator stack must be able to load.
 WITHOUT_TORCH = (
-    *("errors", "logs", "option_values", "refusal", "types", "audio", "audit"),
-    *("policy",),
+    *("errors", "extras", "logs", "option_values", "refusal", "types", "audio"),
+    *("audit", "policy"),
 )
 
 

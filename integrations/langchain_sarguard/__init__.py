@@ -2,6 +2,16 @@
 
 from __future__ import annotations
 
+import importlib
+
+from sarguard.extras import missing_extra
+
+try:
+    # Before the modules that stand on it, whose own errors would not say how to get it.
+    importlib.import_module("langchain_core")
+except ImportError as error:
+    raise missing_extra("langchain_sarguard", "langchain", error) from error
+
 from langchain_sarguard.audio_handles import (
     AudioStore,
     audio_message,

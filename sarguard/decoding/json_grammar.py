@@ -19,7 +19,8 @@ import torch
 from torch import Tensor
 
 from sarguard.decoding.generation_config import stop_tokens
-from sarguard.errors import InvalidRequestError, MissingDependencyError
+from sarguard.errors import InvalidRequestError
+from sarguard.extras import missing_extra
 from sarguard.models.loading import LoadedModel
 
 if TYPE_CHECKING:
@@ -61,9 +62,7 @@ class JsonGrammar:
         try:
             from llguidance import LLMatcher
         except ImportError as error:
-            raise MissingDependencyError(
-                f"json_schema needs llguidance ({error}): pip install 'sarguard[json]'"
-            ) from error
+            raise missing_extra("json_schema", "json", error) from error
         start = LLMatcher(_tokenizer(loaded), _write_grammar(schema), log_level=0)
         if start.is_error():
             raise InvalidRequestError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import inspect
 import os
 from collections.abc import Iterator
@@ -15,6 +16,7 @@ from safetensors import SafetensorError
 from torch import nn
 
 from sarguard.errors import MissingDependencyError, UnsupportedModelError
+from sarguard.extras import missing_extra
 from sarguard.models.downloads import retry_download
 from sarguard.models.families import (
     THINKERS,
@@ -117,6 +119,13 @@ def load_model(
     """
     import transformers
 
+    options: dict[str, object] = {"dtype": "auto" if dtype is None else dtype}
+    if device_map is not None:
+        try:
+            importlib.import_module("accelerate")
+        except ImportError as error:
+            raise missing_extra("device_map", "accelerate", error) from error
+        options["device_map"] = device_map
     name = os.fspath(id_or_path)
     config = _open(transformers.AutoConfig, name, revision)
     # By its architecture: no Auto class has Audio Flamingo or Music Flamingo, and one
@@ -125,10 +134,6 @@ def load_model(
     # Before the weights: a model that cannot hear is refused without loading them.
     processor = _open(transformers.AutoProcessor, name, revision)
     _check_processor_takes_audio(processor, name)
-    options: dict[str, object] = {}
-    if device_map is not None:
-        options["device_map"] = device_map
-    options["dtype"] = "auto" if dtype is None else dtype
     with progress_bars(shown=progress):
         model = _open(model_class, name, revision, **options)
     # The commit where a hub tells it, as a branch moves on.

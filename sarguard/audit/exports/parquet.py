@@ -9,7 +9,7 @@ from typing import Any
 
 from sarguard.audit.exports.rows import COLUMNS, row
 from sarguard.audit.storage.query import Entry
-from sarguard.errors import MissingDependencyError
+from sarguard.extras import missing_extra
 
 _ROWS_AT_ONCE = 10_000
 
@@ -40,7 +40,5 @@ def _load() -> tuple[Any, Any]:
         import pyarrow  # type: ignore[import-untyped]
         from pyarrow import parquet
     except ImportError as error:
-        raise MissingDependencyError(
-            "Parquet needs pyarrow: pip install 'sarguard[parquet]', or export CSV"
-        ) from error
+        raise missing_extra("Parquet", "parquet", error) from error
     return pyarrow, parquet

@@ -29,11 +29,11 @@ from sarguard.errors import (
     ArtifactFormatError,
     ArtifactNotFoundError,
     ConfigurationError,
-    MissingDependencyError,
 )
 from sarguard.evaluation.data.items import Item
 from sarguard.evaluation.data.suites import Part, keep
 from sarguard.evaluation.judges.rules import Kind
+from sarguard.extras import missing_extra
 
 if TYPE_CHECKING:
     from sarguard.evaluation.data.items import Samples
@@ -327,9 +327,8 @@ def _parquet(file: Path) -> list[dict[str, Any]]:
             parquet,
         )
     except ImportError as error:
-        raise MissingDependencyError(
-            "VoiceBench comes as Parquet, which needs pyarrow: pip install "
-            "'sarguard[evaluate]'"
+        raise missing_extra(
+            "VoiceBench, which comes as Parquet,", "evaluate", error
         ) from error
     try:
         table = parquet.read_table(file)

@@ -20,8 +20,9 @@ from tenacity import (
     wait_random_exponential,
 )
 
-from sarguard.errors import ConfigurationError, JudgeError, MissingDependencyError
+from sarguard.errors import ConfigurationError, JudgeError
 from sarguard.evaluation.judges.rules import Kind, Label, find_collapse, going_along
+from sarguard.extras import missing_extra
 
 if TYPE_CHECKING:
     import httpx
@@ -84,9 +85,8 @@ class LlmJudge:
         try:
             import httpx
         except ImportError as error:
-            raise MissingDependencyError(
-                "a judge behind an endpoint needs httpx: pip install "
-                "'sarguard[evaluate]', or use the rules"
+            raise missing_extra(
+                "a judge behind an endpoint", "evaluate", error
             ) from error
         if not url.startswith(("http://", "https://")):
             raise ConfigurationError(
