@@ -59,6 +59,11 @@ EXTRAS = (
         packages={"httpx": "httpx", "pyarrow": "pyarrow"},
     ),
     Extra(
+        name="completion",
+        use="bash, zsh and fish complete the command line",
+        packages={"argcomplete": "argcomplete"},
+    ),
+    Extra(
         name="voices",
         use="texts are spoken in natural voices",
         packages={

@@ -17,6 +17,7 @@ from sarguard.cli.evaluate import command as evaluate
 from sarguard.cli.options import Command
 from sarguard.cli.screen import quiet_libraries
 from sarguard.errors import AuditIntegrityError, SarguardError
+from sarguard.extras import missing_extra
 
 USAGE_ERROR = 2
 INTERNAL_ERROR = 1
@@ -48,6 +49,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if interrupted, 141 if the reader of its output went away, 143 if terminated.
     """
     parser = build_parser()
+    if "_ARGCOMPLETE" in os.environ:
+        _complete(parser)
     options = parser.parse_args(arguments)
     if not hasattr(options, "run"):
         parser.print_help()
@@ -90,6 +93,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
             "report it with what `sarguard --traceback ...` shows",
             INTERNAL_ERROR,
         )
+
+
+def _complete(parser: argparse.ArgumentParser) -> None:
+    """Answer a shell that asks how the line goes on, and exit.
+
+    Raises:
+        MissingDependencyError: argcomplete is not installed.
+    """
+    try:
+        import argcomplete
+    except ImportError as error:
+        raise missing_extra("completion in a shell", "completion", error) from error
+    argcomplete.autocomplete(parser)
 
 
 @contextmanager

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 import time
@@ -150,3 +151,28 @@ def test_the_command_alone_prints_the_commands(run: Run) -> None:
     status, out, err = run()
     assert (status, err) == (0, "")
     assert all(command in out for command in ("demo", "calibrate", "audit", "doctor"))
+
+
+@pytest.mark.parametrize(
+    ("line", "offered"),
+    [
+        ("sarguard aud", "audit"),
+        ("sarguard audit ver", "verify"),
+        ("sarguard audit stats --interv", "--interventions"),
+        ("sarguard demo --tier bal", "balanced"),
+    ],
+)
+def test_a_shell_is_told_how_a_line_goes_on(
+    line: str, offered: str, tmp_path: Path
+) -> None:
+    # As the scripts of argcomplete ask, but for file descriptor 8 that they read from.
+    asked = {
+        "_ARGCOMPLETE": "1",
+        "COMP_LINE": line,
+        "COMP_POINT": str(len(line)),
+        "_ARGCOMPLETE_STDOUT_FILENAME": str(tmp_path / "offered"),
+    }
+    command = [sys.executable, "-m", "sarguard"]
+    done = subprocess.run(command, env={**os.environ, **asked}, capture_output=True)
+    assert done.returncode == 0, done.stderr
+    assert offered in (tmp_path / "offered").read_text().strip()
