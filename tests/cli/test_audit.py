@@ -293,3 +293,23 @@ def test_a_terminal_cannot_be_steered(request_id: str, run: Run) -> None:
     assert "\x1b" not in out
     assert "\u202e" not in out
     assert "[31mred" in out
+
+
+@pytest.mark.usefixtures("request_id")
+@pytest.mark.parametrize(
+    "part",
+    [
+        *("verify", "verify --json", "tail", "search", "stats", "show 2", "prove 2"),
+        *("checkpoint", "key", "hold list", "retention", "export -o out.csv"),
+        *("export -f evidence -o out.zip", "review 3 correct"),
+    ],
+)
+def test_a_ledger_may_have_a_name_that_is_no_text(run: Run, part: str) -> None:
+    name = os.fsdecode(b"led\xffger.db")
+    try:
+        for end in ("", ".key", ".keys", ".sealed"):
+            Path(f"audit.db{end}").rename(f"{name}{end}")
+    except OSError:
+        pytest.skip("this file system takes no such name")
+    status, _, err = run("audit", *part.split(), "-l", name)
+    assert status == 0, err

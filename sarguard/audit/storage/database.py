@@ -7,6 +7,7 @@ signatures do that.
 
 from __future__ import annotations
 
+import os
 import sqlite3
 import time
 from collections.abc import Callable, Iterator
@@ -261,7 +262,7 @@ def _check_format(connection: sqlite3.Connection) -> None:
 
 def _connect_to_read(path: Path) -> sqlite3.Connection:
     # Quoted: a question mark in a path would begin the URI's options.
-    uri = f"file:{quote(str(path.resolve()))}"
+    uri = f"file:{quote(os.fsencode(path.resolve()))}"
     connection = sqlite3.connect(
         f"{uri}?mode=ro", uri=True, timeout=10, check_same_thread=False
     )
