@@ -11,8 +11,9 @@ from contextlib import ExitStack
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias
 
-from sarguard.audio import AudioLimits, load_audio
-from sarguard.audio.loading import warm_up
+from sarguard.audio import AudioLimits
+from sarguard.audio.loading import load_clip, warm_up
+from sarguard.audio.samples import Mono
 from sarguard.bundles import REFERENCE, choose_bundle, open_bundle, reference_path
 from sarguard.calibration.build import calibrate_now
 from sarguard.client_options import ClientOptions, checked_options
@@ -475,7 +476,8 @@ class SafeAudioLLM:
             InvalidRequestError: There is neither audio nor text.
         """
         sources = audio if isinstance(audio, list) else [audio]
-        return self._turn(role, text, [s for s in sources if s is not None], None)
+        clips = self._decode(source for source in sources if source is not None)
+        return self._turn(role, text, [clip.samples for clip in clips])
 
     def end_session(self, session: str, *, tenant: str | None = None) -> None:
         """Forget what was kept in memory of a session that has ended.
@@ -538,22 +540,23 @@ class SafeAudioLLM:
         self,
         role: Role,
         text: str,
-        sources: Sequence[AudioSource],
-        limits: AudioLimits | None,
+        clips: Sequence[NDArray[np.float32]],
     ) -> Turn:
-        clips = tuple(self._decode(source, limits) for source in sources)
         if not clips and not text.strip():
             raise InvalidRequestError(
                 f"a {role} turn with neither audio nor text: give one of them"
             )
-        return Turn(role=role, text=text, audio=clips)
+        return Turn(role=role, text=text, audio=tuple(clips))
 
     def _decode(
-        self, source: AudioSource, limits: AudioLimits | None
-    ) -> NDArray[np.float32]:
+        self, sources: Iterable[AudioSource], limits: AudioLimits | None = None
+    ) -> list[Mono]:
         info = self._backend.info
         limits = limits or AudioLimits(max_seconds=info.max_audio_seconds)
-        return load_audio(source, sample_rate=info.sampling_rate, limits=limits)
+        return [
+            load_clip(source, sample_rate=info.sampling_rate, limits=limits)
+            for source in sources
+        ]
 
     def _enter(self, state: RequestState, *, wait: bool) -> AnswerStream:
         """Let a request into the queue, its clips decoded and the guard asked."""
@@ -579,7 +582,13 @@ class SafeAudioLLM:
     def _take_in(self, state: RequestState) -> None:
         request = state.request
         resolved = state.known()
-        newest = self._turn("user", request.text, request.audio, resolved.limits)
+        clips = self._decode(request.audio, resolved.limits)
+        newest = self._turn("user", request.text, [clip.samples for clip in clips])
+        state.note(
+            f"clip {number}: {clip.note}"
+            for number, clip in enumerate(clips, 1)
+            if clip.note is not None
+        )
         resolved = fit_conversation(
             replace(resolved, turns=(*request.history, newest)),
             self._backend.info,

@@ -175,6 +175,9 @@ class Reply:
     """Name of the request's record, where records are kept."""
     ssml: str | None = None
     """The text in SSML, where it is a fallback and the policy asks for it."""
+    audio_notes: tuple[str, ...] = ()
+    """What was done to the request's clips to hear them that a caller may not expect,
+    such as that one channel alone was heard."""
 
     def as_turn(self) -> Turn:
         """Return the reply as a turn for the next request's history."""

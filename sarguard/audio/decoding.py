@@ -21,7 +21,7 @@ from sarguard.audio.containers import (
 )
 from sarguard.audio.headerless import guess_headerless
 from sarguard.audio.limits import AudioLimits, check_rate
-from sarguard.audio.samples import FloatArray, mix_down
+from sarguard.audio.samples import Mono, mix_down
 from sarguard.errors import AudioDecodeError
 
 _BLOCK_SAMPLES = 2**20
@@ -38,7 +38,7 @@ _UNKNOWN_FRAMES = 2**62
 _DECODER_ERRORS = (soundfile.SoundFileError, OSError, ValueError, TypeError)
 
 
-def decode(data: bytes, *, name: str, limits: AudioLimits) -> tuple[FloatArray, int]:
+def decode(data: bytes, *, name: str, limits: AudioLimits) -> tuple[Mono, int]:
     """Decode a file's bytes to mono float32 samples and their rate.
 
     The header's rate, channels and length are checked against the limits before any
@@ -94,7 +94,7 @@ def _open(data: bytes, *, name: str) -> soundfile.SoundFile:
 
 def _read(
     sound: soundfile.SoundFile, *, name: str, limits: AudioLimits
-) -> tuple[FloatArray, int]:
+) -> tuple[Mono, int]:
     """Check an open sound's header, then decode and mix it down."""
     rate = check_rate(sound.samplerate, name=name)
     limits.check_channels(sound.channels, name=name)
@@ -104,13 +104,13 @@ def _read(
     # One frame more than allowed, so that a longer clip is seen to be longer.
     mono = _read_mono(sound, max_frames=limits.max_frames(rate) + 1, name=name)
     if claimed is not None:
-        _check_complete(len(mono), claimed, rate=rate, name=name)
+        _check_complete(len(mono.samples), claimed, rate=rate, name=name)
     # Again: a header may claim less than what follows it.
-    limits.check_length(len(mono), rate, name=name)
+    limits.check_length(len(mono.samples), rate, name=name)
     return mono, rate
 
 
-def _read_mono(sound: soundfile.SoundFile, *, max_frames: int, name: str) -> FloatArray:
+def _read_mono(sound: soundfile.SoundFile, *, max_frames: int, name: str) -> Mono:
     """Decode up to `max_frames` frames, then mix them down.
 
     Not block by block: which channel to take, if one has to be, is decided once.
@@ -127,7 +127,7 @@ def _read_mono(sound: soundfile.SoundFile, *, max_frames: int, name: str) -> Flo
         blocks.append(block)
         max_frames -= len(block)
     if not blocks:
-        return np.empty(0, np.float32)
+        return Mono(np.empty(0, np.float32))
     return mix_down(np.concatenate(blocks), name=name)
 
 

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from sarguard.audio.decoding import decode
 from sarguard.audio.limits import AudioLimits, check_rate
-from sarguard.audio.samples import FloatArray, check_audible, read_array
+from sarguard.audio.samples import FloatArray, Mono, check_audible, read_array
 from sarguard.audio.sources import AudioSource, read_source
 from sarguard.logs import get_logger
 
@@ -47,6 +47,13 @@ def load_audio(
         AudioTooLongError: more than `limits.max_seconds` or `limits.max_bytes`.
         AudioSilentError: a peak below -60 dBFS.
     """
+    return load_clip(source, sample_rate=sample_rate, limits=limits).samples
+
+
+def load_clip(
+    source: AudioSource, *, sample_rate: int, limits: AudioLimits = _DEFAULT_LIMITS
+) -> Mono:
+    """Load a clip as `load_audio` does, with a word on what was done to it."""
     target = check_rate(sample_rate, name="The argument sample_rate")
     name = "The array"
     if isinstance(source, tuple):
@@ -54,12 +61,12 @@ def load_audio(
     else:
         data, name = read_source(source, limits=limits)
         mono, rate = decode(data, name=name, limits=limits)
-    samples = _resample(mono, rate, target)
+    samples = _resample(mono.samples, rate, target)
     # Resampling overshoots at steps, and float files may exceed full scale.
     # In place: decoding and mixing make a fresh array, never the caller's.
     np.clip(samples, -1.0, 1.0, out=samples)
     check_audible(samples, name=name)
-    return samples
+    return Mono(samples, mono.note)
 
 
 def _resample(mono: FloatArray, rate: int, target: int) -> FloatArray:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -34,7 +34,14 @@ _INTEGER_SCALES = {
 _FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
 
 
-def read_array(clip: tuple[Any, ...], *, limits: AudioLimits) -> tuple[FloatArray, int]:
+class Mono(NamedTuple):
+    """One channel, and a word on how it was made where it is no average of all."""
+
+    samples: FloatArray
+    note: str | None = None
+
+
+def read_array(clip: tuple[Any, ...], *, limits: AudioLimits) -> tuple[Mono, int]:
     """Mix an (array, rate) pair down to mono float32 samples and its rate.
 
     Raises:
@@ -48,7 +55,7 @@ def read_array(clip: tuple[Any, ...], *, limits: AudioLimits) -> tuple[FloatArra
     return mix_down(frames_first, name=_ARRAY), rate
 
 
-def mix_down(samples: npt.NDArray[Any], *, name: str) -> FloatArray:
+def mix_down(samples: npt.NDArray[Any], *, name: str) -> Mono:
     """Mix the channels of `samples` into one float32 channel; see `mix`.
 
     Args:
@@ -74,7 +81,8 @@ def mix_down(samples: npt.NDArray[Any], *, name: str) -> FloatArray:
         )
     offset, scale = _INTEGER_SCALES[native]
     centred = samples.astype(np.float64) - offset
-    return (mix(centred) / np.float32(scale)).astype(np.float32)
+    mono, note = mix(centred)
+    return Mono((mono / np.float32(scale)).astype(np.float32), note)
 
 
 def check_audible(mono: FloatArray, *, name: str) -> None:
@@ -150,7 +158,7 @@ def _frames_first(array: npt.NDArray[Any], *, max_channels: int) -> npt.NDArray[
     return array.T if narrow == [0] else array
 
 
-def mix(samples: npt.NDArray[Any]) -> FloatArray:
+def mix(samples: npt.NDArray[Any]) -> Mono:
     """Average over the channels, or take the strongest where that loses the sound.
 
     Channels of opposite phase (a balanced line, some laptops) cancel in an average, and
@@ -163,19 +171,23 @@ def mix(samples: npt.NDArray[Any]) -> FloatArray:
         Shape (frames,).
     """
     if samples.shape[1] == 1:
-        return samples[:, 0].astype(np.float32)
+        return Mono(samples[:, 0].astype(np.float32))
     # float64 sums keep int32 samples exact.
     mono: npt.NDArray[np.float64] = samples.mean(axis=1, dtype=np.float64)
     if len(mono) == 0:
-        return mono.astype(np.float32)
+        return Mono(mono.astype(np.float32))
     powers = [
         float(np.var(samples[:, channel], dtype=np.float64))
         for channel in range(samples.shape[1])
     ]
     strongest = int(np.argmax(powers))
     if float(np.var(mono)) < MIN_MIXED * powers[strongest]:
-        return samples[:, strongest].astype(np.float32)
-    return mono.astype(np.float32)
+        note = (
+            f"the average of its {samples.shape[1]} channels lost the sound, so "
+            f"channel {strongest + 1}, the strongest, was heard alone"
+        )
+        return Mono(samples[:, strongest].astype(np.float32), note)
+    return Mono(mono.astype(np.float32))
 
 
 def _check_values(samples: npt.NDArray[Any], *, name: str) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeAlias
 
@@ -108,6 +108,7 @@ class RequestState:
         self._said: list[str] = []
         self._received = False
         self._began = False
+        self._audio_notes: tuple[str, ...] = ()
         self._cut_short = False
         """Whether observers heard of a first token."""
         self._settled = False
@@ -186,6 +187,10 @@ class RequestState:
         except Exception as error:
             self.refuse(error)
             raise
+
+    def note(self, notes: Iterable[str]) -> None:
+        """Keep what was done to the clips, for the reply."""
+        self._audio_notes = tuple(notes)
 
     def hear(self, resolved: ResolvedRequest) -> None:
         """Keep the request with its conversation, the clips decoded."""
@@ -394,6 +399,7 @@ class RequestState:
             timings=self.times.timings(),
             guard=self._report(fault),
             audit_id=self.findings.audit_id,
+            audio_notes=self._audio_notes,
         )
 
     def _report(self, fault: str | None) -> GuardReport:

@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -622,3 +623,18 @@ class TestGuarding:
         with opened(guard=log).stream(text="Hi.", max_new_tokens=500) as stream:
             next(stream)
         assert log.notes == ["check", "start", "cancelled"]
+
+
+def test_a_reply_says_that_one_channel_alone_was_heard(opened: Open) -> None:
+    tone = (0.3 * np.sin(np.arange(16_000) / 20)).astype(np.float32)
+    balanced = (np.stack([tone, -tone], axis=1), 16_000)
+    client = opened()
+    reply = client.generate([balanced], max_new_tokens=1)
+    assert reply.audio_notes == (
+        "clip 1: the average of its 2 channels lost the sound, so channel 1, the "
+        "strongest, was heard alone",
+    )
+    assert reply.to_dict()["audio_notes"] == reply.audio_notes
+    assert client.generate((tone, 16_000), max_new_tokens=1).audio_notes == ()
+    *_, done = client.stream([(tone, 16_000), balanced], max_new_tokens=1)
+    assert done.reply.audio_notes[0].startswith("clip 2: ")
