@@ -209,6 +209,7 @@ class AuditLog:
         dose: AppliedDose | None = None,
         receipt: SteeringReceipt | None = None,
         output: OutputDescription | None = None,
+        said_before: OutputDescription | None = None,
         usage: TokenCounts | None = None,
         timings: Durations | None = None,
         fallback: FallbackRef | None = None,
@@ -235,6 +236,8 @@ class AuditLog:
             dose: the steering coefficient of the answer.
             receipt: the proof that it was steered.
             output: a description of what went out.
+            said_before: a description of what had gone out in pieces before the output
+                took its place.
             usage: token counts.
             timings: durations.
             fallback: the message given instead of an answer.
@@ -265,6 +268,7 @@ class AuditLog:
             "dose": dose,
             "receipt": receipt,
             "output": output,
+            "said_before": said_before,
             "usage": usage,
             "timings": timings,
             "fallback": fallback,

@@ -137,7 +137,7 @@ class AuditRecorder:
         if found.error is not None:
             return found, None
         content, found = self._content(
-            resolved, found, lambda: self._output(resolved, reply)
+            resolved, found, lambda: self._output(resolved, reply, found.said)
         )
         if found.error is not None:
             return found, None
@@ -230,16 +230,22 @@ class AuditRecorder:
             "content": self._kept(resolved, "input", newest, session),
         }
 
-    def _output(self, resolved: ResolvedRequest, reply: Reply) -> dict[str, Any]:
+    def _output(
+        self, resolved: ResolvedRequest, reply: Reply, before: str
+    ) -> dict[str, Any]:
         _, session = self._names(resolved)
-        said = reply.text if reply.outcome in _SPOKEN else ""
+        tenant = resolved.request.context.tenant
+        said = reply.text if reply.outcome in _SPOKEN else before
         return {
             "output": self.privacy.describe_output(
                 reply.text,
-                tenant=resolved.request.context.tenant,
+                tenant=tenant,
                 finish_reason=reply.finish_reason,
                 refusal=reply.outcome is Outcome.REFUSED,
             ),
+            "said_before": self.privacy.describe_output(before, tenant=tenant)
+            if before
+            else None,
             "content": self._kept(
                 resolved, "output", Turn(role="assistant", text=said), session
             ),

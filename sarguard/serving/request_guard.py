@@ -146,6 +146,8 @@ class Findings:
     """Whether content can still be described and kept."""
     unrecorded: bool = False
     """Whether a record is missing because the policy goes on without one."""
+    said: str = ""
+    """What had gone out in pieces before another text took the answer's place."""
 
     def failed(self, error: Exception, policy: Policy) -> Findings:
         """Return these with something that failed beside the model.

@@ -109,6 +109,8 @@ class RequestState:
         self._received = False
         self._began = False
         self._audio_notes: tuple[str, ...] = ()
+        self._in_pieces = True
+        """Whether the caller has what was said as it was said."""
         self._cut_short = False
         """Whether observers heard of a first token."""
         self._settled = False
@@ -187,6 +189,10 @@ class RequestState:
         except Exception as error:
             self.refuse(error)
             raise
+
+    def whole_only(self) -> None:
+        """Note that the caller gets the reply alone, and no pieces of it."""
+        self._in_pieces = False
 
     def note(self, notes: Iterable[str]) -> None:
         """Keep what was done to the clips, for the reply."""
@@ -368,6 +374,8 @@ class RequestState:
         """Have the guard note the reply; without that there is none."""
         if not self._received:
             return reply
+        if self._in_pieces and reply.text != self.text:
+            self.findings = replace(self.findings, said=self.text)
         try:
             told = self._guard.after_model(
                 self.request, self.resolved, self.findings, reply, error

@@ -28,6 +28,10 @@ class _Pending:
         self._owner = owner
         self._ended = False
 
+    def whole_only(self) -> None:
+        """Note that whoever reads the events passes on the reply alone."""
+        self._state.whole_only()
+
     def _give_up(self, outcome: Outcome) -> None:
         _give_up(self._state, self._queue, outcome)
 
@@ -196,6 +200,7 @@ def _give_up(state: RequestState, queue: RequestQueue, outcome: Outcome) -> None
 
 def last_reply(stream: AnswerStream) -> Reply:
     """Return the reply at a stream's end."""
+    stream.whole_only()
     with stream:
         for event in stream:
             if isinstance(event, Done):
@@ -205,6 +210,7 @@ def last_reply(stream: AnswerStream) -> Reply:
 
 async def last_reply_async(stream: AsyncAnswerStream) -> Reply:
     """Return the reply at a stream's end."""
+    stream.whole_only()
     async with stream:
         async for event in stream:
             if isinstance(event, Done):

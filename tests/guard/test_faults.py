@@ -5,11 +5,14 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
 
+from sarguard.audit import verify
 from sarguard.audit.log import AuditLog
 from sarguard.audit.privacy.content import Privacy
 from sarguard.client import FALLBACK, SafeAudioLLM
@@ -19,9 +22,12 @@ from sarguard.guard.check_runner import Checks
 from sarguard.guard.checks import InputCheck
 from sarguard.policy.messages import DEFAULT_MESSAGES, Reason
 from sarguard.serving import batch_engine, request_state
+from sarguard.serving.backend import GenerationJob
+from sarguard.steering.bundle import SteeringBundle
 from sarguard.steering.gate import Gate
 from sarguard.types import Done, Outcome, Reply, TextDelta
 from tests.guard.conftest import CLIP, Open, records
+from tests.serving.fakes import opening
 
 Patch = pytest.MonkeyPatch
 Way = Callable[[SafeAudioLLM], Reply]
@@ -248,3 +254,56 @@ def test_threads_leave_one_record_each(opened: Open) -> None:
         thread.join()
     ended = records(client, "request_finished")
     assert len({record.audit_id for record in ended}) == len(ended) == 6
+
+
+@pytest.mark.parametrize("way", ["generate", "stream", "batch", "agenerate", "astream"])
+def test_the_record_holds_what_had_gone_out_before_a_fault(
+    way: str, tiny_bundle: SteeringBundle, tmp_path: Path
+) -> None:
+    ledger = tmp_path / "audit.db"
+    asked = {**QUESTION, "max_new_tokens": 40}
+    words = "The answer to that is quite long. "
+    with opening(tiny_bundle, words) as open_fake:
+        client, backend = open_fake(audit=ledger)
+        whole = backend._answer
+
+        def break_down(job: GenerationJob) -> None:
+            backend.says = words[:30]
+            job = replace(job, request=replace(job.request, max_new_tokens=99))
+            sink = job.sink
+            backend.says += "."  # Its last letter, which ends an answer, is not sent.
+            step = sink.step
+            sink.step = lambda s: step(s) if s.ending is None else None  # type: ignore[method-assign]
+            whole(job)
+            raise RuntimeError("device lost")
+
+        backend._answer = break_down  # type: ignore[method-assign]
+        heard = ""
+        if way == "stream":
+            for event in client.stream(**asked):
+                heard += event.text if isinstance(event, TextDelta) else ""
+        elif way == "astream":
+
+            async def listen() -> str:
+                events = [event async for event in client.astream(**asked)]
+                return "".join(e.text for e in events if isinstance(e, TextDelta))
+
+            heard = asyncio.run(listen())
+        elif way == "batch":
+            client.generate_batch([asked])
+        elif way == "agenerate":
+            asyncio.run(client.agenerate(**asked))
+        else:
+            client.generate(**asked)
+        (ended,) = records(client, "request_finished")
+        assert ended.outcome is Outcome.ERROR_CLOSED
+        assert ended.output.text_chars == len(FALLBACK)
+        if way not in ("stream", "astream"):
+            assert ended.said_before is None
+            return
+        assert 20 < len(heard) <= 30
+        assert ended.said_before.text_chars == len(heard)
+        marks = Privacy.open(ledger).pseudonyms(None)
+        assert ended.said_before.text_mark == marks.text(heard)
+        assert ended.schema_version == 2
+    assert verify(ledger).ok

@@ -101,6 +101,9 @@ class RequestFinished(RequestRecord):
     dose: AppliedDose | None = None
     receipt: SteeringReceipt | None = None
     output: OutputDescription | None = None
+    said_before: OutputDescription | None = None
+    """What had gone out in pieces before the output took its place, as after a fault in
+    mid-answer; not written where that was nothing."""
     usage: TokenCounts | None = None
     timings: Durations | None = None
     fallback: FallbackRef | None = None
@@ -110,8 +113,8 @@ class RequestFinished(RequestRecord):
 
 SINCE_VERSION_2: dict[type[Header], tuple[str, ...]] = {
     RequestFinished: (
-        *("checks", "greedy_tokens", "left_out", "reading", "span_id"),
-        *("temperature", "trace_id", "trimmed"),
+        *("checks", "greedy_tokens", "left_out", "reading", "said_before"),
+        *("span_id", "temperature", "trace_id", "trimmed"),
     ),
     Reviewed: ("actor",),
 }
