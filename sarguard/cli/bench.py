@@ -94,7 +94,7 @@ def _print(rows: Sequence[Row], machine: dict[str, Any]) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    from sarguard.cli.screen import results
+    from sarguard.cli.screen import print_table, results
 
     console = results()
     table = Table(box=SIMPLE_HEAD, pad_edge=False)
@@ -102,7 +102,7 @@ def _print(rows: Sequence[Row], machine: dict[str, Any]) -> None:
         table.add_column(heading)
     for row in rows:
         table.add_row(*_cells(row))
-    console.print(table)
+    print_table(console, table)
     console.print(Text("Machine: " + ", ".join(_machine_words(machine)), style="dim"))
 
 

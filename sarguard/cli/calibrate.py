@@ -13,7 +13,7 @@ from sarguard.cli.options import (
     positive_float,
     positive_int,
 )
-from sarguard.cli.screen import print_json, remarks, results, steps
+from sarguard.cli.screen import print_json, print_table, remarks, results, steps
 from sarguard.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -204,7 +204,7 @@ def _print_summary(console: Console, card: BundleCard, saved: Path) -> None:
 
     from sarguard.calibration.tiers import TRUSTED_AUC
 
-    console.print(_layer_table(card))
+    print_table(console, _layer_table(card))
     console.print(
         Text(
             f"cosine: of raw and ablated vector. safe variance removed: share of the "
@@ -237,10 +237,10 @@ def _print_summary(console: Console, card: BundleCard, saved: Path) -> None:
             )
         )
     if any(tier.block is not None for tier in card.tiers.values()):
-        console.print(_context_table(card))
+        print_table(console, _context_table(card))
     chosen = {name: t.choice for name, t in card.tiers.items() if t.choice}
     if chosen:
-        console.print(_tier_table(card))
+        print_table(console, _tier_table(card))
     unmet = [name for name, choice in chosen.items() if not choice.met]
     if unmet:
         console.print(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING, Any
 
-from sarguard.cli.screen import print_json, results
+from sarguard.cli.screen import print_json, print_table, results
 
 if TYPE_CHECKING:
     from sarguard.cli.options import Commands
@@ -77,7 +77,7 @@ def _print(rows: list[dict[str, Any]], refused: dict[str, str]) -> None:
             ", ".join(row["needs"]),
             f"[{numbers[row['tested_with']]}]",
         )
-    console.print(table)
+    print_table(console, table)
     for text, number in numbers.items():
         console.print(Text(f"[{number}] {text}", style="dim"))
     console.print(Text("its window: what the processor hears, often 30 s", style="dim"))

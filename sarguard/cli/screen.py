@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any, TextIO
 # rich may be missing where `sarguard doctor` runs: it is imported where it is used.
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.table import Column, Table
+    from rich.text import Text
 
 WIDTH_OF_FILES = 100
 ENVIRONMENT = {
@@ -78,6 +80,49 @@ def results() -> Console:
     fixed = not sys.stdout.isatty() and not os.environ.get("COLUMNS")
     width = WIDTH_OF_FILES if fixed else None
     return Results(file=sys.stdout, highlight=False, width=width)
+
+
+def print_table(console: Console, table: Table) -> None:
+    """Print a table, or where the terminal is too narrow for it its rows as lists.
+
+    A table that is squeezed loses what stands on the left of it, which is what one has
+    to type.
+    """
+    from rich.text import Text
+
+    rows = list(zip(*(_texts(column) for column in table.columns), strict=True))
+    if _least_width(table) <= console.width:
+        console.print(table)
+        return
+    if table.title:
+        console.print(table.title)
+    for row in rows:
+        for number, (column, cell) in enumerate(zip(table.columns, row, strict=True)):
+            if cell.plain:
+                heading = Text(f"{'' if number == 0 else '  '}{column.header}: ")
+                heading.stylize("bold" if number == 0 else "dim")
+                console.print(Text.assemble(heading, cell))
+
+
+def _least_width(table: Table) -> int:
+    """Return how wide a table has to be to cut nothing off."""
+    widths = []
+    for column in table.columns:
+        parts = [
+            part
+            for text in (str(column.header), *(cell.plain for cell in _texts(column)))
+            for part in (text.splitlines() if column.no_wrap else text.split())
+        ]
+        widths.append(max(map(len, parts), default=0))
+    # Blanks on both sides, and a box's lines.
+    return sum(widths) + (2 if table.box is None else 3) * len(widths)
+
+
+def _texts(column: Column) -> list[Text]:
+    from rich.text import Text
+
+    cells = list(column.cells)
+    return [cell if isinstance(cell, Text) else Text(str(cell)) for cell in cells]
 
 
 def remarks() -> Console:

@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
-from sarguard.cli.screen import ProgressLines
+import io
+
+import pytest
+from rich.box import SIMPLE_HEAD, Box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from sarguard.cli.screen import ProgressLines, print_table
 
 
 class Clock:
@@ -52,3 +60,24 @@ def test_nothing_done_and_nothing_known_is_no_error() -> None:
         "Asking: 0 of 0",
         "Asking: 3 of 3 (100%)",
     ]
+
+
+@pytest.mark.parametrize("width", [20, 40, 60, 80, 100, 140])
+@pytest.mark.parametrize("box", [None, SIMPLE_HEAD])
+def test_what_one_has_to_type_is_whole_at_any_width(
+    width: int, box: Box | None
+) -> None:
+    name = "req_01M8KVN71P6MNJXNSZ654SZW85"
+    table = Table(box=box, title="Requests")
+    table.add_column("record", no_wrap=True)
+    table.add_column("what it is about")
+    table.add_column("request", no_wrap=True)
+    table.add_column("model", no_wrap=False)
+    table.add_row("1234567", Text("a request that ended"), name, "mistral-common")
+    table.add_row("1234568", "program stopped writing", "", "")
+    written = io.StringIO()
+    print_table(Console(file=written, width=width), table)
+    told = written.getvalue().replace("\n", "") if width < 40 else written.getvalue()
+    assert all(word in told for word in ("1234567", "1234568", name, "mistral-common"))
+    assert "Requests" in told
+    assert "\u2026" not in told

@@ -21,7 +21,7 @@ from sarguard.cli.audit.screen import (
     write_json_lines,
     write_table,
 )
-from sarguard.cli.screen import print_json, results
+from sarguard.cli.screen import print_json, print_table, results
 from sarguard.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -253,4 +253,4 @@ def _write_plan(decisions: list[SegmentDecision]) -> None:
             printable(decision.why).replace("[", "("),
         )
     if decisions:
-        results().print(table)
+        print_table(results(), table)

@@ -12,7 +12,7 @@ from rich.text import Text
 
 from sarguard.audit.views import ListRow, list_row, record_page
 from sarguard.audit.wording import printable
-from sarguard.cli.screen import results
+from sarguard.cli.screen import print_table, results
 
 if TYPE_CHECKING:
     from sarguard.audit import Entry
@@ -49,7 +49,7 @@ def write_table(entries: Iterable[Entry]) -> int:
     for entry in entries:
         table.add_row(*_cells(list_row(entry)))
     if table.row_count:
-        results().print(table)
+        print_table(results(), table)
     return table.row_count
 
 

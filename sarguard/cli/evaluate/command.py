@@ -392,6 +392,8 @@ def _print(console: Console, grid: Grid) -> None:
     from rich.table import Table
     from rich.text import Text
 
+    from sarguard.cli.screen import print_table
+
     table = Table(
         title=Text(grid.title),
         title_style="bold",
@@ -407,6 +409,6 @@ def _print(console: Console, grid: Grid) -> None:
         )
     for row in grid.rows:
         table.add_row(*map(str, row))
-    console.print(table)
+    print_table(console, table)
     console.print(Text(grid.note, style="dim"))
     console.print()
