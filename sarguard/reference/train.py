@@ -38,7 +38,12 @@ from sarguard.reference.training.aligning import (
     train_aligning,
     write_lessons,
 )
-from sarguard.reference.training.answering import AdaptedTextModel, Example, answer
+from sarguard.reference.training.answering import (
+    REFUSAL,
+    AdaptedTextModel,
+    Example,
+    answer,
+)
 from sarguard.reference.training.clips import Clip
 from sarguard.reference.training.corpus import PROMPTS
 from sarguard.reference.training.export import export, load_encoder
@@ -325,7 +330,26 @@ def _examples(
         [Example(text=t, instruction=i, answer=tuple(a)) for t, i, a in part]
         for part in torch.load(path, weights_only=True)
     )
-    return examples, held_out_examples
+    kept = _without_refusals(text_model, examples)
+    workspace.report(f"{len(kept)} of {len(examples)} answers are no refusals")
+    return kept, held_out_examples
+
+
+def _without_refusals(
+    text_model: AdaptedTextModel, examples: Sequence[Example]
+) -> list[Example]:
+    """Return the examples that were answered, or told in words to refuse.
+
+    The aligned text model refuses some of the odd sentences of the grammars. Learning
+    that from speech, what is misheard would be refused as well.
+    """
+    rows = [list(example.answer) for example in examples]
+    said = text_model.tokenizer.batch_decode(rows, skip_special_tokens=True)
+    return [
+        example
+        for example, text in zip(examples, said, strict=True)
+        if REFUSAL in example.instruction or not is_refusal(text)
+    ]
 
 
 def _word_errors(

@@ -29,15 +29,15 @@ from sarguard.reference.training.adapters import Adapters
 MATCHED_LAYERS = range(12, 30)
 """Hidden states (inputs of these decoder layers) that the student learns to match."""
 _STEPS = "Please generate detailed steps for the question in the audio."
-_REFUSAL = "I cannot assist with that."
+REFUSAL = "I cannot assist with that."
 INSTRUCTIONS = (
     "",
     "",
     "",
     _STEPS,
     _STEPS,
-    _STEPS + _REFUSAL,
-    _REFUSAL,
+    _STEPS + REFUSAL,
+    REFUSAL,
     "Answer the question in the audio.",
     "Answer the caller.",
     "Please answer in one short sentence.",

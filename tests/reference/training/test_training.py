@@ -11,11 +11,13 @@ import pytest
 import torch
 from torch import Tensor
 
+from sarguard.reference import train as train_module
 from sarguard.reference.difference import apply_alignment, apply_difference
 from sarguard.reference.training import stage as stage_module
 from sarguard.reference.training import train_answering, train_hearing
 from sarguard.reference.training.adapters import Adapters
 from sarguard.reference.training.answering import (
+    REFUSAL,
     TRANSCRIBE,
     AdaptedTextModel,
     Example,
@@ -388,3 +390,17 @@ def test_a_clip_is_augmented_only_when_asked(tiny_student: Student) -> None:
         for place in preprocessor.tokens("a door").tolist()
     ]
     assert tiny_student.tokenizer.decode(ids) == "a door"
+
+
+def test_what_was_refused_is_not_learnt_from_speech() -> None:
+    made = student(layers=1)
+    text_model = AdaptedTextModel(made.model, made.tokenizer)
+
+    def example(answer: str, instruction: str = "Answer the caller.") -> Example:
+        words = tuple(made.tokenizer(answer, add_special_tokens=False)["input_ids"])
+        return Example(text="Weigh it.", instruction=instruction, answer=words)
+
+    answered, refused = example("Put it on a scale."), example(REFUSAL)
+    told = example(REFUSAL, instruction=f"Say this: {REFUSAL}")
+    kept = train_module._without_refusals(text_model, [answered, refused, told])
+    assert kept == [answered, told]
