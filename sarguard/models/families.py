@@ -269,6 +269,10 @@ UNSUPPORTED = {
         "Kyutai STT starts from one empty token and mixes sound into every step: it "
         "takes no instruction, so there is nothing to calibrate or to steer from"
     ),
+    "omniasr": (
+        "OmniASR is told a language and takes no instruction: it transcribes, it does "
+        "not answer"
+    ),
 }
 """Why a family cannot be guarded although its layers can be found."""
 

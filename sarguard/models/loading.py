@@ -266,6 +266,12 @@ def _check_decoder_only(config: Config, name: str) -> None:
         raise UnsupportedModelError(
             f"{name}: {reason}. Use an audio-language model such as Qwen2-Audio"
         )
+    if _type_of(config).endswith("ForCTC"):
+        raise UnsupportedModelError(
+            f"{name}: {_type_of(config)} labels each frame of sound (CTC) and has no "
+            "text decoder: it transcribes, it does not answer. Use an audio-language "
+            "model such as Qwen2-Audio"
+        )
     if getattr(config, "is_encoder_decoder", False):
         raise UnsupportedModelError(
             f"{name}: {_type_of(config)} is an encoder-decoder: it transcribes, it "

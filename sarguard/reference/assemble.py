@@ -37,7 +37,7 @@ def ensure_reference(
 ) -> Path:
     """Return the directory of the reference model's checkpoint, made if needed.
 
-    The first call on a machine downloads 164 MB and writes 860 MB; later calls read a
+    The first call on a machine downloads 164 MB and writes 1.0 GB; later calls read a
     few files and use no network. A damaged cache is detected and rebuilt.
 
     Args:

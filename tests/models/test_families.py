@@ -197,3 +197,18 @@ def test_the_docs_say_what_the_table_says() -> None:
         for family in FAMILIES.values()
     }
     assert found == expected
+
+
+def test_a_recogniser_that_is_told_a_language_alone_is_refused() -> None:
+    loaded = fresh("qwen2_audio")
+    loaded.model.config.model_type = "omniasr"
+    with pytest.raises(UnsupportedModelError, match="told a language"):
+        wrap_model(loaded.model, loaded.processor, name="omniasr")
+
+
+def test_what_labels_frames_is_not_asked_for_its_layers() -> None:
+    loaded = fresh("qwen2_audio")
+    loaded.model.config.architectures = ["OmniASRForCTC"]
+    with pytest.raises(UnsupportedModelError, match="no text decoder") as raised:
+        wrap_model(loaded.model, loaded.processor, name="omniasr")
+    assert "decoder_layers" not in str(raised.value)
