@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 from sarguard.errors import MissingDependencyError
 
+__all__ = ["EXTRAS", "Extra", "find_extra", "missing_extra"]
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Extra:

@@ -311,7 +311,9 @@ def test_a_signal_in_mid_answer_closes_the_ledger(
     monkeypatch.setattr(ask, "write_stream", write_stream)
     before = signal.getsignal(signal.SIGTERM)
     ledger = tmp_path / "audit.db"
-    status, _, err = run("ask", clip, *options, "--audit", str(ledger))
+    # Long enough that the signal comes before its end.
+    more = ["--max-new-tokens", "200", "--audit", str(ledger)]
+    status, _, err = run("ask", clip, *options, *more)
     assert status == code
     assert "Traceback" not in err
     assert signal.getsignal(signal.SIGTERM) is before
