@@ -61,10 +61,12 @@ def checked_options(**options: Unpack[ClientOptions]) -> ClientOptions:
         if value is not None or name in _NEVER_NONE
     }
     guard = {name: found[name] for name in found if name in _OF_GUARD}
-    policy = effective_policy(**guard).in_force.policy
+    in_force = effective_policy(**guard).in_force
     ledger = found.get("audit")
     if found.get("policy") is not None:
-        check_has_ledger(policy, ledger is not None)
+        # Read once: what was judged here is what will hold.
+        found["policy"] = in_force
+        check_has_ledger(in_force.policy, ledger is not None)
     if ledger is not None and not isinstance(ledger, AuditLog):
         check_folder(Path(ledger))
     options_found: ClientOptions = found

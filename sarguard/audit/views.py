@@ -178,11 +178,13 @@ def statistics(log: AuditLog, queries: Sequence[Query]) -> dict[str, Any]:
     """
     ended = [replace(query, kind="request_finished") for query in queries]
     begun = [replace(query, kind="request_started") for query in queries]
-    judged = {
-        request: labels
-        for request, labels in newest_labels(log).items()
-        if _is_counted(log, request, [*ended, *begun])
+    judged = newest_labels(log)
+    counted = {
+        name
+        for query in (*ended, *begun)
+        for name in log.reader.requests_that_fit(query, judged)
     }
+    judged = {name: judged[name] for name in judged if name in counted}
     labels = [label for given in judged.values() for label in given.values()]
     by_kind = _tally(log, "kind", queries)
     return {
@@ -204,15 +206,6 @@ def _tally(log: AuditLog, column: str, queries: Sequence[Query]) -> dict[str, in
     for query in queries:
         found.update(log.reader.tally(column, query))
     return dict(found)
-
-
-def _is_counted(log: AuditLog, request: str, queries: Sequence[Query]) -> bool:
-    """Return whether a record of a request fits one of some queries."""
-    return any(
-        log.reader.count(replace(query, audit_id=request))
-        for query in queries
-        if query.audit_id in (None, request)
-    )
 
 
 def _open(content: Content, sealer: Sealer | None) -> KeptContent:

@@ -141,12 +141,12 @@ class Card:
         )
         return self.encoder.encode(features, lengths)
 
-    def word_errors(self, clips: Sequence[Clip]) -> float:
-        """Return the word error rate of what the CTC head heard."""
+    def words_heard(self, clips: Sequence[Clip]) -> list[str]:
+        """Return what the CTC head heard in each clip."""
         heard: list[str] = []
         for batch in self._batches(clips, "hearing"):
             heard += self.hear(batch)[1]
-        return word_error_rate([clip.text for clip in clips], heard)
+        return heard
 
     def transcript_errors(self, clips: Sequence[Clip]) -> float:
         """Return the word error rate of what the model writes down when asked to."""
@@ -325,16 +325,22 @@ def _understanding(card: Card, group: str, limit: int | None) -> Figures:
     clips = [*load_clips("test", voice=group), *load_clips("ordinary", voice=group)]
     # Every n-th clip, so that a part holds every topic and kind.
     chosen = clips[:: max(1, len(clips) // limit)] if limit else clips
-    natural = [clip for clip in clips if clip.engine in _NATURAL]
+    said = list(zip(clips, card.words_heard(clips), strict=True))
+    natural = [pair for pair in said if pair[0].engine in _NATURAL]
     return {
-        f"word_error_{group}": card.word_errors(clips),
-        f"word_error_{group}_natural": card.word_errors(natural),
+        f"word_error_{group}": _word_errors(said),
+        f"word_error_{group}_natural": _word_errors(natural),
         f"transcript_error_{group}": card.transcript_errors(chosen),
         f"agreement_{group}": card.agreement(chosen),
         f"natural_clips_{group}": len(natural),
         f"clips_{group}": len(clips),
         f"agreement_clips_{group}": len(chosen),
     }
+
+
+def _word_errors(said: Sequence[tuple[Clip, str]]) -> float:
+    """Return the word error rate of clips and what was heard in them."""
+    return word_error_rate([c.text for c, _ in said], [heard for _, heard in said])
 
 
 def _refusals(card: Card) -> Figures:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ensurepip
 import hashlib
 import importlib.util
 import os
@@ -231,10 +230,12 @@ def pip_command() -> list[str] | None:
     """
     if importlib.util.find_spec("pip") is not None:
         return [sys.executable, "-m", "pip"]
-    bundled = [] if ensurepip.__file__ is None else [Path(ensurepip.__file__).parent]
-    # Where a distribution keeps the wheels apart, such as Debian.
+    # Debian has no `ensurepip` without its package for virtual environments.
+    ensurepip = importlib.util.find_spec("ensurepip")
+    origin = None if ensurepip is None else ensurepip.origin
+    places = [] if origin is None else [Path(origin).parent / "_bundled"]
+    # Where a distribution keeps the wheels apart.
     apart = sysconfig.get_config_var("WHEEL_PKG_DIR")
-    places = [folder / "_bundled" for folder in bundled]
     places += [Path(apart)] if apart else []
     wheels = [wheel for place in places for wheel in place.glob("pip-*.whl")]
     return [sys.executable, str(wheels[0] / "pip")] if wheels else None

@@ -19,18 +19,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
-from transformers import StaticCache
 
 from sarguard.bench.rows import Measured, Row
 from sarguard.bench.suite import Effort, Part, run_bench
 from sarguard.bench.synthetic import SEVEN_BILLION, noise_bundle, random_qwen2_audio
 from sarguard.client import SafeAudioLLM
-from sarguard.models.loading import LoadedModel, load_model
-from sarguard.models.transformers_api import installed_version, passing_cache
+from sarguard.models.loading import load_model
+from sarguard.models.transformers_api import installed_version
 from sarguard.steering.steerer import Steerer
 from sarguard.types import Outcome
 from tests import tiny
+from tests.compiled_steps import ALPHAS, graphs, logits_of, vectors_for
 
 TINY_TEXT = {
     "hidden_size": 64,
@@ -51,8 +50,6 @@ EFFORT = Effort(tokens=32, repeats=5, pairs=24)
 TINY_EFFORT = Effort(tokens=4, repeats=1, pairs=12)
 PARTS: tuple[Part, ...] = ("decoding", "callers", "conversation", "calibration")
 ASKED = {"audio": (tiny.clip(0.5), tiny.RATE), "text": "Hi.", "max_new_tokens": 8}
-LENGTH, STEPS = 6, 6
-IDS = torch.tensor([[5, 9, 2, 7, 3, 8], [4, 4, 1, 6, 2, 9]])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -131,18 +128,14 @@ def compiled_steps(device: str) -> str:
     mode = "reduce-overhead" if device.startswith("cuda") else "default"
     loaded = tiny.build(layers=2)
     loaded.model.to(device)
-    generator = torch.Generator().manual_seed(5)
-    shape = (len(loaded.decoder), loaded.decoder.hidden_size)
-    vectors = 5 * torch.randn(shape, generator=generator)
-    alphas = [[0.1, 0.4], [0.7, 0.2], [0.3, 0.3]]
     torch._dynamo.reset()
-    with Steerer(loaded.decoder, vectors) as steerer:
-        eager = [_logits(loaded, steerer, loaded.model, a) for a in alphas]
+    with Steerer(loaded.decoder, vectors_for(loaded)) as steerer:
+        eager = [logits_of(loaded, steerer, loaded.model, a) for a in ALPHAS]
         compiled = torch.compile(loaded.model, mode=mode)
-        first = _logits(loaded, steerer, compiled, alphas[0])
-        before = torch._dynamo.utils.counters["stats"]["unique_graphs"]
-        rest = [_logits(loaded, steerer, compiled, a) for a in alphas[1:]]
-        after = torch._dynamo.utils.counters["stats"]["unique_graphs"]
+        first = logits_of(loaded, steerer, compiled, ALPHAS[0])
+        before = graphs()
+        rest = [logits_of(loaded, steerer, compiled, a) for a in ALPHAS[1:]]
+        after = graphs()
     _require(0 < before == after, f"{before} graphs, then {after}")
     apart = max(
         float((one - other).abs().max())
@@ -155,35 +148,6 @@ def compiled_steps(device: str) -> str:
 CHECKS: tuple[Callable[[str], str], ...] = (
     *(same_tokens, bfloat16_receipts, device_maps, a_hook_that_goes, compiled_steps),
 )
-
-
-def _logits(
-    loaded: LoadedModel,
-    steerer: Steerer,
-    model: Any,  # noqa: ANN401
-    alpha: list[float],
-) -> Tensor:
-    """Return the logits of each step of a fixed answer, with a static cache."""
-    device = loaded.device
-    cache = StaticCache(loaded.model.config, max_cache_len=LENGTH + STEPS)
-    found, fed = [], IDS.to(device)
-    guard = steerer.guard(prompt_length=LENGTH, alpha=alpha, rows=2)
-    with guard as receipt, torch.no_grad():
-        for step in range(STEPS):
-            start = 0 if step == 0 else LENGTH + step - 1
-            places = torch.arange(start, start + fed.shape[1], device=device)
-            # The prompt has another shape than the steps: only those are compiled.
-            forward = loaded.model if step == 0 else model
-            output = forward(
-                input_ids=fed,
-                position_ids=places[None].expand(2, -1),
-                **passing_cache(cache),
-                use_cache=True,
-            )
-            found.append(output.logits[:, -1].float().clone())
-            fed = torch.full((2, 1), 10 + step, device=device)
-    steerer.verify(receipt, output_tokens=STEPS)
-    return torch.stack(found).cpu()
 
 
 def _require(held: bool, found: object) -> None:

@@ -130,7 +130,6 @@ def test_without_pip_the_error_says_how_to_get_it(
     base: Base, folder: Path, quiet: Reporter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    monkeypatch.setattr(fetch.ensurepip, "__file__", str(folder / "ensurepip.py"))
     monkeypatch.setattr(fetch.sysconfig, "get_config_var", lambda name: None)
     assert fetch.pip_command() is None
     with pytest.raises(ReferenceUnavailableError, match="uv pip install pip"):
@@ -140,7 +139,10 @@ def test_without_pip_the_error_says_how_to_get_it(
 def test_the_pip_that_python_brings_along_is_used_where_none_is_installed(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    find = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda n: None if n == "pip" else find(n)
+    )
     command = fetch.pip_command()
     if command is None:
         pytest.skip("this Python brings no pip along")

@@ -6,22 +6,14 @@ The static cache keeps every shape the same from step to step, as engines want i
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
 from torch._inductor.utils import fresh_cache
-from transformers import StaticCache
 
-from sarguard.models.loading import LoadedModel
-from sarguard.models.transformers_api import passing_cache
 from sarguard.steering.steerer import Steerer
 from tests import tiny
-
-LENGTH = 6
-STEPS = 4
-IDS = torch.tensor([[5, 9, 2, 7, 3, 8], [4, 4, 1, 6, 2, 9]])
+from tests.compiled_steps import ALPHAS, graphs, logits_of, vectors_for
 
 
 @pytest.fixture(autouse=True)
@@ -36,41 +28,6 @@ def fresh_compiler(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     torch._dynamo.reset()
 
 
-def vectors_for(loaded: LoadedModel) -> Tensor:
-    generator = torch.Generator().manual_seed(5)
-    shape = (len(loaded.decoder), loaded.decoder.hidden_size)
-    return 5 * torch.randn(shape, generator=generator)
-
-
-def logits_of(
-    loaded: LoadedModel,
-    steerer: Steerer,
-    model: Any,  # noqa: ANN401
-    alpha: list[float],
-) -> Tensor:
-    """Return the logits of each step of a fixed answer, with a static cache."""
-    cache = StaticCache(loaded.model.config, max_cache_len=LENGTH + STEPS)
-    found = []
-    fed = IDS
-    guard = steerer.guard(prompt_length=LENGTH, alpha=alpha, rows=2)
-    with guard as receipt, torch.no_grad():
-        for step in range(STEPS):
-            start = 0 if step == 0 else LENGTH + step - 1
-            positions = torch.arange(start, start + fed.shape[1])[None].expand(2, -1)
-            # The prompt has another shape than the steps: only those are compiled.
-            forward = loaded.model if step == 0 else model
-            output = forward(
-                input_ids=fed,
-                position_ids=positions,
-                **passing_cache(cache),
-                use_cache=True,
-            )
-            found.append(output.logits[:, -1].clone())
-            fed = torch.full((2, 1), 10 + step)
-    steerer.verify(receipt, output_tokens=STEPS)
-    return torch.stack(found)
-
-
 @pytest.mark.slow
 # The compiler's own modules use what torch has deprecated.
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
@@ -82,7 +39,7 @@ def logits_of(
 def test_compiled_steps_are_steered_like_eager_ones(backend: str) -> None:
     loaded = tiny.build(layers=2)
     with Steerer(loaded.decoder, vectors_for(loaded)) as steerer:
-        alphas = [[0.1, 0.4], [0.7, 0.2], [0.3, 0.3]]
+        alphas = ALPHAS
         eager = [logits_of(loaded, steerer, loaded.model, a) for a in alphas]
         compiled = torch.compile(loaded.model, backend=backend)
         first = logits_of(loaded, steerer, compiled, alphas[0])
@@ -94,7 +51,3 @@ def test_compiled_steps_are_steered_like_eager_ones(backend: str) -> None:
         torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
     # Alpha did reach the compiled steps.
     assert not torch.allclose(rest[0][1:], rest[1][1:], atol=1e-3)
-
-
-def graphs() -> int:
-    return int(torch._dynamo.utils.counters["stats"]["unique_graphs"])

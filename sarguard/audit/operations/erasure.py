@@ -116,7 +116,7 @@ def _keeps_words(entry: Entry) -> bool:
 
 
 def _of_tenant(log: AuditLog, tenant: str | None) -> str:
-    known = sorted(log.reader.tally("tenant", Query()))
+    known = log.reader.tenants()
     named = "without a tenant" if tenant is None else f"of tenant {tenant!r}"
     return f"{named}; its tenants are {', '.join(known) or 'none'}"
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -193,6 +193,21 @@ class LedgerReader:
                     values,
                 )
             }
+
+    def tenants(self) -> list[str]:
+        """Return the tenants that records name, in order."""
+        return sorted(self.tally("tenant", Query()))
+
+    def requests_that_fit(self, query: Query, names: Iterable[str]) -> set[str]:
+        """Return those of some requests of which a record fits a query."""
+        where, values = query.conditions("audit_id")
+        with closing(self.connect()) as connection:
+            rows = connection.execute(
+                "SELECT DISTINCT audit_id FROM records WHERE audit_id IN "
+                f"(SELECT value FROM json_each(?)) AND {where}",
+                (json.dumps(list(names)), *values),
+            )
+            return {name for (name,) in rows}
 
     def get(self, seq: int) -> Entry:
         """Return one record.

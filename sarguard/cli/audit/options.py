@@ -213,11 +213,9 @@ def open_privacy(options: argparse.Namespace) -> Privacy:
 
 def name_tenants(log: AuditLog, tenant: str | None) -> None:
     """Say which tenants there are, where the one that was named is none of them."""
-    from sarguard.audit import Query
-
-    known = log.reader.tally("tenant", Query())
+    known = [] if tenant is None else log.reader.tenants()
     if tenant is not None and tenant not in known:
-        names = ", ".join(sorted(known)) or "none"
+        names = ", ".join(known) or "none"
         sys.stderr.write(
             f"sarguard: note: this ledger has no tenant {tenant!r}; it has {names}\n"
         )
