@@ -479,6 +479,66 @@ class SafeAudioLLM:
         clips = self._decode(source for source in sources if source is not None)
         return self._turn(role, text, [clip.samples for clip in clips])
 
+    def count_tokens(self, turns: Sequence[Turn]) -> list[int]:
+        """Return the prompt tokens of each turn, rather too many than too few.
+
+        Args:
+            turns: A conversation, see `turn`; the last turn's number includes what
+                every prompt has, and what opens the answer.
+        """
+        return list(self._backend.count_tokens(turns))
+
+    def token_ids(self, text: str) -> list[int]:
+        """Return a text as the model's tokenizer cuts it, without control tokens."""
+        tokenizer: Any = self._backend.tokenizer
+        return list(tokenizer.encode(text, add_special_tokens=False))
+
+    @property
+    def context_tokens(self) -> int | None:
+        """Return how many tokens the model reads at most, prompt and answer together.
+
+        None where the model does not say.
+        """
+        return self._backend.info.context_tokens
+
+    def record_failure(
+        self, error: Exception, **options: Unpack[GenerationOptions]
+    ) -> None:
+        """Record a request that failed before it could be asked.
+
+        For integrations: what their own protocol refuses, such as a message that cannot
+        be parsed, is then found in the ledger like every other request.
+
+        Args:
+            error: Why there was no request.
+            options: What the request said of itself, such as `tenant` and `session`.
+
+        Raises:
+            AuditError: The ledger cannot be written.
+        """
+        request = GenerationRequest.build(None, "", **options)
+        state = self._state(request)
+        state.receive()
+        state.refuse(error)
+
+    def record_release(
+        self, session: str, *, clips: int, size: int, tenant: str | None = None
+    ) -> None:
+        """Record that clips kept for a session's next requests were let go.
+
+        Args:
+            session: The session, as its requests named it.
+            clips: How many.
+            size: Their bytes together.
+            tenant: The tenant that they named, if they did.
+
+        Raises:
+            AuditError: The ledger cannot be written.
+        """
+        recorder = self._handle.guard.recorder
+        if recorder is not None:
+            recorder.released(tenant, session, clips=clips, size=size)
+
     def end_session(self, session: str, *, tenant: str | None = None) -> None:
         """Forget what was kept in memory of a session that has ended.
 

@@ -27,16 +27,26 @@ from langchain_sarguard.errors import (
     InvalidInputError,
     UnguardedModelError,
 )
-from langchain_sarguard.voice_stage import VoicePipelineStage
+from langchain_sarguard.voice_stage import (
+    AgentChunk,
+    AgentEnd,
+    Guardrail,
+    Interruption,
+    VoicePipelineStage,
+)
 from sarguard.audio import EndpointingOptions
 
 __all__ = [
+    "AgentChunk",
+    "AgentEnd",
     "AnswerFailedError",
     "AnswerRefusedError",
     "AudioHandleError",
     "AudioStore",
     "ChatSafeAudio",
     "EndpointingOptions",
+    "Guardrail",
+    "Interruption",
     "InvalidInputError",
     "SafeAudioRunnable",
     "UnguardedModelError",

@@ -29,21 +29,32 @@ CONTEXT_OPTIONS = (
     "tier",
     "traceparent",
 )
+NAMES = ("tenant", "session", "caller", "request_id")
+"""What of it names somebody, for the record of a request that makes no sense."""
 JSON_SCHEMA = "json_schema"
+ENTRY = "langchain"
 
 _JSON_INSTRUCTION = "Answer with one JSON object that follows this schema: {schema}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ParsedRequest:
+    """What messages and options make."""
+
+    conversation: ParsedConversation
+    options: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ClientCall:
-    """One request to the client, whose messages are not parsed yet.
+    """One request to the client, which is not parsed yet.
 
     Parsing decodes base64 and may take long, so `aevents` does it in a thread.
     """
 
     client: SafeAudioLLM
-    parse: Callable[[], ParsedConversation]
-    options: Mapping[str, Any]
+    prepare: Callable[[], ParsedRequest]
+    """Raises what is recorded already."""
 
     @contextmanager
     def events(self) -> Iterator[Events]:
@@ -54,43 +65,44 @@ class ClientCall:
             AudioError: A clip cannot be used; the message says which.
             SarguardError: As `SafeAudioLLM.stream` does.
         """
-        conversation = self.parse()
+        request = self.prepare()
         try:
-            with self.client.stream(**self._arguments(conversation)) as events:
+            with self.client.stream(**self._arguments(request)) as events:
                 yield events
         except SarguardError as error:
-            self._raise_for_clip(conversation, error)
+            self._raise_for_clip(request.conversation, error)
             raise
 
     @asynccontextmanager
     async def aevents(self) -> AsyncIterator[AsyncEvents]:
         """Send the request without blocking the event loop; see `events`."""
-        conversation = await asyncio.to_thread(self.parse)
+        request = await asyncio.to_thread(self.prepare)
         try:
             # In a thread, as this decodes the clips of earlier turns.
-            arguments = await asyncio.to_thread(self._arguments, conversation)
+            arguments = await asyncio.to_thread(self._arguments, request)
             async with self.client.astream(**arguments) as events:
                 yield events
         except SarguardError as error:
-            await asyncio.to_thread(self._raise_for_clip, conversation, error)
+            await asyncio.to_thread(self._raise_for_clip, request.conversation, error)
             raise
 
-    def _arguments(self, conversation: ParsedConversation) -> dict[str, Any]:
+    def _arguments(self, request: ParsedRequest) -> dict[str, Any]:
+        conversation, options = request.conversation, request.options
         question = conversation.question
         return {
             "audio": [clip.data for clip in question.clips] or None,
-            "text": self._text(question),
+            "text": self._text(question, options[JSON_SCHEMA]),
             "system": conversation.system,
             "history": [self._turn(turn) for turn in conversation.history],
-            **self.options,
+            **options,
         }
 
-    def _text(self, question: ParsedTurn) -> str:
+    @staticmethod
+    def _text(question: ParsedTurn, schema: Mapping[str, Any] | None) -> str:
         """Return the question, with an instruction where there is a schema.
 
         A grammar alone is not enough: a model that is not told of it fights it.
         """
-        schema = self.options[JSON_SCHEMA]
         if schema is None:
             return question.text
         instruction = _JSON_INSTRUCTION.format(schema=json.dumps(schema))
@@ -150,4 +162,4 @@ def read_options(
     options[JSON_SCHEMA] = overrides.get(JSON_SCHEMA)
     # Left out where it is None, so that the client's own default holds.
     context = {n: v for n in CONTEXT_OPTIONS if (v := overrides.get(n)) is not None}
-    return {**options, **context, "entry": "langchain"}
+    return {**options, **context, "entry": ENTRY}

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator, Iterator, Mapping
-from functools import partial
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, cast, get_type_hints
 
@@ -15,40 +14,67 @@ from langchain_core.callbacks import (
     CallbackManagerForLLMRun,
 )
 from langchain_core.language_models.chat_models import BaseChatModel
-from langchain_core.messages import AIMessageChunk, BaseMessage
-from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
-from langchain_core.prompt_values import ChatPromptValue, PromptValue
+from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
+from langchain_core.outputs import (
+    ChatGeneration,
+    ChatGenerationChunk,
+    ChatResult,
+    LLMResult,
+)
+from langchain_core.runnables import Runnable, RunnableConfig
+from langchain_core.runnables.config import ensure_config
 from pydantic import ConfigDict, Field, field_validator
 
 from langchain_sarguard.audio_handles import (
     AudioStore,
+    Released,
     default_audio_store,
-    detach_audio,
 )
-from langchain_sarguard.calls import CALL_OPTIONS, ClientCall, read_options
+from langchain_sarguard.calls import (
+    CALL_OPTIONS,
+    CONTEXT_OPTIONS,
+    ENTRY,
+    NAMES,
+    ClientCall,
+    ParsedRequest,
+    read_options,
+)
 from langchain_sarguard.errors import InvalidInputError
-from langchain_sarguard.guarded_runnables import GuardedRunnable, check_configurable
-from langchain_sarguard.messages_in import LostAudio, parse_messages
+from langchain_sarguard.guarded_runnables import (
+    Guarded,
+    GuardedRunnable,
+    check_configurable,
+)
+from langchain_sarguard.messages_in import (
+    LostAudio,
+    ParsedTurn,
+    parse_messages,
+    parse_turns,
+)
 from langchain_sarguard.messages_out import (
     PROVIDER,
     ResponseBuilder,
     raise_unless_answered,
 )
-from langchain_sarguard.structured_output import METHOD, Schema, structured_output
-from sarguard import Reply, SafeAudioLLM
+from langchain_sarguard.structured_output import (
+    ANY_OBJECT,
+    METHODS,
+    Schema,
+    structured_output,
+    to_json_schema,
+)
+from sarguard import Reply, SafeAudioLLM, Turn
 
 if TYPE_CHECKING:
     from langchain_core.language_models import ModelProfile
     from langchain_core.language_models.base import LangSmithParams
-    from langchain_core.outputs import LLMResult
-    from langchain_core.runnables import Runnable, RunnableConfig
 
 # The rest is the guard's: whoever sends a configuration must not reach it.
 _CONFIGURABLE = (*CALL_OPTIONS, "stop", "raise_on_refusal", "lost_audio")
 _NO_TOOLS = "this model has no tools: leave them out, or put what they found into text."
 
 
-class ChatSafeAudio(GuardedRunnable, BaseChatModel):  # type: ignore[misc]
+class ChatSafeAudio(Guarded, GuardedRunnable, BaseChatModel):  # type: ignore[misc]
     """Chat model for spoken and written messages, guarded by SARSteer.
 
     Human messages carry clips as audio blocks, or name them; see `audio_message` and
@@ -82,8 +108,9 @@ class ChatSafeAudio(GuardedRunnable, BaseChatModel):  # type: ignore[misc]
     """Stop sequences; an answer ends before the first of them."""
     raise_on_refusal: bool = False
     """Raise `AnswerRefusedError` or `AnswerFailedError` where there is no answer."""
-    lost_audio: LostAudio = "raise"
-    """What to do where the clip of an earlier message is gone: "raise", or "note"."""
+    lost_audio: LostAudio = "note"
+    """What to do where the clip of an earlier message is gone: "note" tells the model,
+    "raise" ends the call. That of the question itself always does."""
     cache: BaseCache | bool | None = Field(default=False, exclude=True, frozen=True)
     """Always off: a cache answers without the guard and without a record."""
 
@@ -195,24 +222,52 @@ class ChatSafeAudio(GuardedRunnable, BaseChatModel):  # type: ignore[misc]
             "reasoning_output": False,
             "temperature": True,
         }
+        if context := self.client.context_tokens:
+            # Prompt and answer share the model's context.
+            profile["max_input_tokens"] = max(1, context - self.max_tokens)
+            profile["max_output_tokens"] = self.max_tokens
         # Older versions of langchain-core know fewer keys.
         known = get_type_hints(language_models.ModelProfile)
         found = {key: value for key, value in profile.items() if key in known}
         return cast("ModelProfile", found)
 
-    def bind_tools(self, *_: Any, **__: Any) -> Any:
-        """Refuse; the model has no tools.
+    def bind_tools(
+        self,
+        tools: Sequence[Any],
+        *,
+        response_format: Any = None,
+        strict: bool | None = None,
+        **kwargs: Any,
+    ) -> Runnable[Any, AIMessage]:
+        """Bind a response format; the model has no tools.
+
+        Agents ask for structured output so; see LangChain's `ProviderStrategy`.
+
+        Args:
+            tools: None at all.
+            response_format: What answers follow, as for `with_structured_output`, or
+                in OpenAI's form, `{"type": "json_schema", "json_schema": {...}}`.
+            strict: False allows properties that the schema does not name.
+            kwargs: Options of each call.
 
         Raises:
-            NotImplementedError: Always.
+            NotImplementedError: There is a tool.
+            InvalidInputError: The response format is of another form.
         """
-        raise NotImplementedError(_NO_TOOLS)
+        if tools:
+            raise NotImplementedError(_NO_TOOLS)
+        # Without tools there is nothing to choose from.
+        kwargs.pop("tool_choice", None)
+        if response_format is not None:
+            schema, strict = _schema_of(response_format, strict)
+            kwargs["json_schema"] = to_json_schema(schema, strict=strict)
+        return self.bind(**kwargs)
 
     def with_structured_output(
         self,
-        schema: Schema,
+        schema: Schema | None = None,
         *,
-        method: str = METHOD,
+        method: str = METHODS[0],
         include_raw: bool = False,
         strict: bool | None = None,
         **others: Any,
@@ -224,23 +279,30 @@ class ChatSafeAudio(GuardedRunnable, BaseChatModel):  # type: ignore[misc]
         llguidance.
 
         Args:
-            schema: A JSON schema with a title, a pydantic class or a TypedDict.
-            method: "json_schema"; there is no other.
+            schema: A JSON schema, a pydantic class or a TypedDict. Without one, answers
+                are JSON objects of any kind.
+            method: "json_schema", "function_calling" or "json_mode", which all do the
+                same here: decoding is constrained to the schema.
             include_raw: Return a dict of `raw`, `parsed` and `parsing_error`.
             strict: False allows properties that the schema does not name.
 
         Raises:
-            InvalidInputError: There is no such method or argument.
-            ValueError: The schema is of another kind.
+            InvalidInputError: There is no such method or argument, or the schema is of
+                another kind.
         """
-        if method != METHOD or others:
+        if method not in METHODS or others:
             given = ", ".join([f"method={method!r}", *others])
             raise InvalidInputError(
-                f"structured output was asked for with {given}: this model has no "
-                f"tools, it follows schemas. Use method={METHOD!r} with include_raw "
-                "and strict."
+                f"structured output was asked for with {given}: use one of the methods "
+                f"{', '.join(METHODS)}, with include_raw and strict. This model has no "
+                "tools: all of them constrain decoding to the schema."
             )
-        return structured_output(self, schema, include_raw=include_raw, strict=strict)
+        return structured_output(
+            self,
+            ANY_OBJECT if schema is None else schema,
+            include_raw=include_raw,
+            strict=strict,
+        )
 
     def configurable_fields(self, **kwargs: Any) -> Any:
         """Return this model with settings that a configuration may set.
@@ -251,44 +313,104 @@ class ChatSafeAudio(GuardedRunnable, BaseChatModel):  # type: ignore[misc]
         check_configurable(kwargs, _CONFIGURABLE)
         return super().configurable_fields(**kwargs)
 
-    def astream_events(
-        self, input: Any, config: RunnableConfig | None = None, **kwargs: Any
-    ) -> Any:
-        """Stream events; the first of them repeats the input, without its audio."""
-        # The first event is made of the input as it was given, by no callback.
-        messages = self._convert_input(input).to_messages()
-        return super().astream_events(messages, config, **kwargs)
+    def check_guard(self) -> None:
+        """Refuse to answer with a cache.
+
+        Raises:
+            InvalidInputError: One was put on the model.
+        """
+        # For each call: `model_copy` sets fields without validating them.
+        if self.cache is not False:
+            error = InvalidInputError(
+                "a cache was put on a guarded model: a hit would be an answer without "
+                "the guard and without a record. Set cache to False."
+            )
+            self.record_failure(error)
+            raise error
+
+    def record_failure(self, error: Exception, **context: Any) -> None:
+        """Record a request that failed before the client was asked.
+
+        Args:
+            error: Why.
+            context: What the request said of itself, such as `tenant`.
+        """
+        self.client.record_failure(error, entry=ENTRY, **context)
+
+    def end_session(self, session: object, *, tenant: str | None = None) -> Released:
+        """Let go of what a call left behind: its clips, and the client's memory of it.
+
+        Call it where a conversation ends, with the thread id of an agent.
+
+        Args:
+            session: The session, or the thread id, of its requests.
+            tenant: The tenant that they named, if they did.
+
+        Returns:
+            How many clips were let go. The ledger says the same, where there is one.
+        """
+        name = str(session)
+        released = self.audio_store.release((tenant, name))
+        if released.clips:
+            self.client.record_release(
+                name, tenant=tenant, clips=released.clips, size=released.bytes
+            )
+        self.client.end_session(name, tenant=tenant)
+        return released
+
+    def get_token_ids(self, text: str) -> list[int]:
+        """Return a text as the model's tokenizer cuts it."""
+        return self.client.token_ids(text)
+
+    def get_num_tokens_from_messages(
+        self, messages: list[BaseMessage], tools: Sequence[Any] | None = None
+    ) -> int:
+        """Return how many prompt tokens messages take, clips included.
+
+        Rather too many than too few: an answer's own `usage_metadata` is exact.
+
+        Args:
+            messages: Oldest first; they need not end with a question.
+            tools: None at all: the model has no tools.
+
+        Raises:
+            InvalidInputError: A message cannot be used.
+        """
+        if not messages:
+            return 0
+        turns = parse_turns(messages, self.audio_store)
+        return sum(self.client.count_tokens([self._counted(turn) for turn in turns]))
+
+    def _counted(self, turn: ParsedTurn) -> Turn:
+        """Return a turn for counting; it may be empty, as an AI message may."""
+        if not turn.clips:
+            return Turn(role=turn.role, text=turn.text)
+        return self.client.turn(
+            turn.role, text=turn.text, audio=[clip.data for clip in turn.clips]
+        )
+
+    def _options(
+        self, config: RunnableConfig | None, kwargs: dict[str, Any]
+    ) -> dict[str, Any]:
+        # A LangGraph thread is a session, unless the call names another.
+        thread = ensure_config(config).get("configurable", {}).get("thread_id")
+        if thread is None or "session" in kwargs:
+            return kwargs
+        return {**kwargs, "session": str(thread)}
 
     def generate(
         self, messages: list[list[BaseMessage]], *args: Any, **kwargs: Any
     ) -> LLMResult:
         """Answer several conversations; callbacks get the names of clips only."""
-        # Called directly, it does not go through `_convert_input`. Messages that do
-        # both are not changed again: their clips are handles already.
-        detached = [self._detach(conversation) for conversation in messages]
-        return super().generate(detached, *args, **kwargs)
+        with self._entering(messages) as without_audio:
+            return super().generate(without_audio, *args, **kwargs)
 
     async def agenerate(
         self, messages: list[list[BaseMessage]], *args: Any, **kwargs: Any
     ) -> LLMResult:
         """Answer several conversations without blocking the event loop."""
-        detached = [self._detach(conversation) for conversation in messages]
-        return await super().agenerate(detached, *args, **kwargs)
-
-    def _convert_input(self, model_input: Any) -> PromptValue:
-        # langchain-core calls this first, and its callbacks with what it returns: the
-        # one place before any tracer on the way from `invoke` and `stream`.
-        messages = super()._convert_input(model_input).to_messages()
-        return ChatPromptValue(messages=self._detach(messages))
-
-    def _detach(self, messages: list[BaseMessage]) -> list[BaseMessage]:
-        # Checked for each call: `model_copy` sets fields without validating them.
-        if self.cache is not False:
-            raise InvalidInputError(
-                "a cache was put on a guarded model: a hit would be an answer without "
-                "the guard and without a record. Set cache to False."
-            )
-        return detach_audio(messages, self.audio_store)
+        with self._entering(messages) as without_audio:
+            return await super().agenerate(without_audio, *args, **kwargs)
 
     def _generate(
         self,
@@ -362,13 +484,29 @@ class ChatSafeAudio(GuardedRunnable, BaseChatModel):  # type: ignore[misc]
         stop: list[str] | None,
         overrides: Mapping[str, Any],
     ) -> ClientCall:
-        return ClientCall(
-            client=self.client,
-            parse=partial(
-                parse_messages, messages, self.audio_store, lost_audio=self.lost_audio
-            ),
-            options=read_options(self, overrides, self.stop if stop is None else stop),
-        )
+        context = {n: overrides[n] for n in CONTEXT_OPTIONS if n in overrides}
+        session = context.get("session")
+        conversation = None if session is None else (context.get("tenant"), session)
+
+        def prepare() -> ParsedRequest:
+            try:
+                return ParsedRequest(
+                    conversation=parse_messages(
+                        messages,
+                        self.audio_store,
+                        lost_audio=self.lost_audio,
+                        conversation=conversation,
+                    ),
+                    options=read_options(
+                        self, overrides, self.stop if stop is None else stop
+                    ),
+                )
+            except Exception as error:
+                # Never lost, though the client was not asked.
+                self.record_failure(error, **_names(context))
+                raise
+
+        return ClientCall(client=self.client, prepare=prepare)
 
     def _result(self, builder: ResponseBuilder, added: str | Reply) -> ChatResult:
         if isinstance(added, str):
@@ -391,3 +529,31 @@ class ChatSafeAudio(GuardedRunnable, BaseChatModel):  # type: ignore[misc]
         if silent or not added:
             return None
         return ChatGenerationChunk(message=AIMessageChunk(content=added))
+
+
+def _names(context: Mapping[str, Any]) -> dict[str, str]:
+    """Return who asked, of what may be as faulty as the rest of the request."""
+    return {n: v for n in NAMES if isinstance(v := context.get(n), str) and v}
+
+
+def _schema_of(response_format: Any, strict: bool | None) -> tuple[Any, bool | None]:
+    """Return the schema of a response format, and whether it is closed.
+
+    Raises:
+        InvalidInputError: It is a mapping of another form.
+    """
+    if not isinstance(response_format, Mapping) or "type" not in response_format:
+        return response_format, strict
+    kind = response_format["type"]
+    if kind == "json_object":
+        return ANY_OBJECT, strict
+    if kind != "json_schema":
+        # A JSON schema has a type as well.
+        return response_format, strict
+    found = response_format.get("json_schema")
+    if not isinstance(found, Mapping) or "schema" not in found:
+        raise InvalidInputError(
+            "response_format is of type 'json_schema' without a schema: give "
+            '{"type": "json_schema", "json_schema": {"name": "...", "schema": {...}}}'
+        )
+    return found["schema"], found.get("strict", strict)

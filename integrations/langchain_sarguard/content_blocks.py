@@ -73,7 +73,7 @@ def parse_content(message: BaseMessage, *, where: str) -> Iterator[str | AudioPa
         elif block.get("type") == "text":
             yield _text(block, place)
         elif block.get("type") in _AUDIO_TYPES:
-            yield _audio(block, place)
+            yield parse_block(block, place)
         elif message.type == "ai" and block.get("type") == "refusal":
             # One of ours, in the history: it repeats the text block before it.
             yield ""
@@ -94,7 +94,17 @@ def _text(block: Block, where: str) -> str:
     return text
 
 
-def _audio(block: Block, where: str) -> AudioPart:
+def is_audio_block(value: Mapping[Any, Any]) -> bool:
+    """Return whether this is a content block of audio."""
+    return value.get("type") in _AUDIO_TYPES
+
+
+def parse_block(block: Block, where: str) -> AudioPart:
+    """Return the clip of an audio block.
+
+    Raises:
+        InvalidInputError: It lacks what its type needs.
+    """
     kind = block["type"]
     if kind == "input_audio":
         return AudioPart(

@@ -1,32 +1,50 @@
-"""Guarded runnables: who may answer in the place of a guarded chat model.
+"""Guarded runnables: what every method of LangChain makes of a guarded model.
 
-langchain-core derives runnables from a chat model (`bind`, `with_retry`, `map` ...) by
+langchain-core derives runnables from a chat model (`bind`, `with_retry`, `|` ...) by
 classes that know nothing of a guard: `chat.with_retry().with_fallbacks([other])` would
-let any model answer where the guarded one failed closed. So all that is derived here
-is rebuilt as a subclass with the same checks, at any depth.
+let any model answer where the guarded one failed closed, and the run that `with_retry`
+opens would record the caller's voice. So whatever is derived here is a subclass of
+langchain-core's class with two things added, at any depth:
+
+* who may answer is checked where it is put together, and again at each use, as the
+  parts of a runnable can be replaced afterwards;
+* audio in the input is replaced by handles before the first run begins.
+
+`tests/langchain/test_every_method.py` finds the methods by reflection.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+import contextlib
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
 
+from langchain_core.output_parsers import BaseOutputParser
 from langchain_core.runnables import (
     ConfigurableField,
     Runnable,
     RunnableBinding,
     RunnableConfig,
+    RunnableSequence,
     RunnableSerializable,
     RunnableWithFallbacks,
 )
-from langchain_core.runnables.base import RunnableBindingBase, RunnableEach
+from langchain_core.runnables.base import (
+    RunnableBindingBase,
+    RunnableEach,
+    coerce_to_runnable,
+)
 from langchain_core.runnables.configurable import (
     RunnableConfigurableAlternatives,
     RunnableConfigurableFields,
 )
+from langchain_core.runnables.passthrough import RunnablePassthrough, RunnablePick
 from langchain_core.runnables.retry import RunnableRetry
+from langchain_core.tools import BaseTool, StructuredTool, Tool
 
+from langchain_sarguard.audio_handles import AudioStream, hidden, hide, is_handle
 from langchain_sarguard.errors import InvalidInputError, UnguardedModelError
+from langchain_sarguard.iteration import closing
 
 if TYPE_CHECKING:
     # A mixin at run time: the runnable itself is the next class in line.
@@ -34,29 +52,194 @@ if TYPE_CHECKING:
 else:
     _Base = object
 
+_Item = TypeVar("_Item")
+
+
+class AnswerParser:
+    """Marker of runnables that read answers, and ask no model."""
+
 
 class Guarded:
     """Marker of runnables that answer through a guarded client, and nothing else."""
 
 
-class GuardedRunnable(Guarded, _Base):
+class CheckedInput(_Base):
+    """Ways in of a runnable: each checks the guard, and hides audio from tracers."""
+
+    def check_guard(self) -> None:
+        """Raise UnguardedModelError where an unguarded model could answer."""
+        try:
+            _check_parts(_parts(self))
+        except UnguardedModelError as error:
+            # The request that would have been answered so is in the ledger, too.
+            for model in guarded_models(self):
+                model.record_failure(error)
+                break
+            raise
+
+    @contextlib.contextmanager
+    def _entering(self, value: _Item) -> Iterator[_Item]:
+        self.check_guard()
+        with hidden(value) as without_audio:
+            yield without_audio
+
+    def _options(
+        self, config: RunnableConfig | None, kwargs: dict[str, Any]
+    ) -> dict[str, Any]:
+        """Return the arguments of a call, with what its configuration says."""
+        return kwargs
+
+    def invoke(
+        self, input: Any, config: RunnableConfig | None = None, **kwargs: Any
+    ) -> Any:
+        """Answer an input."""
+        with self._entering(input) as hidden_input:
+            options = self._options(config, kwargs)
+            return super().invoke(hidden_input, config, **options)  # type: ignore[safe-super]
+
+    async def ainvoke(
+        self, input: Any, config: RunnableConfig | None = None, **kwargs: Any
+    ) -> Any:
+        """Answer an input without blocking the event loop."""
+        with self._entering(input) as hidden_input:
+            options = self._options(config, kwargs)
+            return await super().ainvoke(hidden_input, config, **options)
+
+    def batch(self, inputs: list[Any], *args: Any, **kwargs: Any) -> list[Any]:
+        """Answer several inputs at once."""
+        with self._entering(inputs) as hidden_inputs:
+            return super().batch(hidden_inputs, *args, **kwargs)
+
+    async def abatch(self, inputs: list[Any], *args: Any, **kwargs: Any) -> list[Any]:
+        """Answer several inputs at once without blocking the event loop."""
+        with self._entering(inputs) as hidden_inputs:
+            return await super().abatch(hidden_inputs, *args, **kwargs)
+
+    def batch_as_completed(
+        self, inputs: Sequence[Any], *args: Any, **kwargs: Any
+    ) -> Iterator[Any]:
+        """Answer several inputs at once; yield each when it is there."""
+        with self._entering(inputs) as hidden_inputs:
+            yield from super().batch_as_completed(hidden_inputs, *args, **kwargs)
+
+    async def abatch_as_completed(
+        self, inputs: Sequence[Any], *args: Any, **kwargs: Any
+    ) -> AsyncIterator[Any]:
+        """Answer several inputs at once; yield each when it is there."""
+        with self._entering(inputs) as hidden_inputs:
+            found = super().abatch_as_completed(hidden_inputs, *args, **kwargs)
+            async for item in closing(found):
+                yield item
+
+    def stream(
+        self, input: Any, config: RunnableConfig | None = None, **kwargs: Any
+    ) -> Iterator[Any]:
+        """Answer an input in pieces."""
+        with self._entering(input) as hidden_input:
+            options = self._options(config, kwargs)
+            yield from super().stream(hidden_input, config, **options)
+
+    async def astream(
+        self, input: Any, config: RunnableConfig | None = None, **kwargs: Any
+    ) -> AsyncIterator[Any]:
+        """Answer an input in pieces without blocking the event loop."""
+        with self._entering(input) as hidden_input:
+            options = self._options(config, kwargs)
+            found = super().astream(hidden_input, config, **options)
+            async for item in closing(found):
+                yield item
+
+    def transform(
+        self, input: Iterator[Any], config: RunnableConfig | None = None, **kwargs: Any
+    ) -> Iterator[Any]:
+        """Answer a stream of inputs."""
+        self.check_guard()
+        items = iter([AudioStream(input)]) if takes_streams(self) else map(hide, input)
+        yield from super().transform(items, config, **kwargs)
+
+    async def atransform(
+        self,
+        input: AsyncIterator[Any],
+        config: RunnableConfig | None = None,
+        **kwargs: Any,
+    ) -> AsyncIterator[Any]:
+        """Answer a stream of inputs without blocking the event loop."""
+        self.check_guard()
+        items = (
+            _one(AudioStream(input)) if takes_streams(self) else _hidden_items(input)
+        )
+        found = super().atransform(items, config, **kwargs)
+        async for item in closing(found):
+            yield item
+
+    async def astream_log(
+        self, input: Any, config: RunnableConfig | None = None, **kwargs: Any
+    ) -> AsyncIterator[Any]:
+        """Stream the log of a run."""
+        with self._entering(input) as hidden_input:
+            found: Any = super().astream_log(hidden_input, config, **kwargs)
+            async for item in closing(found):
+                yield item
+
+    def stream_events(
+        self, input: Any, config: RunnableConfig | None = None, **kwargs: Any
+    ) -> Any:
+        """Stream events; the first of them repeats the input, without its audio."""
+        self.check_guard()
+        # What comes back may begin later, so the clips last as long as it does.
+        options = self._options(config, kwargs)
+        return super().stream_events(hide(input), config, **options)
+
+    def astream_events(
+        self, input: Any, config: RunnableConfig | None = None, **kwargs: Any
+    ) -> Any:
+        """Stream events; the first of them repeats the input, without its audio."""
+        self.check_guard()
+        options = self._options(config, kwargs)
+        return super().astream_events(hide(input), config, **options)
+
+
+class GuardedRunnable(CheckedInput):
     """Runnable methods whose results are guarded as well."""
 
+    def __or__(self, other: Any) -> GuardedSequence:
+        return self.pipe(other)
+
+    def __ror__(self, other: Any) -> UncheckedInputSequence:
+        # What is in front takes the input as it is, its audio included.
+        steps = [*_steps(coerce_to_runnable(other)), *_steps(self)]
+        return _sequence(UncheckedInputSequence, steps)
+
+    def pipe(self, *others: Any, name: str | None = None) -> GuardedSequence:
+        """Return a sequence that ends with the last of the others."""
+        steps = [step for o in others for step in _steps(coerce_to_runnable(o))]
+        unchecked = isinstance(self, UncheckedInputSequence)
+        kind = UncheckedInputSequence if unchecked else GuardedSequence
+        return _sequence(kind, [*_steps(self), *steps], name=name)
+
+    def pick(self, keys: str | list[str]) -> GuardedSequence:
+        """Return a sequence that ends with values of the output."""
+        return self.pipe(RunnablePick(keys))
+
+    def assign(self, **values: Any) -> GuardedSequence:
+        """Return a sequence that ends with the output and more values."""
+        return self.pipe(RunnablePassthrough.assign(**values))
+
     def bind(self, **kwargs: Any) -> GuardedBinding:
-        """Return this model with arguments for each call."""
+        """Return this runnable with arguments for each call."""
         return GuardedBinding(bound=self, kwargs=kwargs, config={})
 
     def with_config(
         self, config: RunnableConfig | None = None, **kwargs: Any
     ) -> GuardedBinding:
-        """Return this model with a configuration."""
+        """Return this runnable with a configuration."""
         merged: Any = {**(config or {}), **kwargs}
         return GuardedBinding(bound=self, kwargs={}, config=merged)
 
     def with_fallbacks(
         self, fallbacks: Sequence[Runnable[Any, Any]], **settings: Any
     ) -> RunnableWithFallbacks[Any, Any]:
-        """Return this model with guarded fallbacks.
+        """Return this runnable with guarded fallbacks.
 
         Raises:
             UnguardedModelError: One of them is not guarded.
@@ -68,33 +251,40 @@ class GuardedRunnable(Guarded, _Base):
         return guarded
 
     def with_retry(self, **settings: Any) -> Any:
-        """Return this model, asked again where it raises."""
+        """Return this runnable, asked again where it raises."""
         return as_guarded(super().with_retry(**settings))
 
     def with_listeners(self, **listeners: Any) -> Any:
-        """Return this model with listeners to its runs."""
+        """Return this runnable with listeners to its runs."""
         return as_guarded(super().with_listeners(**listeners))
 
     def with_alisteners(self, **listeners: Any) -> Any:
-        """Return this model with asynchronous listeners to its runs."""
+        """Return this runnable with asynchronous listeners to its runs."""
         return as_guarded(super().with_alisteners(**listeners))
 
     def with_types(self, **types: Any) -> Any:
-        """Return this model with other types of input and output."""
+        """Return this runnable with other types of input and output."""
         return as_guarded(super().with_types(**types))
 
     def map(self) -> Any:
         """Return a runnable that answers each item of a list."""
         return as_guarded(super().map())
 
+    def as_tool(self, *args: Any, **kwargs: Any) -> BaseTool:
+        """Return a tool that asks this runnable."""
+        tool: Any = as_guarded(super().as_tool(*args, **kwargs))
+        tool.handles_only = hasattr(_innermost(self), "hears")
+        guarded: BaseTool = tool
+        return guarded
+
     def configurable_fields(self, **fields: Any) -> Any:
-        """Return this model with fields that a configuration may set."""
+        """Return this runnable with fields that a configuration may set."""
         return as_guarded(super().configurable_fields(**fields))
 
     def configurable_alternatives(
         self, which: ConfigurableField, **settings: Any
     ) -> RunnableSerializable[Any, Any]:
-        """Return this model with guarded models that a configuration may choose.
+        """Return this runnable with guarded ones that a configuration may choose.
 
         Raises:
             UnguardedModelError: One of them is not guarded.
@@ -110,7 +300,7 @@ class GuardedRunnable(Guarded, _Base):
 
 
 class GuardedWrapper(GuardedRunnable):
-    """One of langchain-core's wrappers, around a guarded runnable."""
+    """One of langchain-core's wrappers, around guarded runnables."""
 
     @classmethod
     def lc_id(cls) -> list[str]:
@@ -126,6 +316,55 @@ class GuardedWrapper(GuardedRunnable):
         """
         check_configurable(fields, ())
         return self
+
+
+class GuardedSequence(GuardedWrapper, RunnableSequence[Any, Any]):
+    """Sequence that begins with a guarded runnable.
+
+    What comes behind it is its owner's: it may change or replace an answer.
+    """
+
+
+class UncheckedInputSequence(GuardedSequence):
+    """Sequence that ends with a guarded runnable; its input is traced as it is."""
+
+    @contextlib.contextmanager
+    def _entering(self, value: _Item) -> Iterator[_Item]:
+        self.check_guard()
+        yield value
+
+    def transform(
+        self, input: Iterator[Any], config: RunnableConfig | None = None, **kwargs: Any
+    ) -> Iterator[Any]:
+        """Answer a stream of inputs."""
+        self.check_guard()
+        yield from RunnableSequence.transform(self, input, config, **kwargs)
+
+    async def atransform(
+        self,
+        input: AsyncIterator[Any],
+        config: RunnableConfig | None = None,
+        **kwargs: Any,
+    ) -> AsyncIterator[Any]:
+        """Answer a stream of inputs without blocking the event loop."""
+        self.check_guard()
+        found = RunnableSequence.atransform(self, input, config, **kwargs)
+        async for item in closing(found):
+            yield item
+
+    def stream_events(
+        self, input: Any, config: RunnableConfig | None = None, **kwargs: Any
+    ) -> Any:
+        """Stream events; the first of them repeats the input."""
+        self.check_guard()
+        return RunnableSequence.stream_events(self, input, config, **kwargs)
+
+    def astream_events(
+        self, input: Any, config: RunnableConfig | None = None, **kwargs: Any
+    ) -> Any:
+        """Stream events; the first of them repeats the input."""
+        self.check_guard()
+        return RunnableSequence.astream_events(self, input, config, **kwargs)
 
 
 # Without parameters: a parametrised field would take no instance of the plain class.
@@ -145,9 +384,11 @@ class GuardedConfigurableFields(GuardedWrapper, RunnableConfigurableFields):  # 
     """Guarded runnable with fields that a configuration sets."""
 
     def configurable_fields(self, **fields: Any) -> Any:
-        """Return this model with more fields that a configuration may set."""
+        """Return this runnable with more fields that a configuration may set."""
         # It passes them on to the model, whose own check applies.
-        return RunnableConfigurableFields.configurable_fields(self, **fields)
+        return as_guarded(
+            RunnableConfigurableFields.configurable_fields(self, **fields)
+        )
 
 
 class GuardedConfigurableAlternatives(
@@ -155,6 +396,14 @@ class GuardedConfigurableAlternatives(
     RunnableConfigurableAlternatives,  # type: ignore[type-arg]
 ):
     """Guarded runnables between which a configuration chooses."""
+
+    def _prepare(
+        self, config: RunnableConfig | None = None
+    ) -> tuple[Runnable[Any, Any], RunnableConfig]:
+        # A factory may make another runnable each time, so what it made is checked.
+        chosen, prepared = super()._prepare(config)
+        _check_parts([self.default, *([] if chosen is self.default else [chosen])])
+        return chosen, prepared
 
 
 class GuardedBinding(GuardedWrapper, RunnableBinding[Any, Any]):  # type: ignore[misc]
@@ -173,22 +422,92 @@ class GuardedBinding(GuardedWrapper, RunnableBinding[Any, Any]):  # type: ignore
         return binding  # type: ignore[no-any-return]
 
 
-_WRAPPERS: dict[type, type[GuardedWrapper]] = {
+class _GuardedTool(Guarded, GuardedWrapper):
+    """Tool that asks a guarded runnable, which checks itself."""
+
+    handles_only: bool = False
+    """Whether its text names a clip. A path would have a model choose files to read."""
+
+    def run(self, tool_input: Any, *args: Any, **kwargs: Any) -> Any:
+        """Ask the runnable."""
+        self._check_input(tool_input)
+        with hidden(tool_input) as hidden_input:
+            run: Any = super().run  # type: ignore[misc]
+            return run(hidden_input, *args, **kwargs)
+
+    async def arun(self, tool_input: Any, *args: Any, **kwargs: Any) -> Any:
+        """Ask the runnable without blocking the event loop."""
+        self._check_input(tool_input)
+        with hidden(tool_input) as hidden_input:
+            arun: Any = super().arun  # type: ignore[misc]
+            return await arun(hidden_input, *args, **kwargs)
+
+    def _check_input(self, tool_input: object) -> None:
+        named = isinstance(tool_input, str) and not is_handle(tool_input)
+        if self.handles_only and named:
+            raise InvalidInputError(
+                "a tool that hears takes the handle of a stored clip, such as "
+                "audio_store.put() returns, and no path: a model would choose which "
+                "files are read."
+            )
+
+
+class GuardedTool(_GuardedTool, Tool):
+    """Tool of one argument that asks a guarded runnable."""
+
+
+class GuardedStructuredTool(_GuardedTool, StructuredTool):
+    """Tool of several arguments that asks a guarded runnable."""
+
+
+_WRAPPERS: dict[type, type[Runnable[Any, Any]]] = {
     RunnableBinding: GuardedBinding,
     RunnableConfigurableAlternatives: GuardedConfigurableAlternatives,
     RunnableConfigurableFields: GuardedConfigurableFields,
     RunnableEach: GuardedEach,
     RunnableRetry: GuardedRetry,
     RunnableWithFallbacks: GuardedFallbacks,
+    StructuredTool: GuardedStructuredTool,
+    Tool: GuardedTool,
 }
 
 
 def as_guarded(derived: Any) -> Any:
-    """Return what langchain-core derived from a guarded runnable, guarded."""
+    """Return what langchain-core derived from a guarded runnable, guarded.
+
+    Raises:
+        UnguardedModelError: It is of a class that is not known here.
+    """
+    if isinstance(derived, CheckedInput):
+        return derived
     # By exact type: rebuilding a subclass of these would drop what it adds.
-    wrapper = _WRAPPERS.get(type(derived))
+    wrapper: Any = _WRAPPERS.get(type(derived))
+    if wrapper is None:
+        raise UnguardedModelError(
+            f"langchain-core made a {type(derived).__name__} of a guarded runnable: "
+            "what that does with it is not known to this version of sarguard. Use one "
+            "of the methods in docs/langchain.md, or a version of langchain-core that "
+            "it names."
+        )
     # A pydantic model iterates over its fields, whose values are kept as they are.
-    return derived if wrapper is None else wrapper(**dict(derived))
+    return wrapper(**dict(derived))
+
+
+_Sequence = TypeVar("_Sequence", bound=GuardedSequence)
+
+
+def _sequence(
+    kind: type[_Sequence], steps: list[Runnable[Any, Any]], *, name: str | None = None
+) -> _Sequence:
+    # Its signature is that of its fields to a type checker, who has not seen steps.
+    make: Any = kind
+    sequence: _Sequence = make(*steps, name=name)
+    return sequence
+
+
+def _steps(runnable: Runnable[Any, Any]) -> list[Runnable[Any, Any]]:
+    """Return the steps of a sequence, or the runnable as the only one."""
+    return runnable.steps if isinstance(runnable, RunnableSequence) else [runnable]
 
 
 def _resolve(alternative: object) -> object:
@@ -210,26 +529,85 @@ def check_guarded(runnables: Iterable[object], role: str) -> None:
             raise UnguardedModelError(
                 f"{type(runnable).__name__} is not guarded and cannot be {role} of a "
                 "guarded model: it would answer where the guard did not. Use another "
-                "ChatSafeAudio, or catch the error and say so to the caller."
+                "ChatSafeAudio, put functions behind the fallbacks, as in "
+                "chat.with_fallbacks([other]) | function, or catch the error and say "
+                "so to the caller."
             )
+
+
+def _check_parts(parts: Sequence[object]) -> None:
+    """Refuse parts that are not the guarded ones that they were.
+
+    Raises:
+        UnguardedModelError: One of them is not guarded.
+    """
+    first, stand_ins = parts[:1], parts[1:]
+    # The first is what was guarded here. A sequence may end with any function: that is
+    # its owner's to do with an answer, but not a stand-in's.
+    replaced = [part for part in first if not isinstance(part, CheckedInput)]
+    check_guarded([*replaced, *stand_ins], "a part")
 
 
 def is_guarded(runnable: object) -> bool:
     """Return whether a runnable answers through guarded clients only.
 
-    Wrappers are judged by what they wrap. A sequence or a function is never guarded:
-    it may call any model, and what it calls cannot be seen from outside.
+    Wrappers are judged by what they wrap. A function is never guarded: it may call any
+    model, and what it calls cannot be seen from outside. So a sequence is guarded only
+    if langchain-core's own parsers are all that follows a guarded runnable.
     """
-    if isinstance(runnable, RunnableBindingBase):
-        return is_guarded(runnable.bound)
+    if isinstance(runnable, RunnableSequence):
+        first, *rest = runnable.steps
+        return is_guarded(first) and all(map(_only_parses, rest))
+    parts = _parts(runnable)
+    return all(map(is_guarded, parts)) if parts else isinstance(runnable, Guarded)
+
+
+def _parts(runnable: object) -> list[object]:
+    """Return the runnables that answer in a wrapper."""
+    if isinstance(runnable, UncheckedInputSequence):
+        return [step for step in runnable.steps if isinstance(step, CheckedInput)]
+    if isinstance(runnable, RunnableSequence):
+        return [runnable.first]
+    if isinstance(runnable, (RunnableBindingBase, RunnableEach)):
+        return [runnable.bound]
     if isinstance(runnable, RunnableWithFallbacks):
-        return all(map(is_guarded, [runnable.runnable, *runnable.fallbacks]))
+        return [runnable.runnable, *runnable.fallbacks]
     if isinstance(runnable, RunnableConfigurableAlternatives):
         others = [_resolve(other) for other in runnable.alternatives.values()]
-        return all(map(is_guarded, [runnable.default, *others]))
+        return [runnable.default, *others]
     if isinstance(runnable, RunnableConfigurableFields):
-        return is_guarded(runnable.default)
-    return isinstance(runnable, Guarded)
+        return [runnable.default]
+    return []
+
+
+def _only_parses(step: object) -> bool:
+    """Return whether a step is langchain-core's own, and asks no model."""
+    if isinstance(step, (RunnablePick, AnswerParser)):
+        return True
+    own = type(step).__module__.startswith("langchain_core.output_parsers")
+    return own and isinstance(step, BaseOutputParser)
+
+
+def guarded_models(runnable: object) -> Iterator[Any]:
+    """Yield the chat models that answer in a runnable."""
+    if hasattr(runnable, "record_failure"):
+        yield runnable
+    for part in _parts(runnable):
+        yield from guarded_models(part)
+
+
+def takes_streams(runnable: object) -> bool:
+    """Return whether a runnable's input is a stream of audio, not one item."""
+    if isinstance(runnable, RunnableEach):
+        return False
+    return hasattr(_innermost(runnable), "answers_streams")
+
+
+def _innermost(runnable: object) -> object:
+    """Return what gets the input in the end."""
+    while parts := _parts(runnable):
+        runnable = parts[0]
+    return runnable
 
 
 def check_configurable(fields: Iterable[str], allowed: Iterable[str]) -> None:
@@ -245,3 +623,12 @@ def check_configurable(fields: Iterable[str], allowed: Iterable[str]) -> None:
             "configuration could put another model or a weaker guard in its place. "
             f"Configurable are {', '.join(sorted(allowed)) or 'fields of the model'}."
         )
+
+
+async def _one(item: _Item) -> AsyncIterator[_Item]:
+    yield item
+
+
+async def _hidden_items(items: AsyncIterator[Any]) -> AsyncIterator[Any]:
+    async for item in items:
+        yield hide(item)

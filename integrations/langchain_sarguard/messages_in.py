@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import groupby
 from typing import Literal, TypeAlias
 
@@ -68,6 +69,7 @@ def parse_messages(
     store: AudioStore,
     *,
     lost_audio: LostAudio = "raise",
+    conversation: Hashable | None = None,
 ) -> ParsedConversation:
     """Return the conversation that a list of messages makes.
 
@@ -79,12 +81,15 @@ def parse_messages(
         store: Where handles in the messages are looked up.
         lost_audio: Whether the lost clip of an earlier message is an error ("raise"),
             or is replaced by a note.
+        conversation: The session that the messages belong to; its clips stay in the
+            store until it ends.
 
     Raises:
         InvalidInputError: The list has no question at its end, a system message after
             other messages, a message of a tool, or a block that cannot be used.
     """
-    turns = list(_merge(_parse_each(messages, store, lost_audio)))
+    find = partial(_find, store=store, conversation=conversation)
+    turns = list(_merge(_parse_each(messages, find, lost_audio)))
     system = turns.pop(0).text if turns and turns[0].role == "system" else None
     if any(turn.role == "system" for turn in turns):
         raise InvalidInputError(
@@ -101,19 +106,31 @@ def parse_messages(
     )
 
 
+def parse_turns(messages: Sequence[BaseMessage], store: AudioStore) -> list[ParsedTurn]:
+    """Return the turns of a part of a conversation, for counting.
+
+    Raises:
+        InvalidInputError: A message cannot be used.
+    """
+    return list(_merge(_parse_each(messages, partial(_find, store=store), "note", 0)))
+
+
 def _parse_each(
-    messages: Sequence[BaseMessage], store: AudioStore, lost_audio: LostAudio
+    messages: Sequence[BaseMessage],
+    find: Callable[..., str | EncodedClip],
+    lost_audio: LostAudio,
+    needed: int = 1,
 ) -> Iterator[ParsedTurn]:
     """Yield each message as a turn."""
     for index, message in enumerate(messages):
         where = f"messages[{index}]"
         role = _role(message, where)
         # Only the history may lack a clip: without the question's there is no question.
-        may_be_lost = lost_audio == "note" and index < len(messages) - 1
+        may_be_lost = lost_audio == "note" and index < len(messages) - needed
         texts: list[str] = []
         clips: list[EncodedClip] = []
         for part in parse_content(message, where=where):
-            found = part if isinstance(part, str) else _find(part, store, may_be_lost)
+            found = part if isinstance(part, str) else find(part, may_be_lost)
             if isinstance(found, str):
                 texts.append(found)
             else:
@@ -126,16 +143,27 @@ def _parse_each(
         yield turn
 
 
-def _find(part: AudioPart, store: AudioStore, may_be_lost: bool) -> str | EncodedClip:
+def _find(
+    part: AudioPart,
+    may_be_lost: bool,
+    *,
+    store: AudioStore,
+    conversation: Hashable | None = None,
+) -> str | EncodedClip:
     """Return a clip, or a note in place of one that may be lost."""
     if part.handle is None:
         return EncodedClip(where=part.where, data=part.read())
     try:
-        return EncodedClip(where=part.where, data=store.get(part.handle))
+        return EncodedClip(
+            where=part.where, data=store.get(part.handle, conversation=conversation)
+        )
     except AudioHandleError as error:
         if may_be_lost:
             return _LOST_CLIP
         raise AudioHandleError(f"{part.where}: {error}") from error
+    except InvalidInputError as error:
+        # Lent for this call, and not decoded before.
+        raise InvalidInputError(f"{part.where}: {error}") from error
 
 
 def _role(message: BaseMessage, where: str) -> Role:

@@ -3,72 +3,132 @@
 from __future__ import annotations
 
 import json
-from operator import itemgetter
-from typing import TYPE_CHECKING, Any, TypeAlias
+from collections.abc import Mapping
+from typing import Any, TypeAlias
 
 from langchain_core.exceptions import OutputParserException
 from langchain_core.messages import BaseMessage
 from langchain_core.output_parsers import JsonOutputParser, PydanticOutputParser
-from langchain_core.runnables import Runnable, RunnableLambda, RunnablePassthrough
+from langchain_core.runnables import Runnable, RunnableConfig, RunnableSerializable
 from langchain_core.utils.function_calling import convert_to_json_schema
 from langchain_core.utils.pydantic import is_basemodel_subclass
+from pydantic import ConfigDict
+from typing_extensions import is_typeddict
 
-from langchain_sarguard.audio_runnables import AudioSequence
-from langchain_sarguard.guarded_runnables import GuardedRunnable
+from langchain_sarguard.errors import InvalidInputError
+from langchain_sarguard.guarded_runnables import AnswerParser, GuardedRunnable
 from langchain_sarguard.messages_out import raise_unless_answered
 
-if TYPE_CHECKING:
-    from langchain_sarguard.chat_models import ChatSafeAudio
-
-Schema: TypeAlias = "dict[str, Any] | type"
+Schema: TypeAlias = dict[str, Any] | type
 """A JSON schema, a pydantic class or a TypedDict."""
 
-METHOD = "json_schema"
-
-
-class GuardedSequence(GuardedRunnable, AudioSequence):
-    """Guarded model and the parsers behind it; its fallbacks have to be guarded."""
+METHODS = ("json_schema", "function_calling", "json_mode")
+"""What other models do by a tool or by a wish, this one does by the schema as well."""
+ANY_OBJECT: dict[str, Any] = {"title": "answer", "type": "object"}
 
 
 def structured_output(
-    chat: ChatSafeAudio, schema: Schema, *, include_raw: bool, strict: bool | None
+    chat: GuardedRunnable, schema: Schema, *, include_raw: bool, strict: bool | None
 ) -> Runnable[Any, Any]:
     """Return a chat model whose answers are objects of a schema.
 
     Raises:
-        ValueError: The schema is of another kind.
+        InvalidInputError: The schema is of another kind.
     """
-    closed = strict is not False
-    json_schema = convert_to_json_schema(schema, strict=closed or None)
+    format_ = {"kwargs": {"method": METHODS[0]}, "schema": schema}
     answers = chat.bind(
-        json_schema=json_schema,
-        ls_structured_output_format={"kwargs": {"method": METHOD}, "schema": schema},
+        json_schema=to_json_schema(schema, strict=strict),
+        ls_structured_output_format=format_,
     )
-    check, parser = RunnableLambda(_checked), _parser(schema)
-    if not include_raw:
-        return _sequence(answers, check | parser)
-    # The parsing error is returned, so the fallback of the parser is a plain function:
-    # the model itself is not asked again.
-    parsed = RunnablePassthrough.assign(
-        parsed=itemgetter("raw") | check | parser, parsing_error=lambda _: None
-    )
-    unparsed = RunnablePassthrough.assign(parsed=lambda _: None)
-    raw: Runnable[Any, Any] = RunnableLambda(lambda message: {"raw": message})
-    either = parsed.with_fallbacks([unparsed], exception_key="parsing_error")
-    return _sequence(answers, raw | either)
+    return answers | StructuredAnswer(schema=schema, include_raw=include_raw)
 
 
-def _sequence(
-    answers: Runnable[Any, Any], rest: Runnable[Any, Any]
-) -> Runnable[Any, Any]:
-    # Type checkers take a guarded runnable for a serialisable one, made from fields.
-    make: Any = GuardedSequence
-    sequence: Runnable[Any, Any] = make(answers, rest)
-    return sequence
+def to_json_schema(schema: Schema, *, strict: bool | None = None) -> dict[str, Any]:
+    """Return a JSON schema for what a caller described.
+
+    Args:
+        schema: A JSON schema, a pydantic class or a TypedDict.
+        strict: False allows properties that the schema does not name.
+
+    Raises:
+        InvalidInputError: It is of another kind.
+    """
+    if isinstance(schema, Mapping):
+        # As it is: langchain-core would ask for a title, and for an object.
+        return {**_closed(schema, strict)}
+    if not (isinstance(schema, type) and _describes_fields(schema)):
+        shown = schema.__name__ if isinstance(schema, type) else type(schema).__name__
+        raise InvalidInputError(
+            f"a schema is a {shown}: give a JSON schema as a dict, a pydantic class or "
+            "a TypedDict"
+        )
+    closed: Any = None if strict is False else True
+    return {**convert_to_json_schema(schema, strict=closed)}
 
 
-def _checked(message: BaseMessage) -> BaseMessage:
-    """Return a message that is an answer and the whole of a JSON text.
+def _closed(schema: Mapping[str, Any], strict: bool | None) -> dict[str, Any]:
+    """Return a schema of an object that has no other properties than it names."""
+    found = dict(schema)
+    if strict is not False and found.get("type") == "object" and "properties" in found:
+        found.setdefault("additionalProperties", False)
+    return found
+
+
+def _describes_fields(schema: type) -> bool:
+    return is_basemodel_subclass(schema) or is_typeddict(schema)
+
+
+class StructuredAnswer(AnswerParser, RunnableSerializable[BaseMessage, Any]):
+    """Parser of a whole answer to an object of a schema."""
+
+    model_config = ConfigDict(arbitrary_types_allowed=True)
+
+    schema_: Any
+    include_raw: bool = False
+
+    def __init__(self, *, schema: Schema, include_raw: bool = False) -> None:
+        """Parse answers that follow a schema.
+
+        Args:
+            schema: What they follow.
+            include_raw: Return a dict of `raw`, `parsed` and `parsing_error`.
+        """
+        fields_of: Any = super().__init__
+        fields_of(schema_=schema, include_raw=include_raw)
+
+    def invoke(
+        self, input: BaseMessage, config: RunnableConfig | None = None, **kwargs: Any
+    ) -> Any:
+        """Return the object, or what `include_raw` asks for.
+
+        Raises:
+            AnswerRefusedError: The model declined, or the request was blocked.
+            AnswerFailedError: There was a fault, a limit, a timeout or a cancellation.
+            OutputParserException: The answer is not of the schema.
+        """
+        return self._call_with_config(self._parse, input, config, run_type="parser")
+
+    def _parse(self, message: BaseMessage) -> Any:
+        if not self.include_raw:
+            return self._parsed(message)
+        found: dict[str, Any] = {"raw": message, "parsed": None, "parsing_error": None}
+        try:
+            found["parsed"] = self._parsed(message)
+        except Exception as error:
+            found["parsing_error"] = error
+        return found
+
+    def _parsed(self, message: BaseMessage) -> Any:
+        _check(message)
+        if isinstance(self.schema_, type) and is_basemodel_subclass(self.schema_):
+            parser: Any = PydanticOutputParser(pydantic_object=self.schema_)
+        else:
+            parser = JsonOutputParser()
+        return parser.parse(str(message.text))
+
+
+def _check(message: BaseMessage) -> None:
+    """Raise for a message that is not an answer, or not the whole of a JSON text.
 
     Both are checked before parsing: a refusal in words would be faulty JSON to a
     parser, and langchain-core's own makes half an object of half a text.
@@ -84,10 +144,3 @@ def _checked(message: BaseMessage) -> BaseMessage:
             f"the answer is not the whole of a JSON text ({error}): {remedy}",
             llm_output=text,
         ) from error
-    return message
-
-
-def _parser(schema: Schema) -> Runnable[BaseMessage, Any]:
-    if isinstance(schema, type) and is_basemodel_subclass(schema):
-        return PydanticOutputParser(pydantic_object=schema)
-    return JsonOutputParser()

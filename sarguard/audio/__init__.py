@@ -7,7 +7,7 @@ samples in [-1, 1] at the model's rate, or raises an `AudioError`.
 from __future__ import annotations
 
 from sarguard.audio.base64_text import decode_base64
-from sarguard.audio.endpointing import Endpointer, EndpointingOptions
+from sarguard.audio.endpointing import Endpointer, EndpointingOptions, pcm_bytes
 from sarguard.audio.limits import AudioLimits
 from sarguard.audio.loading import load_audio
 from sarguard.audio.sources import AudioSource
@@ -19,4 +19,5 @@ __all__ = [
     "EndpointingOptions",
     "decode_base64",
     "load_audio",
+    "pcm_bytes",
 ]

@@ -43,6 +43,7 @@ KIND_WORDS = {
     "verified": "ledger verified",
     "erasure_requested": "erasure asked for",
     "erased": "content erased",
+    "audio_released": "clips let go",
 }
 """Each kind of record."""
 
@@ -146,6 +147,7 @@ _DETAILS: dict[str, Callable[[dict[str, Any]], str]] = {
     "exported": lambda r: f"{r['records']} as {r['format']}, {r.get('actor', '?')}",
     "verified": lambda r: "valid" if r["ok"] else f"{r['problems']} problems",
     "erased": lambda r: f"{len(r.get('keys', ()))} keys, {r['contents']} pieces",
+    "audio_released": lambda r: f"{r['clips']} clips, {r['bytes']} bytes",
     "erasure_requested": lambda r: r.get("reason") or "",
     "segment_sealed": lambda r: f"records {r['first_seq']} to {r['last_seq']}",
     "retention_tombstone": lambda r: f"records {r['first_seq']} to {r['last_seq']}",

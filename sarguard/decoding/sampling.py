@@ -86,6 +86,8 @@ class TokenSampler:
         self._device = device
         self._matcher = matcher
         self._greedy_left = greedy_tokens
+        # The gate has them chosen greedily where it did not find the request harmless.
+        self._suspect = greedy_tokens > 0
         self._penalties = _penalties(sampling)
         self._warpers = _warpers(sampling)
         self._generator: torch.Generator | None = None
@@ -107,7 +109,7 @@ class TokenSampler:
         """Choose from the scores of one row, float32, shape (vocabulary,)."""
         # Before top-k and top-p, which then choose among tokens that may follow.
         if self._matcher is not None:
-            scores = self._matcher.mask(scores)
+            scores = self._matcher.mask(scores, suspect=self._suspect)
         seen = torch.tensor([self._seen], device=scores.device)
         penalised = self._penalties(seen, scores[None])  # type: ignore[arg-type]
         if self._greedy_left > 0:

@@ -177,6 +177,18 @@ class AuditRecorder:
         self.log.event("model_loaded", model=self.model)
         self.log.event("steering_attached", model=self.model, steering=self._steering())
 
+    def released(
+        self, tenant: str | None, session: str, *, clips: int, size: int
+    ) -> None:
+        """Write that clips of a session were let go."""
+        self.log.event(
+            "audio_released",
+            tenant=tenant,
+            session=self.privacy.pseudonyms(tenant).session(session),
+            clips=clips,
+            bytes=size,
+        )
+
     def failed_integrity(
         self, error: Exception, request: str | None = None
     ) -> RecordReceipt:

@@ -311,7 +311,9 @@ class BatchEngine:
             dose=request.dose,
             max_new_tokens=request.max_new_tokens,
             sampling=request.sampling,
-            matcher=None if schema is None else self._grammar(schema).matcher(),
+            matcher=None
+            if schema is None
+            else self._grammar(schema).matcher(request.max_new_tokens),
         )
 
     def _grammar(self, schema: Mapping[str, Any]) -> JsonGrammar:

@@ -9,6 +9,7 @@ from functools import partial
 from queue import Empty, SimpleQueue
 from typing import TypeAlias
 
+from sarguard.serving.callers import watch_caller
 from sarguard.serving.request_queue import RequestQueue
 from sarguard.serving.request_state import RequestState
 from sarguard.types import Done, Event, Outcome, Reply
@@ -64,6 +65,10 @@ class AnswerStream(_Pending):
         super().__init__(state, queue, owner)
         self._inbox: SimpleQueue[_Message] = SimpleQueue()
         state.listen(self._inbox.put)
+        # Holds no stream, which is given up where it is dropped.
+        self._end_watch = watch_caller(
+            partial(_give_up, state, queue, Outcome.CANCELLED)
+        )
 
     def __iter__(self) -> AnswerStream:
         return self
@@ -83,9 +88,22 @@ class AnswerStream(_Pending):
 
     def close(self) -> None:
         """Cancel what is left; `Done` is not sent any more."""
+        self._end_watch()
         if not self._ended:
             self._ended = True
             self._give_up(Outcome.CANCELLED)
+
+    def _check(self, message: _Message) -> Event:
+        try:
+            return super()._check(message)
+        finally:
+            if self._ended:
+                self._end_watch()
+
+    def _drop(self) -> None:
+        """Give the request up where nobody can wait for it."""
+        self._end_watch()
+        super()._drop()
 
     def __enter__(self) -> AnswerStream:
         return self

@@ -10,6 +10,7 @@ from contextlib import suppress
 from typing import Any
 
 import pytest
+import torch
 
 from sarguard import Done, Outcome, SafeAudioLLM, TextDelta
 from sarguard.decoding import json_grammar
@@ -227,3 +228,27 @@ class TestWhatCannotBeFollowed:
         )
         with pytest.raises(InvalidRequestError, match="only fast ones"):
             json_grammar.JsonGrammar.compile(loaded, SCHEMA)
+
+
+class TestWhetherToDecline:
+    """The first token of an answer under a schema."""
+
+    @pytest.mark.parametrize("suspect", [False, True])
+    @pytest.mark.parametrize(
+        ("likes", "harmless"),
+        [("xI{", "{"), ("I{x", "I"), ("{Ix", "{"), ("x{I", "{"), ("SI{", "S")],
+    )
+    def test_a_harmless_request_is_declined_where_it_would_be_without_a_schema(
+        self, likes: str, harmless: str, suspect: bool
+    ) -> None:
+        loaded = tiny.shared()
+        matcher = json_grammar.JsonGrammar.compile(loaded, SCHEMA).matcher(100)
+        scores = torch.zeros(len(loaded.tokenizer))
+        for rank, letter in enumerate(likes):
+            (token,) = loaded.tokenizer.encode(letter, add_special_tokens=False)
+            scores[token] = 10.0 - rank
+        token = int(matcher.mask(scores, suspect=suspect).argmax())
+        chosen = loaded.tokenizer.decode([token])
+        # As soon as it is likelier than JSON where the request may be harmful.
+        cautious = next(letter for letter in likes if letter in "IS{")
+        assert chosen == (cautious if suspect else harmless)

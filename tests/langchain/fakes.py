@@ -133,6 +133,11 @@ class FakeClient(SafeAudioLLM):
         self.requests: list[dict[str, Any]] = []
         self.sent: list[Event] = []
         self.closed = 0
+        self.failures: list[tuple[str, dict[str, Any]]] = []
+        self.released: list[dict[str, Any]] = []
+        self.ended: list[str] = []
+        self.fault: Exception | None = None
+        """Raised in place of an answer."""
 
     @property
     def alpha(self) -> float:
@@ -149,6 +154,29 @@ class FakeClient(SafeAudioLLM):
     @property
     def model_name(self) -> str:
         return "fake"
+
+    @property
+    def context_tokens(self) -> int:
+        return 8_192
+
+    def count_tokens(self, turns: Sequence[Turn]) -> list[int]:
+        # A word is a token, and so is a tenth of a second.
+        return [
+            len(turn.text.split()) + sum(len(c) * 10 // RATE for c in turn.audio) + 3
+            for turn in turns
+        ]
+
+    def token_ids(self, text: str) -> list[int]:
+        return list(range(len(text.split())))
+
+    def record_failure(self, error: Exception, **options: Any) -> None:
+        self.failures.append((type(error).__name__, options))
+
+    def record_release(self, session: str, **what: Any) -> None:
+        self.released.append({"session": session, **what})
+
+    def end_session(self, session: str, *, tenant: str | None = None) -> None:
+        self.ended.append(session)
 
     def events(self, schema: dict[str, Any] | None = None) -> list[Event]:
         reply = self.reply
@@ -179,6 +207,8 @@ class FakeClient(SafeAudioLLM):
         return FakeStream(self, self.events(options.get("json_schema")))
 
     def record(self, audio: Any, text: str, options: dict[str, Any]) -> None:
+        if self.fault is not None:
+            raise self.fault
         sources = audio if isinstance(audio, list) else []
         clips = [load_audio(source, sample_rate=RATE) for source in sources]
         self.requests.append({"audio": clips, "text": text, **options})

@@ -81,8 +81,10 @@ class TestMessages:
         store.delete(lost.content[0]["file_id"])  # type: ignore[index]
         messages = [lost, AIMessage("Yes."), HumanMessage("And?")]
         with pytest.raises(AudioHandleError, match=r"messages\[0\]\.content\[0\]"):
-            ChatSafeAudio.from_client(client, audio_store=store).invoke(messages)
-        chat = ChatSafeAudio.from_client(client, audio_store=store, lost_audio="note")
+            ChatSafeAudio.from_client(
+                client, audio_store=store, lost_audio="raise"
+            ).invoke(messages)
+        chat = ChatSafeAudio.from_client(client, audio_store=store)
         chat.invoke(messages)
         assert "no longer available" in client.requests[0]["history"][0].text
         with pytest.raises(AudioHandleError):

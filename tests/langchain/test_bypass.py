@@ -112,7 +112,7 @@ class TestFallbacks:
 
     def test_a_fault_of_the_guard_triggers_no_fallback(self) -> None:
         sequence = ChatSafeAudio.from_client(failing()) | RunnableLambda(lambda m: m)
-        message = sequence.with_fallbacks([UNGUARDED]).invoke("Hello.")
+        message = sequence.with_fallbacks([chat()]).invoke("Hello.")
         assert message.response_metadata["outcome"] == "error_closed"
 
 

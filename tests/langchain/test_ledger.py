@@ -8,9 +8,18 @@ from typing import Any
 
 import pytest
 from langchain_core.callbacks import BaseCallbackHandler
-from langchain_sarguard import ChatSafeAudio, audio_message
+from langchain_core.language_models import FakeListChatModel
+from langchain_core.messages import AIMessage, HumanMessage
+from langchain_sarguard import (
+    AudioStore,
+    ChatSafeAudio,
+    InvalidInputError,
+    VoicePipelineStage,
+    audio_message,
+)
 
 from sarguard import AuditLog, SafeAudioLLM, SteeringBundle
+from sarguard.audit import Query, verify
 from tests import tiny
 from tests.langchain.fakes import encoded, wav
 from tests.langchain.naive import naive
@@ -109,3 +118,72 @@ def test_the_record_names_the_message_and_holds_no_audio(
         written = path.read_bytes()
         assert VOICE[200:260] not in written
         assert encoded(VOICE)[200:280].encode() not in written
+
+
+class TestWhatNeverReachedTheModel:
+    """A request that fails before the client is asked is in the ledger all the same."""
+
+    @pytest.mark.parametrize(
+        ("ask", "fault"),
+        [
+            (lambda c: c.invoke([AIMessage("Hello.")]), "InvalidInputError"),
+            (
+                lambda c: c.invoke(
+                    [HumanMessage([{"type": "audio", "file_id": "sar_" + "0" * 32}])]
+                ),
+                "AudioHandleError",
+            ),
+            (lambda c: c.invoke("Hello.", alpha=0.0), "InvalidInputError"),
+            (
+                lambda c: c.invoke("Hello.", json_schema={"type": "poem"}),
+                "InvalidRequestError",
+            ),
+            (lambda c: c.model_copy(update={"cache": True}).invoke("Hello."), None),
+            (lambda c: replaced(c).invoke("Hello."), "UnguardedModelError"),
+        ],
+        ids=["parsing", "handle", "option", "schema", "cache", "stand-in"],
+    )
+    def test_a_failure_leaves_a_record(
+        self, client: SafeAudioLLM, ask: Any, fault: str | None
+    ) -> None:
+        chat = ChatSafeAudio.from_client(client, max_tokens=2)
+        with pytest.raises(Exception, match=".") as raised:
+            ask(chat)
+        records: Any = [entry.record for entry in ledger(client).entries()]
+        finished = [r for r in records if r.kind == "request_finished"]
+        started = [r for r in records if r.kind == "request_started"]
+        assert outcomes(client) == ["error_closed"]
+        assert [r.entry for r in started] == ["langchain"]
+        assert finished[0].fault.type == (fault or type(raised.value).__name__)
+
+    def test_it_names_who_asked(self, client: SafeAudioLLM) -> None:
+        chat = ChatSafeAudio.from_client(client)
+        with pytest.raises(InvalidInputError):
+            chat.invoke([AIMessage("Hello.")], tenant="bank", session="call-1")
+        assert [e.record.kind for e in ledger(client).search(Query(tenant="bank"))]
+
+
+def replaced(chat: ChatSafeAudio) -> Any:
+    both: Any = chat.with_fallbacks([chat])
+    both.fallbacks = [FakeListChatModel(responses=["Unguarded."])]
+    return both
+
+
+def test_the_ledger_says_what_was_let_go(client: SafeAudioLLM) -> None:
+    chat = ChatSafeAudio.from_client(client, max_tokens=2, audio_store=AudioStore())
+    stage = VoicePipelineStage(chat)
+    list(stage.transform(iter([VOICE, VOICE]), None, session="call-1", tenant="bank"))
+    asked = [audio_message(VOICE, audio_store=chat.audio_store)]
+    chat.invoke(asked, {"configurable": {"thread_id": "t-1"}})
+    chat.end_session("t-1")
+    records: Any = [entry.record for entry in ledger(client).entries()]
+    released = [r for r in records if r.kind == "audio_released"]
+    assert [(r.tenant, r.clips, r.bytes) for r in released] == [
+        ("bank", 2, 2 * len(VOICE)),
+        (None, 1, len(VOICE)),
+    ]
+    # By pseudonyms, as in every other record.
+    assert "call-1" not in repr(released)
+    path = ledger(client).path
+    client.close()
+    assert verify(path).ok

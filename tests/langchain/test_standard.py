@@ -39,8 +39,6 @@ class Suite:
 
     client: SafeAudioLLM
     max_tokens = 12
-    # The reference model may put anything into a free string, of any length.
-    structured = False
 
     @property
     def chat_model_class(self) -> type[ChatSafeAudio]:
@@ -56,11 +54,15 @@ class Suite:
 
     @property
     def has_structured_output(self) -> bool:
-        return self.structured
+        return True
 
     @property
     def structured_output_kwargs(self) -> dict[str, Any]:
         return {"method": "json_schema"}
+
+    @property
+    def supports_json_mode(self) -> bool:
+        return True
 
     @property
     def supports_audio_inputs(self) -> bool:
@@ -94,13 +96,11 @@ class TestUnit(Suite, unit_tests.ChatModelUnitTests):
 
 
 class TestOverAFake(Suite, integration_tests.ChatModelIntegrationTests):
-    structured = True
     client = FakeClient("Hi. The capital of France is Paris.", follows_schema=True)
 
 
 class TestOverATinyModel(Suite, integration_tests.ChatModelIntegrationTests):
     max_tokens = 40
-    structured = True
 
     @pytest.fixture(autouse=True, scope="class")
     @classmethod
@@ -123,6 +123,8 @@ class TestOverATinyModel(Suite, integration_tests.ChatModelIntegrationTests):
 
 @pytest.mark.reference
 class TestOverTheReferenceModel(Suite, integration_tests.ChatModelIntegrationTests):
+    max_tokens = 48
+
     @pytest.fixture(autouse=True, scope="class")
     @classmethod
     def _load(cls) -> Iterator[None]:

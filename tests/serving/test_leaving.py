@@ -91,11 +91,37 @@ async def by_cancelling_a_whole_answer(client: SafeAudioLLM) -> None:
         await task
 
 
+async def by_cancelling_a_thread(client: SafeAudioLLM) -> None:
+    """As an asynchronous graph runs a node that is a plain function."""
+    task = asyncio.create_task(asyncio.to_thread(client.generate, **LONG))
+    while not client.health().running:
+        await asyncio.sleep(0.001)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+
+async def by_cancelling_a_thread_that_reads(client: SafeAudioLLM) -> None:
+    def read() -> None:
+        for _ in client.stream(**LONG):
+            pass
+
+    loop = asyncio.get_running_loop()
+    with ThreadPoolExecutor(1) as pool:
+        call = loop.run_in_executor(pool, read)
+        while not client.health().running:
+            await asyncio.sleep(0.001)
+        call.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await call
+
+
 @pytest.mark.parametrize(
     "leave",
     [
         *(by_break, by_del, by_return, by_exception, by_cancelling, by_closing),
-        *(by_its_block, by_cancelling_a_whole_answer),
+        *(by_its_block, by_cancelling_a_whole_answer, by_cancelling_a_thread),
+        by_cancelling_a_thread_that_reads,
     ],
 )
 def test_leaving_an_asynchronous_answer(
@@ -176,6 +202,18 @@ GIVE_UP = [
     *(give_up_by_timeout, give_up_by_timeout_in_pieces),
     *(give_up_by_asynchronous_timeout, give_up_together),
 ]
+
+
+def test_the_watch_of_a_call_ends_with_it(opened: Open) -> None:
+    client = opened()
+    with ThreadPoolExecutor(1) as pool:
+        call = pool.submit(client.generate, text="Hello.", max_new_tokens=1)
+        assert call.result().outcome is Outcome.ANSWERED
+        # The method of the class: nothing is left on the instance.
+        assert "cancel" not in vars(call)
+        left = pool.submit(lambda: client.stream(text="Hello.", max_new_tokens=1))
+        left.result().close()
+        assert "cancel" not in vars(left)
 
 
 @pytest.mark.parametrize("give_up", GIVE_UP)

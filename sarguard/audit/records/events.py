@@ -258,6 +258,17 @@ class ErasureRequested(Header):
     actor: Name | None = None
 
 
+class AudioReleased(Header):
+    """Record that clips of a session, kept for its next requests, were let go."""
+
+    kind: Literal["audio_released"] = "audio_released"
+    tenant: Name | None = None
+    session: Pseudonym
+    clips: Count
+    bytes: Count
+    """Their encoded size together."""
+
+
 class Erased(Header):
     """Record that content became unreadable: its keys were destroyed."""
 

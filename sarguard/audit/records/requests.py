@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import StringConstraints
 
-from sarguard.audit.records.events import Reviewed
+from sarguard.audit.records.events import AudioReleased, Reviewed
 from sarguard.audit.records.fields import (
     AppliedDose,
     CheckVerdict,
@@ -119,3 +119,6 @@ SINCE_VERSION_2: dict[type[Header], tuple[str, ...]] = {
     Reviewed: ("actor",),
 }
 """Fields that version 1 of the schema does not know, by record."""
+
+KINDS_SINCE_VERSION_2: frozenset[type[Header]] = frozenset({AudioReleased})
+"""Records that version 1 of the schema does not know."""

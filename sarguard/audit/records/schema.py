@@ -20,6 +20,7 @@ from sarguard.audit.records import events, requests
 from sarguard.audit.records.fields import SCHEMA_VERSION, Header
 from sarguard.audit.records.ids import time_us
 from sarguard.audit.records.requests import (
+    KINDS_SINCE_VERSION_2,
     SINCE_VERSION_2,
     RequestFinished,
     RequestStarted,
@@ -52,6 +53,7 @@ Event = Union[  # noqa: UP007 - a type alias that pydantic reads at run time
     events.Verified,
     events.ErasureRequested,
     events.Erased,
+    events.AudioReleased,
 ]
 
 Record = Annotated[
@@ -141,6 +143,8 @@ def parse(data: bytes) -> Header:
 
 def _version_of(model: type[Header], fields: Mapping[str, object]) -> int:
     """Return the lowest version of the schema that knows a record's fields."""
+    if model in KINDS_SINCE_VERSION_2:
+        return SCHEMA_VERSION
     for name in SINCE_VERSION_2.get(model, ()):
         if fields.get(name):
             return SCHEMA_VERSION

@@ -349,7 +349,9 @@ def make_rows(
                 max_new_tokens=asked.max_new_tokens,
                 sampling=asked.sampling,
                 # A matcher each: it moves with its own row's answer.
-                matcher=None if schema is None else grammars[id(schema)].matcher(),
+                matcher=None
+                if schema is None
+                else grammars[id(schema)].matcher(asked.max_new_tokens),
             )
         )
     return rows
