@@ -53,6 +53,7 @@ from sarguard.serving.streams import (
 )
 from sarguard.serving.worker import Worker
 from sarguard.steering.bundle import SteeringBundle
+from sarguard.steering.dose import DoseSpec
 from sarguard.types import Health, Outcome, Reply, Role, Turn
 
 if TYPE_CHECKING:
@@ -267,8 +268,16 @@ class SafeAudioLLM:
 
     @property
     def alpha(self) -> float:
-        """Return the coefficient that the bundle names, or the client's owner."""
+        """Return the coefficient that the bundle names, or the client's owner.
+
+        What a request is steered with is in its reply; `dose` says how it comes about.
+        """
         return self._alpha
+
+    @property
+    def dose(self) -> DoseSpec:
+        """Return how a request is steered that asks for nothing, by the policy now."""
+        return self._guard.resolve(GenerationRequest(text="Hello.")).dose
 
     @property
     def audit(self) -> AuditLog | None:

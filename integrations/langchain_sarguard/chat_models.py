@@ -184,10 +184,13 @@ class ChatSafeAudio(Guarded, GuardedRunnable, BaseChatModel):  # type: ignore[mi
     @property
     def _identifying_params(self) -> dict[str, Any]:
         # Traced, and part of cache keys: two guards must never look the same.
-        policy = self.client.policy
+        policy, dose = self.client.policy, self.client.dose
         return {
             "model_name": self.model_name,
-            "alpha": self.client.alpha,
+            # Of the least and the most harmful request: a tier steers by the score.
+            "alpha": max(dose.rule.floor, dose.min_alpha),
+            "max_alpha": max(dose.rule.ceiling, dose.min_alpha),
+            "block_threshold": dose.rule.block,
             "bundle_digest": self.client.bundle.digest,
             "policy": policy.digest,
             "tier": str(policy.steering.tier),

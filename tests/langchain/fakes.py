@@ -31,6 +31,7 @@ from sarguard import (
     Usage,
 )
 from sarguard.audio import load_audio
+from sarguard.steering.dose import DoseSpec
 from sarguard.types import Event
 
 RATE = 16_000
@@ -142,6 +143,10 @@ class FakeClient(SafeAudioLLM):
     @property
     def alpha(self) -> float:
         return 0.1
+
+    @property
+    def dose(self) -> DoseSpec:
+        return DoseSpec.constant(0.1)
 
     @property
     def bundle(self) -> Any:

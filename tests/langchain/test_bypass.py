@@ -156,6 +156,25 @@ class TestCaches:
         identity = chat()._identifying_params
         assert {"alpha", "bundle_digest", "policy", "model_name"} <= set(identity)
 
+    def test_it_tells_what_a_tier_does_and_not_what_the_bundle_names(
+        self, tiny_bundle: SteeringBundle
+    ) -> None:
+        found = {}
+        for tier in ("permissive", "maximum"):
+            backend = FakeBackend(
+                "Gladly.",
+                vectors_digest=tiny_bundle.card.vectors_digest,
+                layers=tiny_bundle.card.layers,
+            )
+            with SafeAudioLLM(backend, tiny_bundle, tier=tier) as client:
+                model = ChatSafeAudio.from_client(client, max_tokens=1)
+                identity = model._identifying_params
+                reply = model.invoke("Hello.")
+            # The fake's score is that of a harmless request.
+            assert reply.response_metadata["alpha"] == identity["alpha"]
+            found[tier] = (identity["alpha"], identity["block_threshold"])
+        assert found["permissive"] != found["maximum"]
+
 
 class TestSettingsFromOutside:
     def test_a_naive_model_lets_callers_lower_alpha(self) -> None:

@@ -12,9 +12,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import inspect
+import re
 import typing
 import uuid
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -217,6 +219,16 @@ class TestTheList:
             if callable(getattr(ChatSafeAudio, name, None))
         }
         assert found <= looked_at
+
+    def test_the_page_names_the_same_methods(self) -> None:
+        page = Path("docs/langchain.md").read_text("utf-8")
+        section = page.split("## Bypass protection")[1].split("\n## ")[0]
+        told = section.split("These return something guarded:")[1]
+        derived, entered = told.split("It also holds")[0].split("These check it")
+        assert set(re.findall(r"`([^`]+)`", derived)) == {
+            name.replace("__or__", "|") for name in DERIVING
+        }
+        assert set(re.findall(r"`([^`]+)`", entered)) == set(ENTRIES)
 
     def test_nothing_is_listed_that_is_not_there(self) -> None:
         names = {*DERIVING, *ENTRIES, "__ror__"}
