@@ -56,6 +56,11 @@ class Replay(SafeAudioLLM):
         return self._client.policy
 
     @property
+    def dose(self) -> Any:
+        """Return the recorded client's dose."""
+        return self._client.dose
+
+    @property
     def model_name(self) -> str:
         """Return the recorded client's model."""
         return self._client.model_name

@@ -12,7 +12,9 @@ from langchain_core.output_parsers import JsonOutputParser, PydanticOutputParser
 from langchain_core.runnables import Runnable, RunnableConfig, RunnableSerializable
 from langchain_core.utils.function_calling import convert_to_json_schema
 from langchain_core.utils.pydantic import is_basemodel_subclass
-from pydantic import ConfigDict
+from pydantic import BaseModel, ConfigDict, TypeAdapter
+from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
+from pydantic_core import core_schema
 from typing_extensions import is_typeddict
 
 from langchain_sarguard.errors import InvalidInputError
@@ -62,16 +64,58 @@ def to_json_schema(schema: Schema, *, strict: bool | None = None) -> dict[str, A
             f"a schema is a {shown}: give a JSON schema as a dict, a pydantic class or "
             "a TypedDict"
         )
-    closed: Any = None if strict is False else True
-    return {**convert_to_json_schema(schema, strict=closed)}
+    if not (is_typeddict(schema) or issubclass(schema, BaseModel)):
+        # Of pydantic's first version.
+        old: dict[str, Any] = _closed(convert_to_json_schema(schema), strict)
+        return old
+    # By pydantic itself: langchain-core would write references out, which recursive
+    # ones cannot be.
+    written = TypeAdapter(schema).json_schema(schema_generator=_Followable)
+    found: dict[str, Any] = _closed(written, strict)
+    return found
 
 
-def _closed(schema: Mapping[str, Any], strict: bool | None) -> dict[str, Any]:
-    """Return a schema of an object that has no other properties than it names."""
-    found = dict(schema)
-    if strict is not False and found.get("type") == "object" and "properties" in found:
+def _closed(schema: Any, strict: bool | None) -> Any:  # a schema, or a part of one
+    """Return a schema whose objects have no other properties than they name."""
+    if strict is False:
+        return schema
+    if isinstance(schema, list):
+        return [_closed(part, strict) for part in schema]
+    if not isinstance(schema, Mapping):
+        return schema
+    found = {key: _closed(value, strict) for key, value in schema.items()}
+    # A property may be called "properties": then its schema is under this key.
+    if found.get("type") == "object" and isinstance(found.get("properties"), dict):
         found.setdefault("additionalProperties", False)
     return found
+
+
+class _Followable(GenerateJsonSchema):
+    """Writes schemas that a grammar can follow; pydantic checks the rest."""
+
+    def decimal_schema(self, schema: core_schema.DecimalSchema) -> JsonSchemaValue:
+        """Return a number, or digits as text where they are counted."""
+        digits, places = schema.get("max_digits"), schema.get("decimal_places")
+        bounded = {"ge", "gt", "le", "lt", "multiple_of"} & set(schema)
+        if (digits is None and places is None) or bounded:
+            number = {k: v for k, v in schema.items() if k in bounded}
+            return self.float_schema({"type": "float", **number})  # type: ignore[typeddict-item]
+        before = "+" if digits is None else f"{{1,{max(1, digits - (places or 0))}}}"
+        after = f"{{1,{places}}}" if places else "+"
+        fraction = "" if places == 0 else rf"(\.[0-9]{after})?"
+        return {"type": "string", "pattern": f"^-?[0-9]{before}{fraction}$"}
+
+    def set_schema(self, schema: core_schema.SetSchema) -> JsonSchemaValue:
+        """Return an array, in which an item may come twice."""
+        found = super().set_schema(schema)
+        found.pop("uniqueItems", None)
+        return found
+
+    def bytes_schema(self, schema: core_schema.BytesSchema) -> JsonSchemaValue:
+        """Return text."""
+        found = super().bytes_schema(schema)
+        found.pop("format", None)
+        return found
 
 
 def _describes_fields(schema: type) -> bool:

@@ -16,9 +16,9 @@ if TYPE_CHECKING:
     from llguidance import LLMatcher, LLTokenizer
     from numpy.typing import NDArray
 
-_OUTSIDE = ("}", "]", '"', ",", ":", "null", "true", "0", "false", "1", "{", "[", "-")
-"""What is written outside of strings, the first that may follow: objects and arrays end
-where they may, and a number is one digit."""
+_OUTSIDE = ("}", "]", '"', ",", ":", "null", "true", "1", "0", "false", "{", "[", "-")
+"""What is written outside of strings, the first that may follow: objects, arrays and
+numbers end where they may. 1 comes before 0, which may not be the last digit."""
 _INSIDE = ('"',)
 """What is written within a string."""
 _LETTER = "z"

@@ -46,7 +46,7 @@ from sarguard.reference.training.answering import (
 )
 from sarguard.reference.training.clips import Clip
 from sarguard.reference.training.corpus import PROMPTS
-from sarguard.reference.training.export import export, load_encoder
+from sarguard.reference.training.export import export, load_alignment, load_encoder
 from sarguard.reference.training.hearing import SpeechEncoder
 from sarguard.reference.training.lookup import LookupEncoder, build_lookup
 from sarguard.reference.training.stage import TimeBudget, autocast, fastest_dtype
@@ -115,6 +115,12 @@ def _options() -> argparse.Namespace:
         metavar="DIR",
         help="take over what an export heard (sarguard/reference/weights)",
     )
+    parser.add_argument(
+        "--alignment",
+        type=Path,
+        metavar="FILE",
+        help="take over an alignment (.training/alignment.safetensors)",
+    )
     parser.add_argument("--aligning-minutes", type=float, default=40.0)
     parser.add_argument("--hearing-minutes", type=float, default=120.0)
     parser.add_argument("--lookup-minutes", type=float, default=120.0)
@@ -151,7 +157,9 @@ def _align(workspace: Workspace, options: argparse.Namespace) -> dict[str, Tenso
 
     budget = TimeBudget(options.aligning_minutes * 60)
     stage = AligningStage(text_model, adapters, budget, options.out / "aligning.pt")
-    if not budget.is_spent():
+    if options.alignment:
+        adapters.load(load_alignment(options.alignment, model.device))
+    elif not budget.is_spent():
         lessons = _lessons(workspace, text_model, seed=options.seed)
         train_aligning(
             stage,

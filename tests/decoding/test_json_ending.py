@@ -29,6 +29,10 @@ SCHEMAS: dict[str, dict[str, Any]] = {
     "strings": an_object(setup=TEXT, punchline=TEXT),
     "number": an_object(price={"type": "number"}),
     "integer": an_object(count={"type": "integer"}),
+    "a share": an_object(
+        x={"type": "number", "exclusiveMinimum": 0, "exclusiveMaximum": 1}
+    ),
+    "a narrow range": an_object(x={"type": "number", "minimum": 0.85, "maximum": 0.9}),
     "time": an_object(at={"type": "string", "format": "time"}),
     "date and time": an_object(at={"type": "string", "format": "date-time"}),
     "array": an_object(items={"type": "array", "items": {"type": "integer"}}),

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from datetime import date, time
+from decimal import Decimal
+from typing import Any, Literal
 
 import pytest
 from langchain_core.exceptions import OutputParserException
@@ -17,7 +19,7 @@ from langchain_sarguard import (
     UnguardedModelError,
     audio_message,
 )
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 from typing_extensions import TypedDict
 
 from sarguard import SafeAudioLLM
@@ -169,3 +171,63 @@ class TestTheGuard:
         broken = structured(FakeClient("Paris."))
         behind = broken.with_fallbacks([structured(FakeClient('{"seat": true}'))])
         assert behind.invoke("Book it.") == {"seat": True}
+
+
+class Node(BaseModel):
+    """A node of a list."""
+
+    value: int
+    next: Node | None = None
+
+
+class Kinds(BaseModel):
+    """What pydantic users write."""
+
+    price: Decimal
+    exact: Decimal = Field(max_digits=5, decimal_places=2)
+    day: date
+    at: time
+    share: float = Field(gt=0, lt=1)
+    numbers: set[int] = Field(min_length=1, max_length=2)
+    raw: bytes = Field(max_length=5)
+    color: Literal["red", "blue"]
+    either: int | bool
+    named: int = Field(alias="the name")
+    nested: list[Booking] = Field(min_length=1, max_length=2)
+    pair: tuple[int, bool]
+    perhaps: int | None
+
+
+class TestSchemasAsPydanticUsersWriteThem:
+    @pytest.mark.parametrize("schema", [Node, Kinds], ids=lambda s: s.__name__)
+    @pytest.mark.parametrize("likes", ['{"x', "{1", "{[", "{ "], ids=str)
+    def test_answers_are_objects_of_the_class(
+        self, tiny_client: SafeAudioLLM, schema: Any, likes: str
+    ) -> None:
+        chat = ChatSafeAudio.from_client(tiny_client, max_tokens=330)
+        with tiny.leaning(tiny.shared(), *likes):
+            found = chat.with_structured_output(schema).invoke("Fill it in.")
+        assert isinstance(found, schema)
+
+    def test_an_array_at_the_top_and_a_schema_without_a_title(
+        self, tiny_client: SafeAudioLLM
+    ) -> None:
+        chat = ChatSafeAudio.from_client(tiny_client, max_tokens=40)
+        array = {"type": "array", "items": {"type": "integer"}, "maxItems": 2}
+        untitled = {"type": "object", "properties": {"a": {"type": "boolean"}}}
+        with tiny.leaning(tiny.shared(), "[", "1", "{"):
+            assert isinstance(chat.with_structured_output(array).invoke("Hi"), list)
+        with tiny.leaning(tiny.shared(), "{"):
+            assert isinstance(chat.with_structured_output(untitled).invoke("Hi"), dict)
+
+    def test_a_refused_pattern_says_why(self, tiny_client: SafeAudioLLM) -> None:
+        pattern = {"type": "string", "pattern": "^(?!bad)[a-z]+$"}
+        schema = {"type": "object", "properties": {"a": pattern}, "required": ["a"]}
+        with pytest.raises(ValueError, match="look-ahead and look-behind, is not"):
+            structured(tiny_client, schema).invoke("Hi")
+
+    @pytest.mark.parametrize("bad", ["text", 7, int, None.__class__, []])
+    def test_what_is_no_schema_is_named(self, bad: Any) -> None:
+        chat = ChatSafeAudio.from_client(FakeClient())
+        with pytest.raises(InvalidInputError, match="a schema is a"):
+            chat.with_structured_output(bad)

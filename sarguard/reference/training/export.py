@@ -5,8 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 
+from sarguard.errors import ReferenceCorruptError
+from sarguard.reference.bases import bases_digest
 from sarguard.reference.difference import (
     ALIGNING_RANKS,
     load_difference,
@@ -56,6 +61,36 @@ def export(
     save_difference(path, cpu, notes)
     encoder.save_head(directory / HEAD, vocabulary)
     return path
+
+
+def save_alignment(path: Path, alignment: dict[str, Tensor]) -> None:
+    """Write what aligned the text model, in float16, for later runs."""
+    halves = {name: t.detach().cpu().half() for name, t in alignment.items()}
+    save_file(halves, path, metadata={"bases": bases_digest(), "rank": str(RANK)})
+
+
+def load_alignment(path: Path, device: torch.device) -> dict[str, Tensor]:
+    """Return what aligned the text model in an earlier run, in float32.
+
+    Raises:
+        ReferenceCorruptError: It cannot be read, or is for other bases.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            notes = file.metadata() or {}
+            found = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (OSError, SafetensorError) as error:
+        raise ReferenceCorruptError(
+            f"the alignment {path} cannot be read ({error}): leave --alignment out to "
+            "train it"
+        ) from error
+    expected = {"bases": bases_digest(), "rank": str(RANK)}
+    if notes != expected:
+        raise ReferenceCorruptError(
+            f"the alignment {path} says {notes}, this version needs {expected}: leave "
+            "--alignment out to train it"
+        )
+    return {name: tensor.float().to(device) for name, tensor in found.items()}
 
 
 def load_encoder(directory: Path, encoder: LookupEncoder) -> None:
