@@ -11,6 +11,7 @@ import asyncio
 import secrets
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, ClassVar, Literal, TypeAlias
 
 from langchain_core.messages import (
@@ -186,7 +187,9 @@ class _Stage(RunnableSerializable[Any, Any]):
                     async for event in closing(answer):
                         yield event
         finally:
-            self._end(conversation, session, kwargs.get("tenant"), keep=bool(named))
+            # In a thread, as it writes a record.
+            end = partial(self._end, conversation, session, kwargs.get("tenant"))
+            await asyncio.to_thread(end, keep=bool(named))
 
     async def _answer(
         self,

@@ -23,9 +23,10 @@ from langchain_sarguard import (
 )
 from langchain_sarguard.listener import MAX_WAITING
 
-from sarguard import Outcome
+from sarguard import Outcome, SafeAudioLLM, SteeringBundle
 from sarguard.errors import ClientClosedError, QueueFullError
 from tests.langchain.fakes import RATE, FakeClient, wav
+from tests.serving.fakes import FakeBackend
 
 ENDPOINTING = EndpointingOptions(min_silence_s=0.3)
 STEP_S = 0.05
@@ -297,3 +298,70 @@ class TestPieces:
         direct.invoke(kind(SPEECH + SILENCE))
         first, second = (r["audio"][0] for r in client.requests)
         assert np.array_equal(first, second)
+
+
+@pytest.mark.slow
+def test_a_hundred_interruptions(tiny_bundle: SteeringBundle) -> None:
+    """The model is free one decode step after the caller's first 0.3 s, each time."""
+    step_s, steps = 0.03, []
+    backend = FakeBackend(
+        "word " * 200,
+        vectors_digest=tiny_bundle.card.vectors_digest,
+        layers=tiny_bundle.card.layers,
+    )
+    decode = backend._answer
+
+    def slowly(job: Any) -> None:
+        take = job.sink.step
+
+        def step(given: Any) -> None:
+            time.sleep(step_s)
+            steps.append(time.perf_counter())
+            take(given)
+
+        job.sink.step = step
+        decode(job)
+
+    backend._answer = slowly  # type: ignore[method-assign]
+    rng = np.random.default_rng(0)
+    late, kept = [], 0
+    with SafeAudioLLM(backend, tiny_bundle, alpha=0.1) as client:
+        chat = ChatSafeAudio.from_client(
+            client, audio_store=AudioStore(), max_tokens=1_000
+        )
+        for _ in range(100):
+            steps.clear()
+            backend.asked.clear()
+            spoke: list[float] = []
+
+            async def microphone(
+                spoke: list[float] = spoke,
+            ) -> AsyncIterator[bytes]:
+                yield SPEECH + SILENCE
+                await asyncio.sleep(float(rng.uniform(0.1, 0.3)))
+                yield SPEECH[: int(0.32 * RATE) * 2]
+                spoke.append(time.perf_counter())
+                await asyncio.sleep(0.2)
+                yield SPEECH[int(0.32 * RATE) * 2 :] + SILENCE
+
+            async def run(spoke: list[float] = spoke) -> str:
+                said = ""
+                stage = VoicePipelineStage(chat, endpointing=ENDPOINTING)
+                events = stage.atransform(microphone())
+                async for event in events:
+                    if event.type == "interruption":
+                        said = event.text
+                        # Noticed before the piece was heard to its end: none is late.
+                        late.append(sum(at > min(spoke, default=at) for at in steps))
+                    # The second answer has begun: its request is with the backend.
+                    if len(backend.asked) == 2:
+                        break
+                await events.aclose()
+                return said
+
+            said = asyncio.run(run())
+            history = backend.asked[1].turns[:-1]
+            kept += [turn.text for turn in history] == ["", said]
+    assert (len(late), kept) == (100, 100)
+    # The step that was being computed, and one more where it had just begun.
+    assert max(late) <= 2, late
