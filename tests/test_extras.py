@@ -64,6 +64,8 @@ def test_whatever_needs_an_extra_says_so(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     module, use = WITHOUT[name]
+    # Another test may have spoken before.
+    natural._hibari.cache_clear()
     for loaded in [*sys.modules]:
         if loaded.partition(".")[0] in (module, "langchain_sarguard"):
             monkeypatch.delitem(sys.modules, loaded)
