@@ -302,7 +302,17 @@ class VoicePipelineStage(Guarded, GuardedRunnable, _Stage):
                 `endpointing` nothing interrupts.
             barge_in_s: Speech that makes an interruption, in seconds.
             fields: Such as `name`.
+
+        Raises:
+            InvalidInputError: `turns` or `barge_in_s` makes no sense.
         """
+        if turns < 0:
+            raise InvalidInputError(f"turns is {turns}: give 0 or more")
+        # Negated, so that NaN is refused too.
+        if not barge_in_s > 0:
+            raise InvalidInputError(
+                f"barge_in_s is {barge_in_s}: give seconds above 0, or barge_in=False"
+            )
         # The mixin hides that the next class in line has fields.
         fields_of: Any = super().__init__
         fields_of(

@@ -186,7 +186,7 @@ class FakeClient(SafeAudioLLM):
     def events(self, schema: dict[str, Any] | None = None) -> list[Event]:
         reply = self.reply
         if self.follows_schema and schema is not None:
-            filled = dict.fromkeys(schema["properties"], "Why?")
+            filled = dict.fromkeys(schema.get("properties", ()), "Why?")
             reply = replace(reply, text=json.dumps(filled))
         by_model = reply.outcome in (
             *(Outcome.ANSWERED, Outcome.REFUSED, Outcome.ERROR_OPEN),

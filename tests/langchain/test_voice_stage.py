@@ -7,11 +7,13 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import numpy as np
+import pytest
 from langchain_core.output_parsers import StrOutputParser
 from langchain_sarguard import (
     AudioStore,
     ChatSafeAudio,
     EndpointingOptions,
+    InvalidInputError,
     SafeAudioRunnable,
     VoicePipelineStage,
 )
@@ -69,6 +71,12 @@ class TestTheStage:
         stage = VoicePipelineStage(ChatSafeAudio.from_client(client), turns=1)
         list(stage.transform(iter([wav()] * 4)))
         assert [len(r["history"]) for r in client.requests] == [0, 2, 2, 2]
+
+    def test_senseless_settings_are_refused(self) -> None:
+        chat = ChatSafeAudio.from_client(FakeClient())
+        for bad in ({"turns": -1}, {"barge_in_s": float("nan")}, {"barge_in_s": 0}):
+            with pytest.raises(InvalidInputError, match=next(iter(bad))):
+                VoicePipelineStage(chat, **bad)
 
     def test_a_refusal_and_a_fault_are_spoken_and_named(self) -> None:
         for client, outcome in ((refusing(), "refused"), (failing(), "error_closed")):
