@@ -30,6 +30,10 @@ from langchain_sarguard.errors import AudioHandleError, InvalidInputError
 from sarguard.audio import pcm_bytes
 
 PREFIX = "sar_"
+_DATA_KEYS = ("base64", "data", "file_data", "url")
+_REMOVED = "(removed)"
+_NAMING = frozenset({"type", "file_id", "id", "source_type", "index"})
+_MAX_PATH = 4_096
 _MAX_REFERENCE = 2_048
 """Longest text that is kept of a block that cannot be used; more may be audio."""
 
@@ -297,6 +301,12 @@ def read_clip(clip: object) -> bytes:
     """
     if isinstance(clip, (bytes, bytearray, memoryview)):
         return bytes(clip)
+    if isinstance(clip, str) and (len(clip) > _MAX_PATH or clip.startswith("data:")):
+        # Not quoted: it may be the sound itself.
+        raise InvalidInputError(
+            f"a clip is a text of {len(clip)} characters: give encoded bytes, a path "
+            "or a handle; decode base64 before"
+        )
     if isinstance(clip, (str, os.PathLike)):
         return Path(clip).read_bytes()
     raise InvalidInputError(
@@ -308,10 +318,12 @@ def read_clip(clip: object) -> bytes:
 class AudioStream:
     """Stream of audio as one item, which a tracer can neither copy nor keep."""
 
-    __slots__ = ("items",)
+    __slots__ = ("closed", "items")
 
     def __init__(self, items: Any) -> None:
         self.items = items
+        self.closed = False
+        """Whether nobody reads it any more: then it ends with its next item."""
 
     def __repr__(self) -> str:
         return "<a stream of audio>"
@@ -365,13 +377,20 @@ def _replace(value: Any, lent: list[str]) -> Any:
     if isinstance(value, Mapping):
         if is_audio_block(value):
             return _replace_block(value, lent)
-        return _kept(value, {k: _replace(v, lent) for k, v in value.items()})
+        return _kept(value, {k: _replace_value(k, v, lent) for k, v in value.items()})
     if isinstance(value, (list, tuple)):
         items = [_replace(item, lent) for item in value]
         if all(a is b for a, b in zip(value, items, strict=True)):
             return value
         return items if isinstance(value, list) else tuple(items)
     return value
+
+
+def _replace_value(key: object, value: Any, lent: list[str]) -> Any:
+    if key in _DATA_KEYS and isinstance(value, str) and len(value) > _MAX_REFERENCE:
+        # Of a block that this model does not take, and says so.
+        return _REMOVED
+    return _replace(value, lent)
 
 
 def _kept(before: Mapping[Any, Any], after: dict[Any, Any]) -> Any:
@@ -384,6 +403,14 @@ def _replace_in_message(message: BaseMessage, lent: list[str]) -> BaseMessage:
         # Where messages of other providers keep what their model spoke.
         rest = {k: v for k, v in message.additional_kwargs.items() if k != "audio"}
         message = message.model_copy(update={"additional_kwargs": rest})
+    extras = {
+        name: replaced
+        for name in ("additional_kwargs", "response_metadata")
+        if (replaced := _replace(getattr(message, name), lent))
+        is not getattr(message, name)
+    }
+    if extras:
+        message = message.model_copy(update=extras)
     if isinstance(message.content, str):
         return message
     content = _replace(message.content, lent)
@@ -401,7 +428,8 @@ def _replace_block(block: Mapping[str, Any], lent: list[str]) -> Any:
         # Nothing to lend: whoever parses the messages says what is wrong with it.
         return {k: v for k, v in block.items() if _is_no_audio(v)}
     if part.handle is not None:
-        return block
+        # Whatever else it carries is not read.
+        return block if set(block) <= _NAMING else handle_block(part.handle)
     return handle_block(_lend(part.read, lent))
 
 
@@ -413,7 +441,8 @@ def _is_no_audio(value: object) -> bool:
 
 def _lend(read: Callable[[], bytes], lent: list[str]) -> Handle:
     handle = Handle(_new_handle())
-    _lent[handle] = read
+    # By a plain string: the handle itself would be kept alive by its own entry.
+    _lent[str(handle)] = read
     lent.append(str(handle))
     # Finalizers run wherever the collector does, even in a thread that holds a lock:
     # one pop from a dict is atomic without any.

@@ -63,8 +63,9 @@ class _ClipRunnable(RunnableSerializable[Any, Any]):
         self, input: ClipInput, config: RunnableConfig | None = None, **kwargs: Any
     ) -> AsyncIterator[AIMessageChunk]:
         messages = await asyncio.to_thread(self._messages, input)
-        async for chunk in closing(self.chat.astream(messages, config, **kwargs)):
-            yield chunk
+        async with closing(self.chat.astream(messages, config, **kwargs)) as opened:
+            async for chunk in opened:
+                yield chunk
 
     def _messages(self, clip: ClipInput) -> list[BaseMessage]:
         # As data: the chat model replaces it by a handle for as long as the call lasts.

@@ -14,7 +14,12 @@ from langchain_core.callbacks import (
     CallbackManagerForLLMRun,
 )
 from langchain_core.language_models.chat_models import BaseChatModel
-from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
+from langchain_core.messages import (
+    AIMessage,
+    AIMessageChunk,
+    BaseMessage,
+    convert_to_messages,
+)
 from langchain_core.outputs import (
     ChatGeneration,
     ChatGenerationChunk,
@@ -263,7 +268,8 @@ class ChatSafeAudio(Guarded, GuardedRunnable, BaseChatModel):  # type: ignore[mi
         kwargs.pop("tool_choice", None)
         if response_format is not None:
             schema, strict = _schema_of(response_format, strict)
-            kwargs["json_schema"] = to_json_schema(schema, strict=strict)
+            if schema is not None:
+                kwargs["json_schema"] = to_json_schema(schema, strict=strict)
         return self.bind(**kwargs)
 
     def with_structured_output(
@@ -353,7 +359,12 @@ class ChatSafeAudio(Guarded, GuardedRunnable, BaseChatModel):  # type: ignore[mi
             How many clips were let go. The ledger says the same, where there is one.
         """
         name = str(session)
-        released = self.audio_store.release((tenant, name))
+        # Under the name as well: whoever stored a clip may have named it so.
+        found = [self.audio_store.release(key) for key in ((tenant, name), name)]
+        released = Released(
+            clips=sum(each.clips for each in found),
+            bytes=sum(each.bytes for each in found),
+        )
         if released.clips:
             self.client.record_release(
                 name, tenant=tenant, clips=released.clips, size=released.bytes
@@ -381,7 +392,8 @@ class ChatSafeAudio(Guarded, GuardedRunnable, BaseChatModel):  # type: ignore[mi
         """
         if not messages:
             return 0
-        turns = parse_turns(messages, self.audio_store)
+        given = [messages] if isinstance(messages, (str, BaseMessage)) else messages
+        turns = parse_turns(convert_to_messages(given), self.audio_store)
         return sum(self.client.count_tokens([self._counted(turn) for turn in turns]))
 
     def _counted(self, turn: ParsedTurn) -> Turn:
@@ -489,7 +501,8 @@ class ChatSafeAudio(Guarded, GuardedRunnable, BaseChatModel):  # type: ignore[mi
     ) -> ClientCall:
         context = {n: overrides[n] for n in CONTEXT_OPTIONS if n in overrides}
         session = context.get("session")
-        conversation = None if session is None else (context.get("tenant"), session)
+        tenant = context.get("tenant")
+        conversation = None if session is None else (tenant, str(session))
 
         def prepare() -> ParsedRequest:
             try:
@@ -548,6 +561,8 @@ def _schema_of(response_format: Any, strict: bool | None) -> tuple[Any, bool | N
     if not isinstance(response_format, Mapping) or "type" not in response_format:
         return response_format, strict
     kind = response_format["type"]
+    if kind == "text":
+        return None, strict
     if kind == "json_object":
         return ANY_OBJECT, strict
     if kind != "json_schema":

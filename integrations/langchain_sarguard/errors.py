@@ -6,7 +6,7 @@ it lacks is replaced by its nearest ancestor. Invalid input is a `ValueError` as
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from langchain_core import exceptions
 
@@ -43,6 +43,9 @@ class AnswerRefusedError(_RefusalError):
         super().__init__(message)
         self.raw_message = raw_message
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _rebuilt, (type(self), str(self), self.raw_message)
+
 
 class AnswerFailedError(_ModelError):
     """A fault, a timeout or a cancellation in place of a whole answer.
@@ -53,3 +56,11 @@ class AnswerFailedError(_ModelError):
     def __init__(self, message: str, *, raw_message: BaseMessage) -> None:
         super().__init__(message)
         self.raw_message = raw_message
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _rebuilt, (type(self), str(self), self.raw_message)
+
+
+def _rebuilt(kind: Any, message: str, raw_message: BaseMessage) -> Any:
+    """Return an error that was pickled or copied."""
+    return kind(message, raw_message=raw_message)

@@ -6,17 +6,22 @@ let any model answer where the guarded one failed closed, and the run that `with
 opens would record the caller's voice. So whatever is derived here is a subclass of
 langchain-core's class with two things added, at any depth:
 
-* who may answer is checked where it is put together, and again at each use, as the
-  parts of a runnable can be replaced afterwards;
+* who may answer is checked where it is put together, and again at each use, as parts of
+  a runnable can be replaced afterwards;
 * audio in the input is replaced by handles before the first run begins.
-
-`tests/langchain/test_every_method.py` finds the methods by reflection.
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
+from collections.abc import (
+    AsyncIterator,
+    Callable,
+    Iterable,
+    Iterator,
+    Mapping,
+    Sequence,
+)
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from langchain_core.output_parsers import BaseOutputParser
@@ -128,8 +133,9 @@ class CheckedInput(_Base):
         """Answer several inputs at once; yield each when it is there."""
         with self._entering(inputs) as hidden_inputs:
             found = super().abatch_as_completed(hidden_inputs, *args, **kwargs)
-            async for item in closing(found):
-                yield item
+            async with closing(found) as opened:
+                async for item in opened:
+                    yield item
 
     def stream(
         self, input: Any, config: RunnableConfig | None = None, **kwargs: Any
@@ -146,16 +152,29 @@ class CheckedInput(_Base):
         with self._entering(input) as hidden_input:
             options = self._options(config, kwargs)
             found = super().astream(hidden_input, config, **options)
-            async for item in closing(found):
-                yield item
+            async with closing(found) as opened:
+                async for item in opened:
+                    yield item
 
     def transform(
         self, input: Iterator[Any], config: RunnableConfig | None = None, **kwargs: Any
     ) -> Iterator[Any]:
         """Answer a stream of inputs."""
         self.check_guard()
-        items = iter([AudioStream(input)]) if takes_streams(self) else map(hide, input)
-        yield from super().transform(items, config, **kwargs)
+        if not takes_streams(self):
+            yield from super().transform(map(hide, input), config, **kwargs)
+            return
+        stream = AudioStream(input)
+        found = super().transform(iter([stream]), config, **kwargs)
+        try:
+            # Not by `yield from`, which would close what reads the stream first: that
+            # reads on to its end, and a microphone has none.
+            for item in found:  # noqa: UP028
+                yield item
+        finally:
+            stream.closed = True
+            closed: Any = found
+            closed.close()
 
     async def atransform(
         self,
@@ -169,8 +188,9 @@ class CheckedInput(_Base):
             _one(AudioStream(input)) if takes_streams(self) else _hidden_items(input)
         )
         found = super().atransform(items, config, **kwargs)
-        async for item in closing(found):
-            yield item
+        async with closing(found) as opened:
+            async for item in opened:
+                yield item
 
     async def astream_log(
         self, input: Any, config: RunnableConfig | None = None, **kwargs: Any
@@ -178,8 +198,9 @@ class CheckedInput(_Base):
         """Stream the log of a run."""
         with self._entering(input) as hidden_input:
             found: Any = super().astream_log(hidden_input, config, **kwargs)
-            async for item in closing(found):
-                yield item
+            async with closing(found) as opened:
+                async for item in opened:
+                    yield item
 
     def stream_events(
         self, input: Any, config: RunnableConfig | None = None, **kwargs: Any
@@ -273,7 +294,7 @@ class GuardedRunnable(CheckedInput):
     def as_tool(self, *args: Any, **kwargs: Any) -> BaseTool:
         """Return a tool that asks this runnable."""
         tool: Any = as_guarded(super().as_tool(*args, **kwargs))
-        tool.handles_only = hasattr(_innermost(self), "hears")
+        tool.handles_only = hasattr(type(_innermost(self)), "hears")
         guarded: BaseTool = tool
         return guarded
 
@@ -349,8 +370,9 @@ class UncheckedInputSequence(GuardedSequence):
         """Answer a stream of inputs without blocking the event loop."""
         self.check_guard()
         found = RunnableSequence.atransform(self, input, config, **kwargs)
-        async for item in closing(found):
-            yield item
+        async with closing(found) as opened:
+            async for item in opened:
+                yield item
 
     def stream_events(
         self, input: Any, config: RunnableConfig | None = None, **kwargs: Any
@@ -367,6 +389,17 @@ class UncheckedInputSequence(GuardedSequence):
         return RunnableSequence.astream_events(self, input, config, **kwargs)
 
 
+class _PassingOn(GuardedWrapper):
+    """Wrapper that passes methods on which it does not have, such as `generate`."""
+
+    def __getattr__(self, name: str) -> Any:
+        passed_on: Any = super()
+        found = passed_on.__getattr__(name)
+        if callable(found):
+            self.check_guard()
+        return found
+
+
 # Without parameters: a parametrised field would take no instance of the plain class.
 class GuardedRetry(GuardedWrapper, RunnableRetry):  # type: ignore[type-arg]
     """Guarded runnable that is asked again where it raises."""
@@ -376,11 +409,11 @@ class GuardedEach(GuardedWrapper, RunnableEach):  # type: ignore[misc,type-arg]
     """Guarded runnable that answers each item of a list."""
 
 
-class GuardedFallbacks(GuardedWrapper, RunnableWithFallbacks):  # type: ignore[type-arg]
+class GuardedFallbacks(_PassingOn, RunnableWithFallbacks):  # type: ignore[type-arg]
     """Guarded runnable with guarded fallbacks."""
 
 
-class GuardedConfigurableFields(GuardedWrapper, RunnableConfigurableFields):  # type: ignore[type-arg]
+class GuardedConfigurableFields(_PassingOn, RunnableConfigurableFields):  # type: ignore[type-arg]
     """Guarded runnable with fields that a configuration sets."""
 
     def configurable_fields(self, **fields: Any) -> Any:
@@ -392,7 +425,7 @@ class GuardedConfigurableFields(GuardedWrapper, RunnableConfigurableFields):  # 
 
 
 class GuardedConfigurableAlternatives(
-    GuardedWrapper,
+    _PassingOn,
     RunnableConfigurableAlternatives,  # type: ignore[type-arg]
 ):
     """Guarded runnables between which a configuration chooses."""
@@ -406,8 +439,19 @@ class GuardedConfigurableAlternatives(
         return chosen, prepared
 
 
-class GuardedBinding(GuardedWrapper, RunnableBinding[Any, Any]):  # type: ignore[misc]
+class GuardedBinding(_PassingOn, RunnableBinding[Any, Any]):  # type: ignore[misc]
     """Guarded runnable with bound arguments or a bound configuration."""
+
+    def with_structured_output(self, *args: Any, **kwargs: Any) -> GuardedSequence:
+        """Return this binding, arguments kept, with answers that follow a schema."""
+        structured = self.bound.with_structured_output(*args, **kwargs)  # type: ignore[attr-defined]
+        first, *rest = structured.steps
+        return self.bind(**first.kwargs).pipe(*rest)
+
+    def bind_tools(self, *args: Any, **kwargs: Any) -> GuardedBinding:
+        """Return this binding, its arguments kept, with a response format."""
+        bound = self.bound.bind_tools(*args, **kwargs)  # type: ignore[attr-defined]
+        return self.bind(**bound.kwargs)
 
     def bind(self, **kwargs: Any) -> GuardedBinding:
         """Return this binding with more arguments."""
@@ -443,13 +487,26 @@ class _GuardedTool(Guarded, GuardedWrapper):
             return await arun(hidden_input, *args, **kwargs)
 
     def _check_input(self, tool_input: object) -> None:
-        named = isinstance(tool_input, str) and not is_handle(tool_input)
-        if self.handles_only and named:
+        if self.handles_only and not all(map(is_handle, _texts(tool_input))):
             raise InvalidInputError(
                 "a tool that hears takes the handle of a stored clip, such as "
                 "audio_store.put() returns, and no path: a model would choose which "
                 "files are read."
             )
+
+
+def _texts(tool_input: Any) -> Iterator[str]:
+    """Yield the texts of a tool's input, which may be a model's call of it."""
+    if isinstance(tool_input, str):
+        yield tool_input
+    elif isinstance(tool_input, Mapping):
+        called = tool_input.get("type") == "tool_call" and "args" in tool_input
+        values = tool_input["args"] if called else tool_input
+        for value in values.values() if isinstance(values, Mapping) else [values]:
+            yield from _texts(value)
+    elif isinstance(tool_input, (list, tuple)):
+        for value in tool_input:
+            yield from _texts(value)
 
 
 class GuardedTool(_GuardedTool, Tool):
@@ -559,13 +616,22 @@ def is_guarded(runnable: object) -> bool:
         first, *rest = runnable.steps
         return is_guarded(first) and all(map(_only_parses, rest))
     parts = _parts(runnable)
-    return all(map(is_guarded, parts)) if parts else isinstance(runnable, Guarded)
+    if not parts:
+        return isinstance(runnable, Guarded)
+    # Somebody's own subclass of a wrapper may answer by itself.
+    module = type(runnable).__module__
+    known = module.startswith(("langchain_core.", "langchain_sarguard."))
+    return known and all(map(is_guarded, parts))
 
 
 def _parts(runnable: object) -> list[object]:
     """Return the runnables that answer in a wrapper."""
     if isinstance(runnable, UncheckedInputSequence):
-        return [step for step in runnable.steps if isinstance(step, CheckedInput)]
+        ours = (step for step in runnable.steps if isinstance(step, CheckedInput))
+        return [next(ours, runnable.last)]
+    if hasattr(type(runnable), "hears"):
+        hearing: Any = runnable
+        return [hearing.chat]
     if isinstance(runnable, RunnableSequence):
         return [runnable.first]
     if isinstance(runnable, (RunnableBindingBase, RunnableEach)):
@@ -590,7 +656,7 @@ def _only_parses(step: object) -> bool:
 
 def guarded_models(runnable: object) -> Iterator[Any]:
     """Yield the chat models that answer in a runnable."""
-    if hasattr(runnable, "record_failure"):
+    if hasattr(type(runnable), "record_failure"):
         yield runnable
     for part in _parts(runnable):
         yield from guarded_models(part)
@@ -600,12 +666,12 @@ def takes_streams(runnable: object) -> bool:
     """Return whether a runnable's input is a stream of audio, not one item."""
     if isinstance(runnable, RunnableEach):
         return False
-    return hasattr(_innermost(runnable), "answers_streams")
+    return hasattr(type(_innermost(runnable)), "answers_streams")
 
 
 def _innermost(runnable: object) -> object:
     """Return what gets the input in the end."""
-    while parts := _parts(runnable):
+    while not hasattr(type(runnable), "hears") and (parts := _parts(runnable)):
         runnable = parts[0]
     return runnable
 

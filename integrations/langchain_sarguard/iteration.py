@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AbstractAsyncContextManager
 from typing import Any, TypeVar
 
 _Item = TypeVar("_Item")
@@ -13,6 +14,7 @@ _END: Any = object()
 _TURNS = 3
 """Of the event loop, after which what is being closed is a task."""
 _CLOSING_S = 10.0
+_RETRY_S = 0.01
 
 
 def iterate(make: Callable[[], AsyncIterator[_Item]]) -> Iterator[_Item]:
@@ -33,7 +35,12 @@ def iterate(make: Callable[[], AsyncIterator[_Item]]) -> Iterator[_Item]:
         items = asyncio.run_coroutine_threadsafe(_made(make), loop).result()
         try:
             while True:
-                item = asyncio.run_coroutine_threadsafe(_next(items), loop).result()
+                following = asyncio.run_coroutine_threadsafe(_next(items), loop)
+                try:
+                    item = following.result()
+                finally:
+                    # Ctrl-C comes while this thread waits.
+                    following.cancel()
                 if item is _END:
                     return
                 yield item
@@ -45,24 +52,60 @@ def iterate(make: Callable[[], AsyncIterator[_Item]]) -> Iterator[_Item]:
         loop.close()
 
 
-async def closing(items: AsyncIterator[_Item]) -> AsyncIterator[_Item]:
-    """Yield items, and close their generator with this one.
+def closing(
+    items: AsyncIterator[_Item],
+) -> AbstractAsyncContextManager[AsyncIterator[_Item]]:
+    """Return a context that yields an asynchronous generator and closes it at its end.
 
-    An asynchronous generator that is merely dropped is closed some time later.
+    One that is merely dropped is closed some time later.
     """
-    made: Any = contextlib.aclosing(items)
-    async with made as opened:
-        async for item in opened:
-            yield item
+    made: Any = items
+    return contextlib.aclosing(made)
 
 
 async def from_sync(items: Iterator[_Item]) -> AsyncIterator[_Item]:
-    """Yield the items of an iterator, each awaited in a thread."""
+    """Yield the items of an iterator, each awaited in a thread.
+
+    Raises:
+        RuntimeError: The iterator wanted to end the program.
+    """
+    loop = asyncio.get_running_loop()
     while True:
-        item = await asyncio.to_thread(next, items, _END)
+        found: asyncio.Future[Any] = loop.create_future()
+
+        def pull(found: asyncio.Future[Any] = found) -> None:
+            try:
+                item = next(items, _END)
+            except Exception as error:
+                _tell(loop, found, found.set_exception, error)
+            except BaseException as error:
+                # An event loop would end with it, and everything that waits would hang.
+                ended = RuntimeError(f"the stream raised {type(error).__name__}")
+                _tell(loop, found, found.set_exception, ended)
+            else:
+                _tell(loop, found, found.set_result, item)
+
+        # A daemon: a silent microphone must not keep the program from ending.
+        threading.Thread(target=pull, daemon=True, name="sarguard-source").start()
+        item = await found
         if item is _END:
             return
         yield item
+
+
+def _tell(
+    loop: asyncio.AbstractEventLoop,
+    found: asyncio.Future[Any],
+    tell: Callable[[Any], None],
+    value: object,
+) -> None:
+    def told() -> None:
+        if not found.done():
+            tell(value)
+
+    # The loop is closed where nobody waits any more.
+    with contextlib.suppress(RuntimeError):
+        loop.call_soon_threadsafe(told)
 
 
 async def _made(make: Callable[[], AsyncIterator[_Item]]) -> AsyncIterator[_Item]:
@@ -75,7 +118,15 @@ async def _next(items: AsyncIterator[_Item]) -> Any:
 
 async def _close(items: AsyncIterator[Any]) -> None:
     made: Any = items
-    await made.aclose()
+    loop = asyncio.get_running_loop()
+    until = loop.time() + _CLOSING_S
+    while loop.time() < until:
+        try:
+            await made.aclose()
+            break
+        except RuntimeError:
+            # Its last item is being cancelled.
+            await asyncio.sleep(_RETRY_S)
     # Generators that others dropped: the loop closes them by itself, a little later.
     for _ in range(_TURNS):
         await asyncio.sleep(0)

@@ -28,6 +28,7 @@ _ROLES: dict[str, Role] = {
     "human": "user",
     "user": "user",
     "ai": "assistant",
+    "AIMessageChunk": "assistant",
     "assistant": "assistant",
 }
 

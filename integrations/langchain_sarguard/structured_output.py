@@ -12,7 +12,7 @@ from langchain_core.output_parsers import JsonOutputParser, PydanticOutputParser
 from langchain_core.runnables import Runnable, RunnableConfig, RunnableSerializable
 from langchain_core.utils.function_calling import convert_to_json_schema
 from langchain_core.utils.pydantic import is_basemodel_subclass
-from pydantic import BaseModel, ConfigDict, TypeAdapter
+from pydantic import BaseModel, ConfigDict, PydanticUserError, TypeAdapter
 from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
 from pydantic_core import core_schema
 from typing_extensions import is_typeddict
@@ -70,7 +70,16 @@ def to_json_schema(schema: Schema, *, strict: bool | None = None) -> dict[str, A
         return old
     # By pydantic itself: langchain-core would write references out, which recursive
     # ones cannot be.
-    written = TypeAdapter(schema).json_schema(schema_generator=_Followable)
+    try:
+        written = TypeAdapter(schema).json_schema(schema_generator=_Followable)
+    except PydanticUserError as error:
+        if is_typeddict(schema):
+            # Of `typing`, which older versions of Python cannot look into.
+            named: dict[str, Any] = _closed(convert_to_json_schema(schema), strict)
+            return named
+        raise InvalidInputError(
+            f"{schema.__name__} makes no JSON schema: {error.message}"
+        ) from error
     found: dict[str, Any] = _closed(written, strict)
     return found
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, ClassVar, Literal, TypeAlias
@@ -121,10 +121,24 @@ class _Stage(RunnableSerializable[Any, Any]):
         config: RunnableConfig | None = None,
         **kwargs: Any,
     ) -> AsyncIterator[StageEvent]:
-        transform: Any = self._atransform
-        events = self._atransform_stream_with_config(input, transform, config, **kwargs)
-        async for event in events:
-            yield event
+        made: list[AsyncGenerator[StageEvent, None]] = []
+
+        def transform(
+            input: AsyncIterator[Any], config: RunnableConfig, **kwargs: Any
+        ) -> AsyncIterator[StageEvent]:
+            made.append(self._atransform(input, config, **kwargs))
+            return made[0]
+
+        run: Any = transform
+        events = self._atransform_stream_with_config(input, run, config, **kwargs)
+        try:
+            async with closing(events) as opened:
+                async for event in opened:
+                    yield event
+        finally:
+            # langchain-core drops it, so that it would be closed some time later.
+            for generator in made:
+                await generator.aclose()
 
     def invoke(
         self, input: Any, config: RunnableConfig | None = None, **kwargs: Any
@@ -161,9 +175,10 @@ class _Stage(RunnableSerializable[Any, Any]):
 
     async def _atransform(
         self, input: AsyncIterator[Any], config: RunnableConfig, **kwargs: Any
-    ) -> AsyncIterator[StageEvent]:
-        async for event in closing(self._events(_aitems(input), config, kwargs)):
-            yield event
+    ) -> AsyncGenerator[StageEvent, None]:
+        async with closing(self._events(_aitems(input), config, kwargs)) as opened:
+            async for event in opened:
+                yield event
 
     async def _events(
         self, items: AsyncIterator[Any], config: RunnableConfig, kwargs: dict[str, Any]
@@ -181,11 +196,12 @@ class _Stage(RunnableSerializable[Any, Any]):
             barge_in_s=self.barge_in_s if self.barge_in else None,
         )
         try:
-            async with listener:
-                async for clip in closing(listener.utterances()):
+            async with listener, closing(listener.utterances()) as clips:
+                async for clip in clips:
                     answer = self._answer(conversation, clip, listener, config, kwargs)
-                    async for event in closing(answer):
-                        yield event
+                    async with closing(answer) as opened:
+                        async for event in opened:
+                            yield event
         finally:
             # In a thread, as it writes a record.
             end = partial(self._end, conversation, session, kwargs.get("tenant"))
@@ -203,10 +219,13 @@ class _Stage(RunnableSerializable[Any, Any]):
         try:
             question = await asyncio.to_thread(conversation.ask, clip, self.text)
             messages = conversation.messages(question)
-            chunks = self.chat.astream(messages, config, **kwargs)
-            async for chunk in closing(until(listener.interruption, chunks)):
-                for event in turn.add(chunk):
-                    yield event
+            # A refusal is an event here, whatever the chat model raises elsewhere.
+            chat = self.chat.model_copy(update={"raise_on_refusal": False})
+            chunks = chat.astream(messages, config, **kwargs)
+            async with closing(until(listener.interruption, chunks)) as opened:
+                async for chunk in opened:
+                    for event in turn.add(chunk):
+                        yield event
         except (SarguardError, InvalidInputError, OSError) as error:
             for event in self._without_answer(error, kwargs.get("locale")):
                 yield event
@@ -348,6 +367,7 @@ class _Conversation:
         self._own: dict[str, int] = {}
         """Sizes of the clips that this conversation stored, by handle, oldest first."""
         self._released: list[int] = []
+        self._ended = False
 
     def ask(self, clip: ClipInput, text: str) -> HumanMessage:
         """Return the message of a question; its clip is stored until it is dropped.
@@ -362,6 +382,9 @@ class _Conversation:
             data = read_clip(clip)
             handle = self._store.put(data)
             self._own[handle] = len(data)
+            if self._ended:
+                # The call was left while its file was read.
+                self._release_unused()
         content: list[str | dict[Any, Any]] = [handle_block(handle)]
         if text:
             content.append({"type": "text", "text": text})
@@ -391,7 +414,7 @@ class _Conversation:
 
     def end(self) -> tuple[int, int]:
         """Let go of every clip; return how many there were, and their size."""
-        self._history = []
+        self._history, self._ended = [], True
         self._release_unused()
         return len(self._released), sum(self._released)
 
@@ -450,7 +473,10 @@ def _items(input: Iterator[Any]) -> Iterator[Any]:
     """Yield the items of a stream, however often it was made one item."""
     for item in input:
         if isinstance(item, AudioStream):
-            yield from _items(item.items)
+            for inner in _items(item.items):
+                if item.closed:
+                    return
+                yield inner
         else:
             yield item
 
