@@ -22,7 +22,7 @@ from collections.abc import (
     Mapping,
     Sequence,
 )
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from langchain_core.output_parsers import BaseOutputParser
 from langchain_core.runnables import (
@@ -71,6 +71,8 @@ class Guarded:
 class CheckedInput(_Base):
     """Ways in of a runnable: each checks the guard, and hides audio from tracers."""
 
+    hides_input: ClassVar[bool] = True
+
     def check_guard(self) -> None:
         """Raise UnguardedModelError where an unguarded model could answer."""
         try:
@@ -85,6 +87,9 @@ class CheckedInput(_Base):
     @contextlib.contextmanager
     def _entering(self, value: _Item) -> Iterator[_Item]:
         self.check_guard()
+        if not self.hides_input:
+            yield value
+            return
         with hidden(value) as without_audio:
             yield without_audio
 
@@ -161,8 +166,9 @@ class CheckedInput(_Base):
     ) -> Iterator[Any]:
         """Answer a stream of inputs."""
         self.check_guard()
-        if not takes_streams(self):
-            yield from super().transform(map(hide, input), config, **kwargs)
+        if not (self.hides_input and takes_streams(self)):
+            items = map(hide, input) if self.hides_input else input
+            yield from super().transform(items, config, **kwargs)
             return
         stream = AudioStream(input)
         found = super().transform(iter([stream]), config, **kwargs)
@@ -184,9 +190,10 @@ class CheckedInput(_Base):
     ) -> AsyncIterator[Any]:
         """Answer a stream of inputs without blocking the event loop."""
         self.check_guard()
-        items = (
-            _one(AudioStream(input)) if takes_streams(self) else _hidden_items(input)
-        )
+        items = input
+        if self.hides_input:
+            streams = takes_streams(self)
+            items = _one(AudioStream(input)) if streams else _hidden_items(input)
         found = super().atransform(items, config, **kwargs)
         async with closing(found) as opened:
             async for item in opened:
@@ -209,7 +216,8 @@ class CheckedInput(_Base):
         self.check_guard()
         # What comes back may begin later, so the clips last as long as it does.
         options = self._options(config, kwargs)
-        return super().stream_events(hide(input), config, **options)
+        given = hide(input) if self.hides_input else input
+        return super().stream_events(given, config, **options)
 
     def astream_events(
         self, input: Any, config: RunnableConfig | None = None, **kwargs: Any
@@ -217,7 +225,8 @@ class CheckedInput(_Base):
         """Stream events; the first of them repeats the input, without its audio."""
         self.check_guard()
         options = self._options(config, kwargs)
-        return super().astream_events(hide(input), config, **options)
+        given = hide(input) if self.hides_input else input
+        return super().astream_events(given, config, **options)
 
 
 class GuardedRunnable(CheckedInput):
@@ -349,44 +358,7 @@ class GuardedSequence(GuardedWrapper, RunnableSequence[Any, Any]):
 class UncheckedInputSequence(GuardedSequence):
     """Sequence that ends with a guarded runnable; its input is traced as it is."""
 
-    @contextlib.contextmanager
-    def _entering(self, value: _Item) -> Iterator[_Item]:
-        self.check_guard()
-        yield value
-
-    def transform(
-        self, input: Iterator[Any], config: RunnableConfig | None = None, **kwargs: Any
-    ) -> Iterator[Any]:
-        """Answer a stream of inputs."""
-        self.check_guard()
-        yield from RunnableSequence.transform(self, input, config, **kwargs)
-
-    async def atransform(
-        self,
-        input: AsyncIterator[Any],
-        config: RunnableConfig | None = None,
-        **kwargs: Any,
-    ) -> AsyncIterator[Any]:
-        """Answer a stream of inputs without blocking the event loop."""
-        self.check_guard()
-        found = RunnableSequence.atransform(self, input, config, **kwargs)
-        async with closing(found) as opened:
-            async for item in opened:
-                yield item
-
-    def stream_events(
-        self, input: Any, config: RunnableConfig | None = None, **kwargs: Any
-    ) -> Any:
-        """Stream events; the first of them repeats the input."""
-        self.check_guard()
-        return RunnableSequence.stream_events(self, input, config, **kwargs)
-
-    def astream_events(
-        self, input: Any, config: RunnableConfig | None = None, **kwargs: Any
-    ) -> Any:
-        """Stream events; the first of them repeats the input."""
-        self.check_guard()
-        return RunnableSequence.astream_events(self, input, config, **kwargs)
+    hides_input: ClassVar[bool] = False
 
 
 class _PassingOn(GuardedWrapper):

@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from typing import Any, TypeVar
 
 from langchain_sarguard.audio_handles import ClipInput, is_handle, wav_bytes
+from langchain_sarguard.iteration import closing
 from sarguard.audio import Endpointer, EndpointingOptions, pcm_bytes
 
 _Item = TypeVar("_Item")
@@ -142,8 +143,7 @@ async def until(
     """
     end = asyncio.ensure_future(_wait(ended))
     following: asyncio.Future[Any] | None = None
-    closing: Any = contextlib.aclosing(items)
-    async with closing:
+    async with closing(items):
         try:
             while True:
                 following = asyncio.ensure_future(_next(items))
